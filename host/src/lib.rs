@@ -1,1 +1,47 @@
-//! Millstream.
+//! Millstream: projections as sandboxed WASM on NATS JetStream, each event decided exactly once.
+//!
+//! The map, in the order of an event's journey:
+//!
+//! | file | what it does | what always holds |
+//! |---|---|---|
+//! | `pipeline.rs` | one batch's whole journey | the only file that knows the order of steps |
+//! | `inputs.rs` | finds the streams of a handler | a user's stream is never created or altered |
+//! | `intake.rs` | feeds batches from a pull consumer | own positions rule, never the consumer's |
+//! | `envelope.rs`, `batch.rs` | messages become a flat batch | pure; a body that is no envelope is a payload |
+//! | `sandbox/` | runs the module within limits | a guest gets `log` and nothing else; answers are checked |
+//! | `blame.rs` | finds the event that makes a batch fail | what stands before it is committed |
+//! | `documents.rs` | decided documents, shown or not | a read proves itself fresh |
+//! | `journal.rs` | one record decides one batch | compare-and-set: two owners are impossible |
+//! | `show.rs` | documents go into the bucket | compare-and-set per key, one write in flight per key |
+//! | `claim.rs`, `handler.rs` | take a handler, recover, run, begin again | the last record alone is enough |
+//! | `supervisor.rs`, `registry.rs` | which handlers run here | deployments are plain NATS buckets |
+//! | `survey.rs`, `lag.rs` | how far behind | computed from JetStream, not from what a host says |
+//!
+//! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `server.rs` (the
+//! embedded nats-server of demo, tests and benchmarks), `cli/` (a file per command), `crash.rs` (where tests end the process).
+
+mod batch;
+pub mod blame;
+pub mod claim;
+pub mod cli;
+pub mod crash;
+pub mod direct_get;
+pub mod documents;
+pub mod envelope;
+pub mod handler;
+pub mod inputs;
+pub mod intake;
+pub mod journal;
+pub mod keys;
+pub mod lag;
+pub mod names;
+pub mod pipeline;
+pub mod progress;
+pub mod registry;
+pub mod sandbox;
+pub mod server;
+pub mod settings;
+pub mod show;
+pub mod subject;
+pub mod supervisor;
+pub mod survey;

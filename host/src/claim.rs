@@ -1,0 +1,115 @@
+//! Taking a handler. In: its journal. Out: where the last record left off, under a claim record of our own that fences every
+//! earlier owner. Also: a host that comes back after trouble learns here whether it still owns the handler.
+
+use bytes::Bytes;
+
+use crate::journal::{Counts, Error, Journal, Kind, Position, Record};
+use crate::sandbox::Digest;
+
+/// Tries when hosts claim at the same moment; each loss means that another host got through.
+const TRIES: usize = 5;
+
+/// Who claims.
+#[derive(Clone, Debug)]
+pub struct Claimant {
+    /// The host's name.
+    pub host: String,
+    /// The module it will run.
+    pub digest: Digest,
+    /// The number under which this life of the handler claims, and claims again after trouble.
+    pub id: u64,
+    /// True once a claim went through: if the journal then names another, that one fenced us.
+    pub held: bool,
+}
+
+/// A claim, and what the last record says.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// This claim's number.
+    pub id: u64,
+    /// Journal sequence of the claim record: the next record's fence.
+    pub last: u64,
+    /// Positions as decided.
+    pub positions: Vec<Position>,
+    /// Outcomes so far.
+    pub counts: Counts,
+    /// Documents of records up to here are in the bucket.
+    pub shown_through: u64,
+    /// Effects of records up to here are published.
+    pub acted_through: u64,
+    /// True when the journal was empty: the handler has never run.
+    pub first: bool,
+}
+
+/// Claims the handler.
+///
+/// # Errors
+/// `Fenced` when this life held the handler and no longer does, or when others claim faster.
+pub async fn take(journal: &Journal, claimant: &Claimant) -> Result<Claim, Error> {
+    let mut lost = 0;
+    for _ in 0..TRIES {
+        let last = journal.last().await?;
+        let mut claim = resume(last.as_ref(), claimant)?;
+        let record = Record {
+            time: now(),
+            positions: claim.positions.clone(),
+            counts: claim.counts,
+            shown_through: claim.shown_through,
+            acted_through: claim.acted_through,
+            ..Record::new(Kind::Claim, claim.id, &claimant.host, claimant.digest)
+        };
+        match journal.append(claim.last, record.encode()?).await {
+            Ok(sequence) => {
+                claim.last = sequence;
+                return Ok(claim);
+            }
+            Err(Error::Fenced(sequence)) => lost = sequence,
+            Err(other) => return Err(other),
+        }
+    }
+    Err(Error::Fenced(lost))
+}
+
+/// What a claim carries over from the last record.
+fn resume(last: Option<&(u64, Bytes)>, claimant: &Claimant) -> Result<Claim, Error> {
+    let Some((sequence, bytes)) = last else {
+        return Ok(Claim {
+            id: claimant.id,
+            last: 0,
+            positions: Vec::new(),
+            counts: Counts::default(),
+            shown_through: 0,
+            acted_through: 0,
+            first: true,
+        });
+    };
+    let record = Record::decode(bytes, *sequence)?;
+    if claimant.held && record.claim != claimant.id {
+        return Err(Error::Fenced(*sequence));
+    }
+    Ok(Claim {
+        id: claimant.id,
+        last: *sequence,
+        positions: record.positions,
+        counts: record.counts,
+        shown_through: record.shown_through,
+        acted_through: record.acted_through,
+        first: false,
+    })
+}
+
+/// A number that no other life has.
+#[must_use]
+pub fn fresh_id() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    let mut hasher = std::hash::RandomState::new().build_hasher();
+    hasher.write_u32(std::process::id());
+    hasher.write_i64(now());
+    hasher.finish()
+}
+
+/// The host's clock, nanoseconds since 1970.
+#[must_use]
+pub fn now() -> i64 {
+    i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,104 @@
+//! The command line: arguments, one file per command, and how faults are told. stdout is data; all else goes to stderr.
+
+pub mod connect;
+//mod demo;
+mod deploy;
+mod fault;
+mod get;
+mod lag;
+mod list;
+//mod new;
+mod output;
+//pub mod progress;
+//pub mod publish;
+mod run;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+pub use fault::Fault;
+
+/// Projections and sagas as sandboxed WASM on NATS JetStream.
+#[derive(Debug, Parser)]
+#[command(name = "millstream", version, propagate_version = true, disable_help_subcommand = true)]
+pub struct Arguments {
+    #[command(flatten)]
+    connection: connect::Connection,
+    /// Print data as JSON, one value per line.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the whole thing on an embedded server: events in, documents out, lag falling.
+    /// Run the deployed handlers on this host.
+    Run(run::Run),
+    /// Check a module and deploy it.
+    Deploy(deploy::Deploy),
+    /// List the deployed handlers.
+    List(list::List),
+    /// Read documents.
+    Get(get::Get),
+    /// Show how far behind the handlers are.
+    Lag(lag::LagCommand),
+    /// Publish a file of events.
+    /// Make a new handler crate.
+    /// Print a completion script.
+    Completion {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Does what was asked.
+///
+/// # Errors
+/// What failed, with exit code and hint.
+pub fn run(arguments: Arguments) -> Result<(), Fault> {
+    let Arguments { connection, json, command } = arguments;
+    if let Command::Completion { shell } = command {
+        clap_complete::generate(shell, &mut Arguments::command(), "millstream", &mut std::io::stdout());
+        return Ok(());
+    }
+    log_to_stderr();
+    let runtime = tokio::runtime::Runtime::new().map_err(Fault::failed)?;
+    runtime.block_on(async {
+        match command {
+            Command::Run(run) => run.run(&connection).await,
+            Command::Deploy(deploy) => deploy.run(&connection, json).await,
+            Command::List(list) => list.run(&connection, json).await,
+            Command::Get(get) => get.run(&connection, json).await,
+            Command::Lag(lag) => lag.run(&connection, json).await,
+            Command::Completion { .. } => Ok(()),
+        }
+    })
+}
+
+/// Logs at the level of `MILLSTREAM_LOG` (default: info for us and for guests, warnings of the rest).
+fn log_to_stderr() {
+    use std::io::IsTerminal as _;
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("MILLSTREAM_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("warn,millstream=info,guest=info,async_nats=error"));
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).try_init();
+}
+
+/// Connects, and checks that the server can do what we rely on.
+async fn open(connection: &connect::Connection) -> Result<async_nats::Client, Fault> {
+    let told = |error: connect::Error| {
+        use connect::Error::{Denied, NoJetStream, TooOld};
+        let hint = error.hint();
+        let mine = error.is_usage() || matches!(error, TooOld { .. } | NoJetStream { .. } | Denied { .. });
+        let fault = if mine { Fault::usage(error) } else { Fault::failed(error) };
+        match hint {
+            Some(hint) => fault.hint(hint),
+            None => fault,
+        }
+    };
+    let client = connection.connect().await.map_err(told)?;
+    connect::check_server(&client).await.map_err(told)?;
+    Ok(client)
+}

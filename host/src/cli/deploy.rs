@@ -1,0 +1,189 @@
+//! `millstream deploy`: everything is checked before anything is written: the module here, its inputs and its bucket on the
+//! server. Then the module goes to the object store and the deployment to its bucket; hosts follow by themselves.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream;
+use clap::Args;
+use serde::Serialize;
+
+use super::{Fault, connect, output};
+use crate::claim;
+use crate::inputs::{self, Input};
+use crate::names;
+use crate::progress::{Report, State};
+use crate::registry::{Deployment, Desired, Registry};
+use crate::sandbox::wire::{Batch, Description, Documents, Kind, Span};
+use crate::sandbox::{Cache, Guest as _, Limits, Module, Sandbox};
+use crate::settings::Settings;
+
+/// How long to wait for a host's word.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Check a module and deploy it.
+#[derive(Debug, Args)]
+pub(super) struct Deploy {
+    /// The module: a `.wasm` file.
+    module: PathBuf,
+    /// Name of the handler, and so of its bucket; the module's own by default.
+    #[arg(long)]
+    name: Option<String>,
+    /// A name for this version, for people.
+    #[arg(long, default_value = "")]
+    label: String,
+    /// Read this stream; may be given several times. By default the streams are found by the subjects.
+    #[arg(long = "stream", value_name = "NAME")]
+    streams: Vec<String>,
+    /// A setting, such as batch_events=100; may be given several times. Settings of the last deployment stay.
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    set: Vec<String>,
+    /// Check everything, write nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not wait for a host.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// What was deployed, for programs.
+#[derive(Serialize)]
+struct Deployed {
+    handler: String,
+    digest: String,
+    module_bytes: usize,
+    subjects: Vec<String>,
+    streams: Vec<String>,
+    state_version: u32,
+    state: String,
+}
+
+impl Deploy {
+    pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
+        let bytes = std::fs::read(&self.module)
+            .with_context(|| format!("{} cannot be read", self.module.display()))
+            .map_err(|error| Fault::usage(error).hint("build one with `cargo build --profile module --target wasm32-unknown-unknown`"))?;
+        let limits = Settings::default().with(&self.set).map_err(Fault::usage)?.limits;
+        let description = examine(&bytes, &limits)
+            .map_err(|error| Fault::usage(error.context(format!("{} is not a handler", self.module.display()))))?;
+        let name = self.name.clone().unwrap_or_else(|| description.name.clone());
+        if let Some(defect) = names::handler_name_defect(&name) {
+            return Err(Fault::usage(anyhow::anyhow!(defect)).hint("give another with --name"));
+        }
+        let client = super::open(connection).await?;
+        let jetstream = jetstream::new(client);
+        let deployment = self.deployment(&jetstream, &name, &bytes, &description).await?;
+        let inputs = inputs::resolve(&jetstream, deployment.filters(), &deployment.settings.streams)
+            .await
+            .map_err(|error| { let hint = error.hint(); Fault::usage(error).hint(hint) })?;
+        check_bucket(&jetstream, &name).await?;
+        let state = if self.dry_run {
+            "checked, not deployed".to_owned()
+        } else {
+            let registry = Registry::open(&jetstream).await?;
+            let begun = claim::now();
+            registry.put_module(&bytes).await?;
+            registry.deploy(&name, &deployment).await?;
+            if self.no_wait { "deployed".to_owned() } else { verdict(&registry, &name, &deployment, begun).await? }
+        };
+        tell(&name, &deployment, &description, &inputs, bytes.len(), state, json)
+    }
+
+    /// The new deployment: what was set before stays unless it is set anew.
+    async fn deployment(
+        &self,
+        jetstream: &jetstream::Context,
+        name: &str,
+        bytes: &[u8],
+        description: &Description,
+    ) -> Result<Deployment, Fault> {
+        let before = match Registry::peek(jetstream).await? {
+            Some(registry) => registry.deployment(name).await.ok().flatten(),
+            None => None,
+        };
+        let mut settings = before.map_or_else(Settings::default, |deployment| deployment.settings);
+        settings = settings.with(&self.set).map_err(Fault::usage)?;
+        if !self.streams.is_empty() {
+            settings.streams.clone_from(&self.streams);
+        }
+        Ok(Deployment {
+            digest: crate::sandbox::Digest::of(bytes),
+            label: self.label.clone(),
+            subjects: description.subjects.clone(),
+            settings,
+            desired: Desired::Running,
+        })
+    }
+}
+
+/// Prepares the module as a host would, and has it describe itself and answer an empty batch under limits.
+pub(super) fn examine(bytes: &[u8], limits: &Limits) -> anyhow::Result<Description> {
+    let module = Module::prepare(&Sandbox::new()?, &Cache::for_user(), limits, bytes)?;
+    let mut instance = module.instantiate("deploy")?;
+    let description = instance.describe()?;
+    anyhow::ensure!(description.kind == Kind::Projection, "it is a saga, and this version runs projections only");
+    let nothing = Span { start: 0, length: 0 };
+    instance.stage(&Batch { source: nothing, events: Vec::new(), blob: Vec::new() })?;
+    instance.apply(&Documents { documents: Vec::new(), blob: Vec::new() }, &[])?;
+    Ok(description)
+}
+
+async fn check_bucket(jetstream: &jetstream::Context, name: &str) -> Result<(), Fault> {
+    match jetstream.get_stream(names::bucket_stream(name)).await {
+        Ok(stream) if !names::is_ours(&stream.cached_info().config.metadata, name) => {
+            Err(Fault::usage(anyhow::anyhow!("bucket {name} is already there and was not made by Millstream for this handler"))
+                .hint("deploy under another name with --name, or move the bucket away with the nats CLI"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Waits for a host to say what it makes of the deployment.
+async fn verdict(registry: &Registry, name: &str, deployment: &Deployment, since: i64) -> Result<String, Fault> {
+    if registry.live_hosts().await?.is_empty() {
+        return Ok("deployed; no host is running (start one with `millstream run`)".to_owned());
+    }
+    let deadline = tokio::time::Instant::now() + WAIT;
+    let fresh = |report: &Report| report.time > since && report.digest == deployment.digest.to_string();
+    while tokio::time::Instant::now() < deadline {
+        match registry.status(name).await?.filter(fresh) {
+            Some(report) if report.state == State::Failing => {
+                return Err(Fault::failed(anyhow::anyhow!("deployed, but host {} cannot run it: {}", report.host, report.reason)));
+            }
+            Some(report) if report.state == State::Running => return Ok(format!("running on {}", report.host)),
+            _ => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    Ok("deployed; no host has taken it yet (see `millstream list`)".to_owned())
+}
+
+fn tell(
+    name: &str,
+    deployment: &Deployment,
+    description: &Description,
+    inputs: &[Input],
+    module_bytes: usize,
+    state: String,
+    json: bool,
+) -> Result<(), Fault> {
+    let streams: Vec<String> = inputs.iter().map(|input| input.stream.clone()).collect();
+    let deployed = Deployed {
+        handler: name.to_owned(),
+        digest: deployment.digest.to_string(),
+        module_bytes,
+        subjects: deployment.filters().to_vec(),
+        streams,
+        state_version: description.state_version,
+        state,
+    };
+    if json {
+        return Ok(output::json(&deployed)?);
+    }
+    eprintln!("handler   {} (projection, state version {})", deployed.handler, deployed.state_version);
+    eprintln!("module    {} ({} bytes)", deployment.digest.short(), output::thousands(module_bytes as u64));
+    eprintln!("reads     {} from {}", deployed.subjects.join(", "), deployed.streams.join(", "));
+    eprintln!("documents nats kv get {} KEY", deployed.handler);
+    eprintln!("state     {}", deployed.state);
+    Ok(())
+}

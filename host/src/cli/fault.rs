@@ -1,0 +1,62 @@
+//! How a command fails: what failed, the chain of causes, what to do next, and the exit code.
+//! 1: it failed. 2: arguments or configuration are wrong, found before anything was touched.
+
+use std::fmt;
+
+/// A failed command.
+#[derive(Debug)]
+pub struct Fault {
+    error: anyhow::Error,
+    hint: Option<String>,
+    code: u8,
+}
+
+impl Fault {
+    /// Something went wrong.
+    pub fn failed(error: impl Into<anyhow::Error>) -> Self {
+        Self { error: error.into(), hint: None, code: 1 }
+    }
+
+    /// The user asked for something that cannot be.
+    pub fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self { error: error.into(), hint: None, code: 2 }
+    }
+
+    /// Adds the next command to try.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The process's exit code.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        self.code
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}", self.error)?;
+        let mut said = self.error.to_string();
+        for cause in self.error.chain().skip(1) {
+            let cause = cause.to_string();
+            // Many errors already carry their source's sentence.
+            if !said.contains(&cause) {
+                write!(f, "\n  because: {cause}")?;
+                said = cause;
+            }
+        }
+        match &self.hint {
+            Some(hint) => write!(f, "\nhint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Fault {
+    fn from(error: E) -> Self {
+        Self::failed(error)
+    }
+}

@@ -1,0 +1,97 @@
+//! `millstream get`: documents of a handler, one, several, or all under a prefix. Keys are given and shown as the handler
+//! wrote them; escaping for NATS is done here.
+
+use anyhow::Context as _;
+use async_nats::jetstream;
+use bytes::Bytes;
+use clap::Args;
+use futures::TryStreamExt as _;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{Fault, connect, output};
+use crate::direct_get;
+use crate::keys;
+use crate::names;
+
+/// Read documents.
+#[derive(Debug, Args)]
+pub(super) struct Get {
+    /// The handler.
+    handler: String,
+    /// Keys; none: all, or all under the prefix.
+    #[arg(conflicts_with = "prefix")]
+    keys: Vec<String>,
+    /// All keys that begin so.
+    #[arg(long)]
+    prefix: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    key: &'a str,
+    revision: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<String>,
+    value: &'a RawValue,
+}
+
+impl Get {
+    pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
+        let jetstream = jetstream::new(super::open(connection).await?);
+        let bucket = jetstream.get_key_value(&self.handler).await.map_err(|_| {
+            Fault::usage(anyhow::anyhow!("there is no handler {} with documents on this server", self.handler))
+                .hint("see what is deployed with `millstream list`")
+        })?;
+        let asked = !self.keys.is_empty();
+        let wanted = if asked {
+            self.keys.clone()
+        } else {
+            let prefix = self.prefix.clone().unwrap_or_default();
+            let escaped: Vec<String> = bucket.keys().await?.try_collect().await?;
+            let mut found = escaped.iter().map(|key| keys::unescape(key)).collect::<Result<Vec<_>, _>>()?;
+            found.retain(|key| key.starts_with(&prefix));
+            found.sort();
+            found
+        };
+        let bare = asked && wanted.len() == 1 && !json;
+        let mut missing = Vec::new();
+        for part in wanted.chunks(direct_get::KEYS) {
+            missing.extend(self.print(&jetstream, part, bare, json).await?);
+        }
+        if asked && !missing.is_empty() {
+            return Err(Fault::failed(anyhow::anyhow!("no document under {}", missing.join(", ")))
+                .hint(format!("list the keys with `millstream get {}`", self.handler)));
+        }
+        Ok(())
+    }
+
+    /// Prints these documents in the order asked for; answers the keys without one.
+    async fn print(&self, jetstream: &jetstream::Context, part: &[String], bare: bool, json: bool) -> Result<Vec<String>, Fault> {
+        let subject = |key: &String| names::bucket_subject(&self.handler, &keys::escape(key));
+        let subjects: Vec<String> = part.iter().map(subject).collect();
+        let (found, _) = direct_get::last_of(jetstream, &names::bucket_stream(&self.handler), &subjects).await?;
+        let mut missing = Vec::new();
+        for (key, subject) in part.iter().zip(&subjects) {
+            let message = found.iter().find(|message| message.subject == *subject);
+            let Some(message) = message.filter(|message| message.headers.get("KV-Operation").is_none()) else {
+                missing.push(key.clone());
+                continue;
+            };
+            if json {
+                let position = message.headers.get(names::POSITION_HEADER).map(ToString::to_string);
+                let value = value(&message.payload).with_context(|| format!("document {key} is not JSON"))?;
+                output::json(&Document { key, revision: message.sequence, position, value: &value })?;
+            } else if bare {
+                output::bytes(&message.payload)?;
+            } else {
+                output::line(&format!("{key}\t{}", String::from_utf8_lossy(&message.payload)))?;
+            }
+        }
+        Ok(missing)
+    }
+}
+
+fn value(payload: &Bytes) -> anyhow::Result<Box<RawValue>> {
+    Ok(serde_json::from_slice(payload)?)
+}

@@ -1,0 +1,77 @@
+//! `millstream lag`: how far behind each handler is, read from JetStream itself, with or without a host running.
+
+use async_nats::jetstream;
+use clap::Args;
+
+use super::{Fault, connect, output};
+use crate::lag::Lag;
+use crate::registry::Registry;
+use crate::survey;
+
+/// Show how far behind the handlers are.
+#[derive(Debug, Args)]
+pub(super) struct LagCommand {
+    /// Only these handlers.
+    handlers: Vec<String>,
+}
+
+impl LagCommand {
+    pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
+        let jetstream = jetstream::new(super::open(connection).await?);
+        let rows = self.survey(&jetstream).await?;
+        if json {
+            for row in &rows {
+                output::json(row)?;
+            }
+        } else if rows.is_empty() {
+            eprintln!("nothing is deployed here\nhint: millstream deploy MODULE.wasm");
+        } else {
+            output::line(&table(&rows))?;
+            for row in rows.iter().filter(|row| !row.reason.is_empty()) {
+                eprintln!("{}: {}", row.handler, row.reason);
+            }
+        }
+        Ok(())
+    }
+
+    async fn survey(&self, jetstream: &jetstream::Context) -> Result<Vec<Lag>, Fault> {
+        let deployments = match Registry::peek(jetstream).await? {
+            Some(registry) => Some((registry.deployments().await?, registry)),
+            None => None,
+        };
+        let deployed = |name: &String| {
+            deployments.as_ref().is_some_and(|(deployments, _)| deployments.iter().any(|(deployed, _)| deployed == name))
+        };
+        if let Some(unknown) = self.handlers.iter().find(|name| !deployed(name)) {
+            return Err(Fault::usage(anyhow::anyhow!("handler {unknown} is not deployed"))
+                .hint("see what is deployed with `millstream list`"));
+        }
+        let mut rows = Vec::new();
+        if let Some((deployments, registry)) = deployments {
+            for (name, deployment) in deployments {
+                if self.handlers.is_empty() || self.handlers.contains(&name) {
+                    rows.extend(survey::handler(jetstream, &registry, &name, &deployment?).await?);
+                }
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// The rows as a table within 100 columns for usual names.
+pub(super) fn table(rows: &[Lag]) -> String {
+    let cells = rows.iter().map(|row| {
+        vec![
+            row.handler.clone(),
+            row.stream.clone(),
+            row.state.clone(),
+            output::thousands(row.events),
+            output::duration(row.seconds),
+            output::thousands(row.position),
+            output::thousands(row.head),
+            row.reported_seconds_ago.map_or_else(|| "never".to_owned(), |ago| format!("{} ago", output::duration(ago))),
+        ]
+    });
+    let header = ["HANDLER", "STREAM", "STATE", "LAG", "OLDEST", "POSITION", "HEAD", "REPORTED"];
+    output::table(&header, &[3, 4, 5, 6], cells.collect())
+}

@@ -1,0 +1,89 @@
+//! `millstream list`: what is deployed, and what its host says of it.
+
+use async_nats::jetstream;
+use clap::Args;
+use serde::Serialize;
+
+use super::{Fault, connect, output};
+use crate::claim;
+use crate::journal::Counts;
+use crate::lag::{Said, Sample, lag};
+use crate::progress::Report;
+use crate::registry::{Deployment, Registry};
+
+/// List the deployed handlers.
+#[derive(Debug, Args)]
+pub(super) struct List {}
+
+#[derive(Serialize)]
+struct Row {
+    handler: String,
+    state: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    reason: String,
+    digest: String,
+    label: String,
+    subjects: Vec<String>,
+    host: String,
+    counts: Counts,
+}
+
+impl List {
+    pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
+        let jetstream = jetstream::new(super::open(connection).await?);
+        let mut rows = Vec::new();
+        if let Some(registry) = Registry::peek(&jetstream).await? {
+            for (name, deployment) in registry.deployments().await? {
+                let report = registry.status(&name).await?;
+                match deployment {
+                    Ok(deployment) => rows.push(row(name, &deployment, report)),
+                    Err(error) => eprintln!("warning: {error}"),
+                }
+            }
+        }
+        if json {
+            for row in &rows {
+                output::json(row)?;
+            }
+            return Ok(());
+        }
+        if rows.is_empty() {
+            eprintln!("nothing is deployed here\nhint: millstream deploy MODULE.wasm");
+            return Ok(());
+        }
+        let cells = rows.iter().map(|row| {
+            vec![
+                row.handler.clone(),
+                row.state.clone(),
+                row.digest.chars().take(12).collect(),
+                row.label.clone(),
+                row.host.clone(),
+                output::thousands(row.counts.delivered),
+                output::thousands(row.counts.applied),
+                output::thousands(row.counts.irrelevant),
+            ]
+        });
+        let header = ["HANDLER", "STATE", "MODULE", "LABEL", "HOST", "DELIVERED", "APPLIED", "IRRELEVANT"];
+        output::line(&output::table(&header, &[5, 6, 7], cells.collect()))?;
+        for row in rows.iter().filter(|row| !row.reason.is_empty()) {
+            eprintln!("{}: {}", row.handler, row.reason);
+        }
+        Ok(())
+    }
+}
+
+fn row(name: String, deployment: &Deployment, report: Option<Report>) -> Row {
+    let report = report.unwrap_or_default();
+    let said = Said { state: report.state, reason: report.reason.clone(), time: (report.time > 0).then_some(report.time) };
+    let state = lag(&name, "", &Sample::default(), &said, claim::now()).state;
+    Row {
+        handler: name,
+        state,
+        reason: report.reason,
+        digest: deployment.digest.to_string(),
+        label: deployment.label.clone(),
+        subjects: deployment.filters().to_vec(),
+        host: report.host,
+        counts: report.counts,
+    }
+}

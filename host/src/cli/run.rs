@@ -1,0 +1,60 @@
+//! `millstream run`: this host runs what is deployed, until it is told to stop.
+
+use async_nats::jetstream;
+use clap::Args;
+
+use super::{Fault, connect};
+use crate::sandbox::Cache;
+use crate::supervisor::{Outcome, Supervisor};
+
+/// Run the deployed handlers on this host.
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// Only this handler; may be given several times.
+    #[arg(long = "handler", value_name = "NAME")]
+    handlers: Vec<String>,
+    /// This host's name in the journal and in listings.
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+}
+
+impl Run {
+    pub(super) async fn run(self, connection: &connect::Connection) -> Result<(), Fault> {
+        let client = super::open(connection).await?;
+        let host = self.host.unwrap_or_else(host_name);
+        let info = client.server_info();
+        let address = format!("{}:{}", info.host, info.port);
+        tracing::info!(host, server = %address, "running the deployed handlers; end with Ctrl-C");
+        let supervisor =
+            Supervisor::new(jetstream::new(client), host.clone(), Cache::for_user(), self.handlers).await?;
+        match supervisor.run(told_to_stop()).await? {
+            Outcome::Stopped => {
+                tracing::info!(host, "stopped; everything decided is in the buckets");
+                Ok(())
+            }
+            Outcome::Fenced(handlers) => {
+                let names = handlers.join(", ");
+                Err(Fault::failed(anyhow::anyhow!("fenced: another host has claimed {names}; nothing is left to run here"))
+                    .hint("see who runs it with `millstream list`; start this host again to take it back"))
+            }
+        }
+    }
+}
+
+/// Machine and process: two hosts on one machine are told apart.
+pub(super) fn host_name() -> String {
+    let machine = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    let machine = machine.trim();
+    format!("{}-{}", if machine.is_empty() { "host" } else { machine }, std::process::id())
+}
+
+/// Resolves on SIGINT or SIGTERM.
+async fn told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        }
+        _ => std::future::pending().await,
+    }
+}

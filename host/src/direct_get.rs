@@ -1,0 +1,152 @@
+//! Batched direct gets (ADR-31): many keys, or a range of a subject, in one request. In: a stream and what to read.
+//! Out: messages, and how far the answering replica knew the stream, so that a caller can tell a stale answer.
+//! Own code because the published client extension ends a batch at the first empty payload, which a deleted key has.
+
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use async_nats::{HeaderMap, Message, StatusCode};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use serde_json::json;
+
+/// Keys in one request; the server takes 1,024.
+pub const KEYS: usize = 1000;
+
+/// How long a server may stay silent in the middle of an answer.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Why a read did not come through.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The connection refused.
+    #[error("direct get of stream {stream} failed: {reason}")]
+    Request {
+        /// Stream asked.
+        stream: String,
+        /// The client's account.
+        reason: String,
+    },
+    /// No answer.
+    #[error("direct get of stream {0} got no answer in time")]
+    Silence(String),
+    /// The server refused.
+    #[error("direct get of stream {stream} was refused: {status} {description}")]
+    Refused {
+        /// Stream asked.
+        stream: String,
+        /// Status code.
+        status: u16,
+        /// The server's words.
+        description: String,
+    },
+}
+
+/// The last message of a subject.
+#[derive(Debug)]
+pub struct Last {
+    /// Its subject.
+    pub subject: String,
+    /// Its stream sequence: a KV key's revision.
+    pub sequence: u64,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its payload.
+    pub payload: Bytes,
+}
+
+/// The last messages of up to `KEYS` subjects, in no particular order, and the last stream sequence the answering replica knew.
+///
+/// # Errors
+/// When the server refuses or stays silent.
+pub async fn last_of(jetstream: &Context, stream: &str, subjects: &[String]) -> Result<(Vec<Last>, u64), Error> {
+    let (messages, end) = request(jetstream, stream, &json!({ "multi_last": subjects })).await?;
+    let known = end.and_then(|end| number(end.headers.as_ref(), "Nats-UpTo-Sequence")).unwrap_or_default();
+    let last = |message: Message| {
+        let sequence = number(message.headers.as_ref(), "Nats-Sequence")?;
+        let subject = message.headers.as_ref()?.get("Nats-Subject")?.to_string();
+        Some(Last { subject, sequence, headers: message.headers.unwrap_or_default(), payload: message.payload })
+    };
+    Ok((messages.into_iter().filter_map(last).collect(), known))
+}
+
+/// Messages of a subject from a sequence on, at most `count` of them and about `bytes` bytes, in stream order.
+///
+/// # Errors
+/// When the server refuses or stays silent.
+pub async fn range(
+    jetstream: &Context,
+    stream: &str,
+    subject: &str,
+    from: u64,
+    count: usize,
+    bytes: usize,
+) -> Result<Vec<(u64, Bytes)>, Error> {
+    let wanted = json!({ "seq": from, "next_by_subj": subject, "batch": count, "max_bytes": bytes });
+    let (messages, _) = request(jetstream, stream, &wanted).await?;
+    let record = |message: Message| Some((number(message.headers.as_ref(), "Nats-Sequence")?, message.payload));
+    Ok(messages.into_iter().filter_map(record).collect())
+}
+
+/// What waits in a stream from a sequence on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Messages under the filter.
+    pub messages: u64,
+    /// When the first of them was stored, nanoseconds since 1970.
+    pub oldest: Option<i64>,
+}
+
+/// Counts the messages of a filter from a sequence on, without reading them.
+///
+/// # Errors
+/// When the server refuses or stays silent.
+pub async fn waiting(jetstream: &Context, stream: &str, filter: &str, from: u64) -> Result<Waiting, Error> {
+    let (messages, _) = request(jetstream, stream, &json!({ "seq": from, "next_by_subj": filter, "batch": 1 })).await?;
+    let Some(first) = messages.first() else { return Ok(Waiting::default()) };
+    let headers = first.headers.as_ref();
+    let stored = headers.and_then(|headers| headers.get("Nats-Time-Stamp")).map(ToString::to_string);
+    let oldest = stored.and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    Ok(Waiting {
+        messages: 1 + number(headers, "Nats-Num-Pending").unwrap_or_default(),
+        oldest: oldest.and_then(|time| i64::try_from(time.as_nanosecond()).ok()),
+    })
+}
+
+async fn request(
+    jetstream: &Context,
+    stream: &str,
+    wanted: &serde_json::Value,
+) -> Result<(Vec<Message>, Option<Message>), Error> {
+    let failed = |reason: String| Error::Request { stream: stream.to_owned(), reason };
+    let client = jetstream.client();
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| failed(error.to_string()))?;
+    client
+        .publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), inbox, wanted.to_string().into())
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    let mut messages = Vec::new();
+    loop {
+        let next = tokio::time::timeout(SILENCE, answers.next()).await;
+        let Some(message) = next.map_err(|_| Error::Silence(stream.to_owned()))? else {
+            return Err(Error::Silence(stream.to_owned()));
+        };
+        match message.status {
+            None => messages.push(message),
+            Some(status) if status.as_u16() == 204 => return Ok((messages, Some(message))),
+            Some(StatusCode::NOT_FOUND) => return Ok((messages, Some(message))),
+            Some(status) => {
+                return Err(Error::Refused {
+                    stream: stream.to_owned(),
+                    status: status.as_u16(),
+                    description: message.description.unwrap_or_default(),
+                });
+            }
+        }
+    }
+}
+
+fn number(headers: Option<&HeaderMap>, name: &str) -> Option<u64> {
+    headers?.get(name)?.as_str().parse().ok()
+}

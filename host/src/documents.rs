@@ -1,0 +1,377 @@
+//! Documents: what a handler decided, in memory until it is in the bucket, and in the bucket for everyone.
+//! In: keys to load; changes as they are decided. Out: document bytes that are proved fresh; what is left to show.
+//! Never: writes a document itself (that is `show.rs`), or believes a replica that may be behind.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Stream};
+use async_nats::jetstream::Context;
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::direct_get;
+use crate::keys;
+use crate::names;
+use crate::sandbox::Digest;
+
+/// How long to ask again while replicas are behind.
+const FRESH_WITHIN: Duration = Duration::from_secs(5);
+
+/// Bytes of an escaped key at most: a subject must fit the server's control line of 4 KiB with headers to spare.
+pub const KEY_BYTES: usize = 1024;
+
+/// What can go wrong with the bucket.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A bucket of this name is somebody else's.
+    #[error("bucket {0} is already there and was not made by Millstream for this handler")]
+    NotOurs(String),
+    /// The server refused for good.
+    #[error("bucket {bucket} refused: {reason}")]
+    Refused {
+        /// Its name.
+        bucket: String,
+        /// The server's words.
+        reason: String,
+    },
+    /// The server is away or undecided.
+    #[error("bucket {bucket} not reachable: {reason}")]
+    Unreachable {
+        /// Its name.
+        bucket: String,
+        /// The client's words.
+        reason: String,
+    },
+}
+
+/// A document that is decided but not in the bucket yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Unshown {
+    /// Its bytes, or none for a deletion.
+    pub(crate) value: Option<Bytes>,
+    /// The batch that changed it last, in the order of this claim.
+    pub(crate) order: u64,
+    /// The oldest batch whose change is not in the bucket.
+    since: u64,
+    /// Stream sequence of the last event in it.
+    pub(crate) sequence: u64,
+}
+
+/// Where the changes of a batch come from.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    /// The batch, in the order of this claim.
+    pub(crate) order: u64,
+    /// Its record's journal sequence.
+    pub(crate) journal: u64,
+    /// Name of the input stream.
+    pub(crate) stream: std::sync::Arc<str>,
+    /// The module that decided.
+    pub(crate) digest: Digest,
+}
+
+/// One change on its way from the sandbox to the bucket.
+pub(crate) struct Decided {
+    pub(crate) key: String,
+    pub(crate) value: Option<Bytes>,
+    pub(crate) sequence: u64,
+}
+
+#[derive(Default)]
+struct State {
+    unshown: HashMap<String, Unshown>,
+    unshown_bytes: usize,
+    /// Committed batches that may have unshown documents, oldest first.
+    origins: VecDeque<Origin>,
+    committed: u64,
+    shown_through: u64,
+    revisions: Revisions,
+    /// Reads must know the bucket up to here.
+    fresh_from: u64,
+}
+
+/// Bucket revisions by key, in two halves so that the older half can be forgotten at once.
+#[derive(Default)]
+struct Revisions {
+    young: HashMap<String, u64>,
+    old: HashMap<String, u64>,
+    limit: usize,
+}
+
+impl Revisions {
+    fn get(&self, key: &str) -> Option<u64> {
+        self.young.get(key).or_else(|| self.old.get(key)).copied()
+    }
+
+    fn set(&mut self, key: &str, revision: u64) {
+        if let Some(known) = self.young.get_mut(key) {
+            *known = revision;
+            return;
+        }
+        if self.young.len() >= (self.limit / 2).max(1) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key.to_owned(), revision);
+    }
+}
+
+/// The documents of one handler under one claim.
+pub struct Documents {
+    pub(crate) jetstream: Context,
+    pub(crate) bucket: String,
+    stream: String,
+    state: Mutex<State>,
+    /// A batch was committed: there may be something to show.
+    pub(crate) committed: Notify,
+    /// A round was shown: there may be room.
+    pub(crate) shown: Notify,
+}
+
+/// A document read from the bucket.
+pub(crate) struct Stored {
+    pub(crate) key: String,
+    pub(crate) revision: u64,
+    /// Journal sequence in its header; 0 where somebody else wrote it.
+    pub(crate) journal: u64,
+    pub(crate) value: Option<Bytes>,
+}
+
+impl Documents {
+    /// Opens the handler's bucket, making it when it is missing.
+    ///
+    /// # Errors
+    /// A bucket of that name that is not ours, or a server that refuses.
+    pub async fn open(jetstream: &Context, handler: &str, replicas: usize, known_revisions: usize) -> Result<Self, Error> {
+        let refused = |reason: String| Error::Refused { bucket: handler.to_owned(), reason };
+        let config = bucket_config(handler, replicas);
+        let stream = jetstream.get_or_create_stream(config).await.map_err(|error| refused(error.to_string()))?;
+        if !names::is_ours(&stream.cached_info().config.metadata, handler) {
+            return Err(Error::NotOurs(handler.to_owned()));
+        }
+        let state = State {
+            fresh_from: last_sequence(&stream).await.map_err(|reason| unreachable(handler, reason))?,
+            revisions: Revisions { limit: known_revisions, ..Revisions::default() },
+            ..State::default()
+        };
+        Ok(Self {
+            jetstream: jetstream.clone(),
+            bucket: handler.to_owned(),
+            stream: names::bucket_stream(handler),
+            state: Mutex::new(state),
+            committed: Notify::new(),
+            shown: Notify::new(),
+        })
+    }
+
+    /// True when nothing was ever written to the bucket, as far as its leader knew when it was opened.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.lock().fresh_from == 0
+    }
+
+    /// The documents of these keys, in their order: first what is decided but not shown, then the bucket.
+    ///
+    /// # Errors
+    /// When no replica can prove in time that it is up to date.
+    pub async fn load(&self, wanted: &[&str]) -> Result<Vec<Option<Bytes>>, Error> {
+        let mut found: Vec<Option<Option<Bytes>>> = {
+            let state = self.lock();
+            wanted.iter().map(|key| state.unshown.get(*key).map(|document| document.value.clone())).collect()
+        };
+        let missing: Vec<&str> =
+            wanted.iter().zip(&found).filter(|(_, document)| document.is_none()).map(|(key, _)| *key).collect();
+        if !missing.is_empty() {
+            let mut stored: HashMap<String, Option<Bytes>> =
+                self.read(&missing).await?.into_iter().map(|document| (document.key, document.value)).collect();
+            for (key, document) in wanted.iter().zip(&mut found) {
+                if document.is_none() {
+                    *document = Some(stored.remove(*key).flatten());
+                }
+            }
+        }
+        Ok(found.into_iter().map(Option::flatten).collect())
+    }
+
+    /// Reads these keys from the bucket, proved fresh, and remembers their revisions. Absent keys are not in the answer.
+    pub(crate) async fn read(&self, wanted: &[&str]) -> Result<Vec<Stored>, Error> {
+        let mut all = Vec::with_capacity(wanted.len());
+        for part in wanted.chunks(direct_get::KEYS) {
+            let subjects: Vec<String> =
+                part.iter().map(|key| names::bucket_subject(&self.bucket, &keys::escape(key))).collect();
+            let by_subject: HashMap<&str, &str> =
+                subjects.iter().map(String::as_str).zip(part.iter().copied()).collect();
+            let messages = self.fresh(&subjects).await?;
+            let mut state = self.lock();
+            for key in part {
+                state.revisions.set(key, 0);
+            }
+            for message in messages {
+                let Some(key) = by_subject.get(message.subject.as_str()) else { continue };
+                state.revisions.set(key, message.sequence);
+                all.push(stored(key, &message));
+            }
+        }
+        Ok(all)
+    }
+
+    async fn fresh(&self, subjects: &[String]) -> Result<Vec<direct_get::Last>, Error> {
+        let deadline = Instant::now() + FRESH_WITHIN;
+        loop {
+            let required = self.lock().fresh_from;
+            let reason = match direct_get::last_of(&self.jetstream, &self.stream, subjects).await {
+                Ok((messages, known)) if known >= required || required == 0 => return Ok(messages),
+                Ok((_, known)) => format!("the answering replica knows revisions up to {known}, not {required}"),
+                Err(error) => error.to_string(),
+            };
+            if Instant::now() > deadline {
+                return Err(unreachable(&self.bucket, reason));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Takes the changes of a batch before its record is committed, so that the next batch already sees them.
+    pub(crate) fn decide(&self, order: u64, changes: Vec<Decided>) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        for Decided { key, value, sequence } in changes {
+            state.unshown_bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
+            let since = match state.unshown.get(&key) {
+                Some(before) => {
+                    state.unshown_bytes -= key.len() + before.value.as_ref().map_or(0, Bytes::len);
+                    before.since
+                }
+                None => order,
+            };
+            state.unshown.insert(key, Unshown { value, order, since, sequence });
+        }
+    }
+
+    /// The record of this batch is committed: its documents may be shown.
+    pub(crate) fn commit(&self, origin: Origin) {
+        let mut state = self.lock();
+        state.committed = origin.order;
+        state.origins.push_back(origin);
+        state.settle();
+        drop(state);
+        self.committed.notify_one();
+    }
+
+    /// Documents that wait to be shown, and their bytes.
+    #[must_use]
+    pub fn backlog(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.unshown.len(), state.unshown_bytes)
+    }
+
+    /// Journal sequence through which every document is in the bucket.
+    #[must_use]
+    pub fn shown_through(&self) -> u64 {
+        self.lock().shown_through
+    }
+
+    /// Begins a claim whose earlier records are shown up to here.
+    pub(crate) fn begin(&self, shown_through: u64) {
+        self.lock().shown_through = shown_through;
+    }
+
+    /// All documents whose last change is committed.
+    pub(crate) fn presentable(&self) -> Vec<(String, Unshown)> {
+        let state = self.lock();
+        let committed = |(_, document): &(&String, &Unshown)| document.order <= state.committed;
+        state.unshown.iter().filter(committed).map(|(key, document)| (key.clone(), document.clone())).collect()
+    }
+
+    /// Where a batch of this claim came from.
+    pub(crate) fn origin(&self, order: u64) -> Option<Origin> {
+        let state = self.lock();
+        let index = state.origins.binary_search_by_key(&order, |origin| origin.order).ok()?;
+        state.origins.get(index).cloned()
+    }
+
+    /// The revision last seen of a key; 0 when it was absent; none when unknown.
+    pub(crate) fn revision(&self, key: &str) -> Option<u64> {
+        self.lock().revisions.get(key)
+    }
+
+    /// The document of this batch is in the bucket at this revision.
+    pub(crate) fn shown(&self, key: &str, order: u64, revision: u64) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        state.revisions.set(key, revision);
+        state.fresh_from = state.fresh_from.max(revision);
+        match state.unshown.get_mut(key) {
+            Some(document) if document.order > order => document.since = document.since.max(order + 1),
+            Some(document) => {
+                state.unshown_bytes -= key.len() + document.value.as_ref().map_or(0, Bytes::len);
+                state.unshown.remove(key);
+            }
+            None => {}
+        }
+    }
+
+    /// A round of showing is over.
+    pub(crate) fn settle(&self) {
+        self.lock().settle();
+        self.shown.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Moves `shown_through` up to just before the oldest batch that still has something to show.
+    fn settle(&mut self) {
+        let pending = self.unshown.values().map(|document| document.since).min().unwrap_or(u64::MAX);
+        while let Some(origin) = self.origins.front() {
+            if origin.order >= pending {
+                break;
+            }
+            self.shown_through = origin.journal;
+            self.origins.pop_front();
+        }
+    }
+}
+
+fn stored(key: &str, message: &direct_get::Last) -> Stored {
+    let deleted = message.headers.get("KV-Operation").is_some();
+    let journal = message.headers.get(names::JOURNAL_HEADER).and_then(|value| value.as_str().parse().ok());
+    Stored {
+        key: key.to_owned(),
+        revision: message.sequence,
+        journal: journal.unwrap_or_default(),
+        value: (!deleted).then(|| message.payload.clone()),
+    }
+}
+
+fn unreachable(bucket: &str, reason: String) -> Error {
+    Error::Unreachable { bucket: bucket.to_owned(), reason }
+}
+
+async fn last_sequence(stream: &Stream) -> Result<u64, String> {
+    stream.get_info().await.map(|info| info.state.last_sequence).map_err(|error| error.to_string())
+}
+
+/// A stream that every NATS client takes for a KV bucket with a history of one, marked as this handler's.
+fn bucket_config(handler: &str, replicas: usize) -> Config {
+    Config {
+        name: names::bucket_stream(handler),
+        subjects: vec![names::bucket_subject(handler, ">")],
+        description: Some(format!("Documents of the Millstream handler {handler}")),
+        max_messages_per_subject: 1,
+        discard: DiscardPolicy::New,
+        allow_rollup: true,
+        deny_delete: true,
+        allow_direct: true,
+        num_replicas: replicas,
+        // Puts are fenced by revision; a table of message ids would only cost memory.
+        duplicate_window: Duration::from_secs(1),
+        metadata: names::ours(handler),
+        ..Config::default()
+    }
+}

@@ -1,0 +1,288 @@
+//! One handler's life on this host: open what it needs, claim, recover, run the pipeline; on trouble begin again from the last
+//! record. In: a deployment. Out: how it ended. Never: tries to repair a running claim; there is one way to begin, and
+//! recovery is it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use tokio::sync::watch;
+
+use crate::claim::{self, Claim, Claimant};
+use crate::documents::{self, Decided, Documents, Origin};
+use crate::inputs::{self, Input};
+use crate::intake::Intake;
+use crate::journal::{self, Journal, Position, Record};
+use crate::pipeline::{self, Pipeline};
+use crate::progress::{Progress, State};
+use crate::sandbox::{Digest, Instantiate};
+use crate::settings::{OnLostEvents, Settings};
+use crate::show::{self, Pace};
+
+/// Waits between two tries, doubling from the first to the last.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
+/// A handler to run.
+#[derive(Clone)]
+pub struct Handler {
+    /// Its name.
+    pub name: String,
+    /// This host's name.
+    pub host: String,
+    /// The module's digest.
+    pub digest: Digest,
+    /// The module's subject filters, unless the settings give others.
+    pub subjects: Vec<String>,
+    /// The deployment's settings.
+    pub settings: Settings,
+    /// Makes a guest.
+    pub instantiate: Instantiate,
+    /// Where progress is told.
+    pub progress: Arc<Progress>,
+}
+
+/// How a handler's life on this host ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop; everything decided is shown.
+    Stopped,
+    /// Another host claimed it.
+    Fenced(String),
+    /// It cannot go on until a person does something.
+    Failing(String),
+}
+
+/// Why one claim ended.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Inputs(#[from] inputs::Error),
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+    #[error(transparent)]
+    Documents(#[from] documents::Error),
+    #[error(transparent)]
+    Pipeline(#[from] pipeline::Error),
+    #[error(transparent)]
+    Intake(#[from] crate::intake::Error),
+    #[error("{0}")]
+    Position(String),
+}
+
+/// What to do about an error.
+enum Class {
+    Retry,
+    Fence,
+    Stop,
+}
+
+impl Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Journal(error) | Self::Pipeline(pipeline::Error::Journal(error)) => match error {
+                journal::Error::Fenced(_) => Class::Fence,
+                journal::Error::Unreachable(_) | journal::Error::Refused(_) => Class::Retry,
+                journal::Error::TooLarge(_)
+                | journal::Error::Damaged { .. }
+                | journal::Error::Format { .. }
+                | journal::Error::Encode(_) => Class::Stop,
+            },
+            Self::Documents(error) | Self::Pipeline(pipeline::Error::Documents(error)) => match error {
+                documents::Error::NotOurs(_) => Class::Stop,
+                documents::Error::Refused { .. } | documents::Error::Unreachable { .. } => Class::Retry,
+            },
+            Self::Inputs(_) | Self::Intake(_) | Self::Pipeline(pipeline::Error::Intake(_)) => Class::Retry,
+            Self::Position(_) | Self::Pipeline(pipeline::Error::Failing { .. } | pipeline::Error::Instance(_)) => Class::Stop,
+        }
+    }
+
+    /// The sentence for people, with what to do where we know it.
+    fn explain(&self) -> String {
+        match self {
+            Self::Inputs(error) => format!("{error}; hint: {}", error.hint()),
+            other => other.to_string(),
+        }
+    }
+}
+
+impl Handler {
+    /// Runs until told to stop, fenced, or stuck.
+    pub async fn run(self, jetstream: Context, mut stop: watch::Receiver<bool>) -> Ended {
+        let mut claimant =
+            Claimant { host: self.host.clone(), digest: self.digest, id: claim::fresh_id(), held: false };
+        let mut wait = FIRST_WAIT;
+        loop {
+            let result = self.live(&jetstream, &mut claimant, &mut stop).await;
+            if self.progress.was_running() {
+                wait = FIRST_WAIT;
+            }
+            let Err(error) = result else { return Ended::Stopped };
+            let reason = error.explain();
+            match error.class() {
+                Class::Fence => {
+                    self.progress.set(State::Fenced, &reason);
+                    return Ended::Fenced(reason);
+                }
+                Class::Stop => {
+                    self.progress.set(State::Failing, &reason);
+                    return Ended::Failing(reason);
+                }
+                Class::Retry => {
+                    tracing::warn!(handler = self.name, reason, "trying again from the last record");
+                    self.progress.set(State::Retrying, &reason);
+                }
+            }
+            if tokio::time::timeout(wait, pipeline::told_to_stop(&mut stop)).await.is_ok() {
+                return Ended::Stopped;
+            }
+            wait = (wait * 2).min(LAST_WAIT);
+        }
+    }
+
+    /// One claim, from open to end.
+    async fn live(
+        &self,
+        jetstream: &Context,
+        claimant: &mut Claimant,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<(), Error> {
+        let settings = &self.settings;
+        let filters = if settings.subjects.is_empty() { &self.subjects } else { &settings.subjects };
+        let inputs = inputs::resolve(jetstream, filters, &settings.streams).await?;
+        // Opened before the claim so that somebody else's bucket stops us before anything is taken.
+        drop(Documents::open(jetstream, &self.name, settings.replicas, settings.known_revisions).await?);
+        let journal = Journal::open(jetstream, &self.name, settings.replicas).await?;
+        let mut claim = claim::take(&journal, claimant).await?;
+        claimant.held = true;
+        // Opened again after the claim: what its leader knows now is what later reads must know.
+        let documents =
+            Arc::new(Documents::open(jetstream, &self.name, settings.replicas, settings.known_revisions).await?);
+        if claim.first && !documents.is_new() {
+            return Err(Error::Position(format!(
+                "bucket {name} has documents but the journal {journal} is empty: the handler's positions are gone; \
+                 hint: to build the documents anew, `nats kv del {name}` and start again",
+                name = self.name,
+                journal = crate::names::journal_stream(&self.name),
+            )));
+        }
+        place(&mut claim, &inputs, settings.on_lost_events)?;
+        let order = recover(&journal, &documents, &claim).await?;
+        self.work(jetstream, claim, journal, documents, inputs, order, stop).await
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one claim, each made by one line above the only call")]
+    async fn work(
+        &self,
+        jetstream: &Context,
+        claim: Claim,
+        journal: Journal,
+        documents: Arc<Documents>,
+        inputs: Vec<Input>,
+        order: u64,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<(), Error> {
+        let at: Vec<(Input, u64)> = inputs
+            .into_iter()
+            .zip(&claim.positions)
+            .map(|(input, position)| (input, position.sequence))
+            .collect();
+        let mut intake = Intake::open(jetstream, &self.name, &at, &self.settings).await?;
+        let pace = Arc::new(Pace::default());
+        let interval = Duration::from_millis(self.settings.show_interval_milliseconds);
+        let mut shower = tokio::spawn(show::run(Arc::clone(&documents), Arc::clone(&pace), interval));
+        self.progress.decided(&claim.positions, &claim.counts);
+        self.progress.set(State::Running, "");
+        let parts = pipeline::Handler {
+            host: self.host.clone(),
+            digest: self.digest,
+            instantiate: Arc::clone(&self.instantiate),
+            settings: self.settings.clone(),
+            progress: Arc::clone(&self.progress),
+        };
+        let mut pipeline = Pipeline::new(parts, claim, Arc::clone(&documents), journal, pace, order);
+        let ended = tokio::select! {
+            ended = pipeline.run(&mut intake, stop) => ended.map_err(Error::from),
+            failed = &mut shower => match failed {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(error.into()),
+                Err(error) => Err(journal::Error::Unreachable(error.to_string()).into()),
+            },
+        };
+        shower.abort();
+        let _ = shower.await;
+        // What was committed before the end is shown: by us if we still can, else by the next claim.
+        if let Ok(()) | Err(Error::Pipeline(pipeline::Error::Failing { .. })) = &ended {
+            show::round(&documents, documents.presentable()).await?;
+        }
+        ended
+    }
+}
+
+/// Lines the claim's positions up with the inputs, and checks that each stream is still the one we know.
+fn place(claim: &mut Claim, inputs: &[Input], on_lost: OnLostEvents) -> Result<(), Error> {
+    let mut known = std::mem::take(&mut claim.positions);
+    for input in inputs {
+        let position = match known.iter().position(|position| position.stream == input.stream) {
+            Some(index) => known.remove(index),
+            None => Position { stream: input.stream.clone(), created: input.created, sequence: 0 },
+        };
+        claim.counts.lost += check(&position, input, on_lost)?;
+        claim.positions.push(position);
+    }
+    // Streams that are no longer read keep their positions, in case they come back.
+    claim.positions.append(&mut known);
+    Ok(())
+}
+
+/// Answers how many events the stream dropped before we decided them.
+fn check(position: &Position, input: &Input, on_lost: OnLostEvents) -> Result<u64, Error> {
+    let (stream, decided) = (&input.stream, position.sequence);
+    if position.created != input.created {
+        return Err(Error::Position(format!(
+            "stream {stream} was deleted and made anew since event {decided} was decided; \
+             hint: deploy the handler under a new name to build its documents from the new stream"
+        )));
+    }
+    if decided > input.last {
+        return Err(Error::Position(format!(
+            "stream {stream} ends at {}, before the decided event {decided}: an older backup was restored; \
+             hint: restore a newer one, or deploy the handler under a new name",
+            input.last
+        )));
+    }
+    let lost = input.first.saturating_sub(decided + 1);
+    if decided == 0 || lost == 0 {
+        return Ok(0);
+    }
+    match on_lost {
+        OnLostEvents::Continue => {
+            tracing::error!(stream, lost, "the stream dropped events before they were decided");
+            Ok(lost)
+        }
+        OnLostEvents::Stop => Err(Error::Position(format!(
+            "stream {stream} now begins at {}, so {lost} messages after the decided event {decided} are gone; \
+             hint: go on without them with `millstream deploy ... --set on_lost_events=continue`",
+            input.first
+        ))),
+    }
+}
+
+/// Takes the changes of records whose documents may not be in the bucket. Answers the order number of the last one.
+async fn recover(journal: &Journal, documents: &Documents, claim: &Claim) -> Result<u64, Error> {
+    documents.begin(claim.shown_through);
+    let mut order = 0;
+    for (sequence, bytes) in journal.read(claim.shown_through, claim.last).await? {
+        let record = Record::decode(&bytes, sequence)?;
+        let changes = record.changes.iter().map(|change| Decided {
+            key: change.key.to_owned(),
+            value: change.value.map(bytes::Bytes::copy_from_slice),
+            sequence: change.sequence,
+        });
+        order += 1;
+        documents.decide(order, changes.collect());
+        let stream = record.positions.get(record.input as usize).map_or("", |position| position.stream.as_str());
+        documents.commit(Origin { order, journal: sequence, stream: stream.into(), digest: Digest(record.digest) });
+    }
+    Ok(order)
+}

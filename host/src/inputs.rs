@@ -1,0 +1,169 @@
+//! Which streams a handler reads. In: subject filters, and stream names where the deployment gives them. Out: one input per
+//! stream with its filters. Never: creates or alters a user's stream.
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::stream::{Info, RetentionPolicy};
+use futures::TryStreamExt as _;
+
+use crate::subject;
+
+/// One stream that a handler reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// The stream's name.
+    pub stream: String,
+    /// Subject filters on it.
+    pub filters: Vec<String>,
+    /// When the stream was created, nanoseconds since 1970.
+    pub created: i64,
+    /// First sequence it still has.
+    pub first: u64,
+    /// Last sequence it gave out.
+    pub last: u64,
+}
+
+/// Why a handler has no sound input. All but `Unreachable` are the user's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A filter that is no subject.
+    #[error("`{0}` is not a valid subject filter")]
+    BadFilter(String),
+    /// Neither module nor deployment name a subject.
+    #[error("the handler names no subjects")]
+    NoSubjects,
+    /// A named stream is missing.
+    #[error("there is no stream {0}")]
+    NoStream(String),
+    /// No stream stores the subject.
+    #[error("no stream holds subject `{0}`")]
+    NoHolder(String),
+    /// Several streams store it and the deployment does not say which are meant.
+    #[error("subject `{filter}` is held by several streams: {}", streams.join(", "))]
+    Ambiguous {
+        /// The filter.
+        filter: String,
+        /// The streams.
+        streams: Vec<String>,
+    },
+    /// A named stream holds none of the subjects.
+    #[error("stream {stream} holds none of the handler's subjects ({})", filters.join(", "))]
+    Unrelated {
+        /// The stream.
+        stream: String,
+        /// The handler's filters.
+        filters: Vec<String>,
+    },
+    /// Acked messages vanish, so nothing could ever be rebuilt.
+    #[error("stream {0} deletes messages when they are acknowledged ({1} retention): it cannot be replayed")]
+    NotReplayable(String, &'static str),
+    /// Two filters deliver the same message.
+    #[error("filters `{0}` and `{1}` overlap")]
+    Overlap(String, String),
+    /// No answer.
+    #[error("streams could not be listed: {0}")]
+    Unreachable(String),
+}
+
+impl Error {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::BadFilter(_) | Self::NoSubjects => "give subjects with --set subjects=orders.>".to_owned(),
+            Self::NoStream(_) => "list the streams with `nats stream ls`".to_owned(),
+            Self::NoHolder(filter) => format!("make one with `nats stream add EVENTS --subjects '{filter}' --defaults`"),
+            Self::Ambiguous { streams, .. } => format!("name the ones you mean with --stream {}", streams.join(" --stream ")),
+            Self::Unrelated { stream, .. } => format!("see its subjects with `nats stream info {stream}`"),
+            Self::NotReplayable(stream, _) => {
+                format!("source it into a stream with limits retention: `nats stream add {stream}_LOG --source {stream} --defaults`")
+            }
+            Self::Overlap(..) => "drop the narrower one with --set subjects=...".to_owned(),
+            Self::Unreachable(_) => "try `nats account info` against the same server".to_owned(),
+        }
+    }
+}
+
+/// Finds the inputs.
+///
+/// # Errors
+/// The first thing that is wrong, by name.
+pub async fn resolve(jetstream: &Context, filters: &[String], streams: &[String]) -> Result<Vec<Input>, Error> {
+    check_filters(filters)?;
+    let known: Vec<Info> =
+        jetstream.streams().try_collect().await.map_err(|error| Error::Unreachable(error.to_string()))?;
+    choose(&known, filters, streams)
+}
+
+fn check_filters(filters: &[String]) -> Result<(), Error> {
+    if filters.is_empty() {
+        return Err(Error::NoSubjects);
+    }
+    for (index, filter) in filters.iter().enumerate() {
+        if !subject::is_valid_filter(filter) {
+            return Err(Error::BadFilter(filter.clone()));
+        }
+        if let Some(other) = filters.iter().skip(index + 1).find(|other| subject::overlaps(filter, other)) {
+            return Err(Error::Overlap(filter.clone(), other.clone()));
+        }
+    }
+    Ok(())
+}
+
+fn choose(known: &[Info], filters: &[String], streams: &[String]) -> Result<Vec<Input>, Error> {
+    let mut inputs: Vec<Input> = Vec::new();
+    if streams.is_empty() {
+        for filter in filters {
+            let holders: Vec<&Info> = known.iter().filter(|info| holds(info, filter)).collect();
+            match holders.as_slice() {
+                [] => return Err(Error::NoHolder(filter.clone())),
+                [one] => add(&mut inputs, one, filter)?,
+                several => {
+                    let streams = several.iter().map(|info| info.config.name.clone()).collect();
+                    return Err(Error::Ambiguous { filter: filter.clone(), streams });
+                }
+            }
+        }
+    } else {
+        for name in streams {
+            let info = known.iter().find(|info| info.config.name == *name).ok_or_else(|| Error::NoStream(name.clone()))?;
+            let held: Vec<&String> = filters.iter().filter(|filter| holds(info, filter) || is_fed(info)).collect();
+            if held.is_empty() {
+                return Err(Error::Unrelated { stream: name.clone(), filters: filters.to_vec() });
+            }
+            for filter in held {
+                add(&mut inputs, info, filter)?;
+            }
+        }
+    }
+    Ok(inputs)
+}
+
+/// Streams of other streams' messages have no subjects of their own to compare.
+fn is_fed(info: &Info) -> bool {
+    info.config.mirror.is_some() || info.config.sources.as_ref().is_some_and(|sources| !sources.is_empty())
+}
+
+fn holds(info: &Info, filter: &str) -> bool {
+    let internal = |name: &str| name.starts_with("MILLSTREAM_") || name.starts_with("KV_") || name.starts_with("OBJ_");
+    !internal(&info.config.name) && info.config.subjects.iter().any(|subjects| subject::overlaps(subjects, filter))
+}
+
+fn add(inputs: &mut Vec<Input>, info: &Info, filter: &str) -> Result<(), Error> {
+    let name = &info.config.name;
+    match info.config.retention {
+        RetentionPolicy::Limits => {}
+        RetentionPolicy::Interest => return Err(Error::NotReplayable(name.clone(), "interest")),
+        RetentionPolicy::WorkQueue => return Err(Error::NotReplayable(name.clone(), "work-queue")),
+    }
+    match inputs.iter_mut().find(|input| input.stream == *name) {
+        Some(input) => input.filters.push(filter.to_owned()),
+        None => inputs.push(Input {
+            stream: name.clone(),
+            filters: vec![filter.to_owned()],
+            created: i64::try_from(info.created.unix_timestamp_nanos()).unwrap_or_default(),
+            first: info.state.first_sequence,
+            last: info.state.last_sequence,
+        }),
+    }
+    Ok(())
+}

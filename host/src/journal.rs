@@ -1,0 +1,303 @@
+//! The journal: one message decides one batch. In: a record. Out: its journal sequence, or the news that somebody else owns
+//! the handler. The server's compare-and-set on the subject is the fence; nothing else in the system decides anything.
+//! Never: rewrites a record; trims one whose documents are not in the bucket.
+
+use std::time::Duration;
+
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::stream::{Compression, Config, LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::{Context, message::PublishMessage};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::direct_get;
+use crate::names;
+use crate::sandbox::Digest;
+
+/// Format of the records this version writes and reads.
+const FORMAT: u8 = 1;
+
+/// Records fetched in one request during recovery, and their bytes.
+const READ_RECORDS: usize = 256;
+const READ_BYTES: usize = 8 << 20;
+
+/// Where a handler stands in one input stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// The stream's name.
+    pub stream: String,
+    /// When the stream was created, nanoseconds since 1970: a stream made anew under the same name is another stream.
+    pub created: i64,
+    /// The last stream sequence that a record covers.
+    pub sequence: u64,
+}
+
+/// What became of events since the generation began. `delivered` is the sum of the other four, always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Events covered by records.
+    pub delivered: u64,
+    /// Events with at least one unit, all of them applied.
+    pub applied: u64,
+    /// Events that touch no key.
+    pub irrelevant: u64,
+    /// Events with a parked unit.
+    pub parked: u64,
+    /// Events that came after their deadline.
+    pub expired: u64,
+    /// Events that a stream dropped before they were decided; not part of `delivered`.
+    pub lost: u64,
+}
+
+impl Counts {
+    /// Adds a batch's outcomes.
+    pub fn add(&mut self, more: &Self) {
+        self.delivered += more.delivered;
+        self.applied += more.applied;
+        self.irrelevant += more.irrelevant;
+        self.parked += more.parked;
+        self.expired += more.expired;
+        self.lost += more.lost;
+    }
+}
+
+/// A document after a batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change<'a> {
+    /// The key, as the handler wrote it.
+    pub key: &'a str,
+    /// Stream sequence of the last event that touched it.
+    pub sequence: u64,
+    /// The document's bytes, or none for a deletion.
+    #[serde(borrow, with = "serde_bytes")]
+    pub value: Option<&'a [u8]>,
+}
+
+/// What the record is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// A host took the handler; carries everything forward unchanged.
+    Claim,
+    /// A batch was decided.
+    Batch,
+}
+
+/// One journal message. The last one alone is enough to resume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record<'a> {
+    pub(crate) format: u8,
+    /// What the record is for.
+    pub kind: Kind,
+    /// The claim under which it was written.
+    pub claim: u64,
+    /// Name of the host that wrote it.
+    pub host: &'a str,
+    /// The module that decided.
+    pub digest: [u8; 32],
+    /// When, nanoseconds since 1970, by the host's clock. For people only.
+    pub time: i64,
+    /// All input streams.
+    pub positions: Vec<Position>,
+    /// Outcomes so far.
+    pub counts: Counts,
+    /// Documents of records up to this journal sequence are in the bucket.
+    pub shown_through: u64,
+    /// Effects of records up to this journal sequence are published.
+    pub acted_through: u64,
+    /// Index into `positions` of the stream this batch came from.
+    pub input: u16,
+    /// Changed documents, each key once.
+    #[serde(borrow)]
+    pub changes: Vec<Change<'a>>,
+}
+
+impl<'a> Record<'a> {
+    /// An empty record of this format.
+    #[must_use]
+    pub fn new(kind: Kind, claim: u64, host: &'a str, digest: Digest) -> Self {
+        Self {
+            format: FORMAT,
+            kind,
+            claim,
+            host,
+            digest: digest.0,
+            time: 0,
+            positions: Vec::new(),
+            counts: Counts::default(),
+            shown_through: 0,
+            acted_through: 0,
+            input: 0,
+            changes: Vec::new(),
+        }
+    }
+
+    /// The bytes of the message.
+    ///
+    /// # Errors
+    /// Only for want of memory.
+    pub fn encode(&self) -> Result<Bytes, Error> {
+        postcard::to_stdvec(self).map(Bytes::from).map_err(|error| Error::Encode(error.to_string()))
+    }
+
+    /// Reads a message's bytes.
+    ///
+    /// # Errors
+    /// A damaged record, or one of another format.
+    pub fn decode(bytes: &'a [u8], sequence: u64) -> Result<Self, Error> {
+        match bytes.first() {
+            Some(&FORMAT) => postcard::from_bytes(bytes)
+                .map_err(|error| Error::Damaged { sequence, reason: error.to_string() }),
+            other => Err(Error::Format { sequence, found: other.copied().unwrap_or_default() }),
+        }
+    }
+}
+
+/// What can go wrong with the journal.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another host wrote to the journal after us.
+    #[error("fenced: another host claimed the handler (journal subject moved past sequence {0})")]
+    Fenced(u64),
+    /// The server did not say what became of a record, or is away. The last record tells, at the next claim.
+    #[error("journal not reachable: {0}")]
+    Unreachable(String),
+    /// A record larger than the server takes.
+    #[error("record of {0} bytes exceeds the server's max_payload")]
+    TooLarge(usize),
+    /// The server refused for good: full, no permission, a stream of that name that is not ours.
+    #[error("journal refused: {0}")]
+    Refused(String),
+    /// Not readable.
+    #[error("journal record {sequence} is damaged: {reason}")]
+    Damaged {
+        /// Journal sequence.
+        sequence: u64,
+        /// Decoder's account.
+        reason: String,
+    },
+    /// Written by another version.
+    #[error("journal record {sequence} has format {found}; this version reads format {FORMAT}")]
+    Format {
+        /// Journal sequence.
+        sequence: u64,
+        /// The format byte.
+        found: u8,
+    },
+    /// Not writable.
+    #[error("journal record could not be encoded: {0}")]
+    Encode(String),
+}
+
+/// The journal of one handler's generation and lane.
+#[derive(Clone)]
+pub struct Journal {
+    jetstream: Context,
+    stream: Stream,
+    subject: String,
+}
+
+impl Journal {
+    /// Opens the journal, making its stream when it is missing.
+    ///
+    /// # Errors
+    /// A stream of that name that is not ours, or a server that refuses.
+    pub async fn open(jetstream: &Context, handler: &str, replicas: usize) -> Result<Self, Error> {
+        let config = Config {
+            name: names::journal_stream(handler),
+            subjects: vec![names::journal_subjects(handler)],
+            description: Some(format!("Decisions of the Millstream handler {handler}")),
+            num_replicas: replicas,
+            allow_direct: true,
+            compression: Some(Compression::S2),
+            // Records are fenced by sequence; a table of message ids would only cost memory.
+            duplicate_window: Duration::from_secs(1),
+            metadata: names::ours(handler),
+            ..Config::default()
+        };
+        let stream = jetstream.get_or_create_stream(config).await.map_err(|error| Error::Refused(error.to_string()))?;
+        let info = stream.cached_info();
+        if !names::is_ours(&info.config.metadata, handler) {
+            return Err(Error::Refused(format!("stream {} was not made for handler {handler}", info.config.name)));
+        }
+        Ok(Self { jetstream: jetstream.clone(), stream, subject: names::journal_subject(handler, 1, 0) })
+    }
+
+    /// The last record, from the stream's leader, with its journal sequence.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn last(&self) -> Result<Option<(u64, Bytes)>, Error> {
+        match self.stream.get_last_raw_message_by_subject(&self.subject).await {
+            Ok(message) => Ok(Some((message.sequence, message.payload))),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(Error::Unreachable(error.to_string())),
+        }
+    }
+
+    /// Writes a record if `last` is still the subject's last sequence.
+    ///
+    /// # Errors
+    /// `Fenced` when it is not; `Unreachable` when the outcome is unknown.
+    pub async fn append(&self, last: u64, record: Bytes) -> Result<u64, Error> {
+        let size = record.len();
+        let publish = PublishMessage::build().payload(record).expected_last_subject_sequence(last);
+        let failed = |error: async_nats::jetstream::context::PublishError| match error.kind() {
+            PublishErrorKind::WrongLastSequence => Error::Fenced(last),
+            PublishErrorKind::MaxPayloadExceeded => Error::TooLarge(size),
+            PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe | PublishErrorKind::StreamNotFound => {
+                Error::Unreachable(error.to_string())
+            }
+            PublishErrorKind::WrongLastMessageId | PublishErrorKind::MaxAckPending | PublishErrorKind::Other => {
+                Error::Refused(error.to_string())
+            }
+        };
+        let ack = self.jetstream.send_publish(self.subject.clone(), publish).await.map_err(failed)?;
+        Ok(ack.await.map_err(failed)?.sequence)
+    }
+
+    /// Records after `from` up to and including `through`, in order.
+    ///
+    /// # Errors
+    /// When the server does not answer, or a record in the range is gone.
+    pub async fn read(&self, from: u64, through: u64) -> Result<Vec<(u64, Bytes)>, Error> {
+        let mut records = Vec::new();
+        let mut next = from + 1;
+        while next <= through {
+            let batch = direct_get::range(&self.jetstream, &names::stream_of(&self.stream), &self.subject, next, READ_RECORDS, READ_BYTES)
+                .await
+                .map_err(|error| Error::Unreachable(error.to_string()))?;
+            let Some((last, _)) = batch.last() else {
+                return Err(Error::Unreachable(format!("records from {next} to {through} are not there")));
+            };
+            next = last + 1;
+            records.extend(batch.into_iter().filter(|(sequence, _)| *sequence <= through));
+        }
+        Ok(records)
+    }
+
+    /// Removes records below `keep_from`.
+    ///
+    /// # Errors
+    /// When the server does not answer; trimming is then tried again later.
+    pub async fn trim(&self, keep_from: u64) -> Result<(), Error> {
+        let purge = self.stream.purge().filter(&self.subject).sequence(keep_from);
+        purge.await.map(drop).map_err(|error| Error::Unreachable(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn record_round_trips_and_foreign_formats_are_refused() {
+        let mut record = Record::new(Kind::Batch, 7, "host-a", Digest([3; 32]));
+        record.positions = vec![Position { stream: "ORDERS".to_owned(), created: 5, sequence: 99 }];
+        record.changes =
+            vec![Change { key: "C42", sequence: 99, value: Some(b"{}") }, Change { key: "C43", sequence: 98, value: None }];
+        let bytes = record.encode().unwrap();
+        assert_eq!(Record::decode(&bytes, 1).unwrap(), record);
+        assert!(matches!(Record::decode(&[9, 9], 4), Err(Error::Format { sequence: 4, found: 9 })));
+        assert!(matches!(Record::decode(&bytes[..bytes.len() - 1], 4), Err(Error::Damaged { sequence: 4, .. })));
+    }
+}

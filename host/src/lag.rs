@@ -1,0 +1,138 @@
+//! How far behind a handler is. In: what JetStream and the journal say of one input stream. Out: events, seconds, and words.
+//! Pure: time comes in as an argument. Never: a number without its age, or a guess where the stream can be read.
+
+use serde::Serialize;
+
+use crate::progress::State;
+
+/// A report older than this means that no host is telling.
+pub const SILENT_AFTER_SECONDS: f64 = 5.0;
+
+/// What was read of one handler and input stream.
+#[derive(Clone, Debug, Default)]
+pub struct Sample {
+    /// Undecided events in the stream.
+    pub events: u64,
+    /// When the oldest of them was stored, nanoseconds since 1970.
+    pub oldest: Option<i64>,
+    /// Last decided sequence.
+    pub position: u64,
+    /// The stream's last sequence.
+    pub head: u64,
+}
+
+/// Lag of one handler and input stream.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Lag {
+    /// Handler.
+    pub handler: String,
+    /// Input stream.
+    pub stream: String,
+    /// What the handler is doing.
+    pub state: String,
+    /// Undecided events.
+    pub events: u64,
+    /// Age of the oldest undecided event, seconds.
+    pub seconds: f64,
+    /// Last decided sequence.
+    pub position: u64,
+    /// The stream's last sequence.
+    pub head: u64,
+    /// Age of the host's last word, seconds; absent when there is none.
+    pub reported_seconds_ago: Option<f64>,
+    /// Why it is not running, where that is known.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// What the host last said.
+#[derive(Clone, Debug, Default)]
+pub struct Said {
+    /// State in its report.
+    pub state: State,
+    /// Reason in its report.
+    pub reason: String,
+    /// When, nanoseconds since 1970; none when it never said anything.
+    pub time: Option<i64>,
+}
+
+/// Puts sample and report together. `now` is in nanoseconds since 1970.
+#[must_use]
+pub fn lag(handler: &str, stream: &str, sample: &Sample, said: &Said, now: i64) -> Lag {
+    let ago = said.time.map(|time| seconds(now - time));
+    Lag {
+        handler: handler.to_owned(),
+        stream: stream.to_owned(),
+        state: state(said.state, ago),
+        events: sample.events,
+        seconds: sample.oldest.map_or(0.0, |oldest| seconds(now - oldest)),
+        position: sample.position,
+        head: sample.head,
+        reported_seconds_ago: ago,
+        reason: said.reason.clone(),
+    }
+}
+
+/// The state in words. A host that ended on purpose left a last word that stays true; any other silence is shown as such.
+fn state(said: State, ago: Option<f64>) -> String {
+    let word = match said {
+        State::Starting => "starting",
+        State::Running => "running",
+        State::Retrying => "retrying",
+        State::Failing => return "failing".to_owned(),
+        State::Paused => "paused",
+        State::Fenced => "fenced",
+    };
+    match ago {
+        None => "not started".to_owned(),
+        Some(ago) if ago > SILENT_AFTER_SECONDS => format!("not reporting for {ago:.0} s"),
+        Some(_) => word.to_owned(),
+    }
+}
+
+fn seconds(nanoseconds: i64) -> f64 {
+    (nanoseconds.max(0) as f64) / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_000_000_000_000;
+
+    fn said(state: State, seconds_ago: Option<i64>) -> Said {
+        Said { state, reason: String::new(), time: seconds_ago.map(|ago| NOW - ago * 1_000_000_000) }
+    }
+
+    #[test]
+    fn caught_up_is_zero_events_and_zero_seconds() {
+        let sample = Sample { events: 0, oldest: None, position: 7, head: 900 };
+        let lag = lag("h", "S", &sample, &said(State::Running, Some(1)), NOW);
+        assert_eq!((lag.events, lag.seconds, lag.state.as_str()), (0, 0.0, "running"));
+    }
+
+    #[test]
+    fn age_is_that_of_the_oldest_undecided_event() {
+        let sample = Sample { events: 3, oldest: Some(NOW - 12_500_000_000), position: 7, head: 10 };
+        assert_eq!(lag("h", "S", &sample, &said(State::Running, Some(0)), NOW).seconds, 12.5);
+    }
+
+    #[test]
+    fn silence_is_never_taken_for_running() {
+        for (state, ago, expected) in [
+            (State::Running, Some(1), "running"),
+            (State::Running, Some(12), "not reporting for 12 s"),
+            (State::Running, None, "not started"),
+            (State::Paused, Some(60), "not reporting for 60 s"),
+            (State::Failing, Some(60), "failing"),
+        ] {
+            assert_eq!(lag("h", "S", &Sample::default(), &said(state, ago), NOW).state, expected);
+        }
+    }
+
+    #[test]
+    fn clocks_that_disagree_give_zero_not_nonsense() {
+        let sample = Sample { events: 1, oldest: Some(NOW + 5), position: 0, head: 1 };
+        assert_eq!(lag("h", "S", &sample, &said(State::Running, Some(-5)), NOW).seconds, 0.0);
+    }
+}

@@ -1,0 +1,103 @@
+//! Every name that Millstream uses in NATS, in one place. Pure. Never: the name of a user's stream.
+
+use std::collections::HashMap;
+
+use async_nats::jetstream::stream::Stream;
+
+/// Object store of modules, one object per digest.
+pub const MODULES: &str = "MILLSTREAM_MODULES";
+/// KV bucket of deployments, a key per handler.
+pub const HANDLERS: &str = "MILLSTREAM_HANDLERS";
+/// KV bucket of what hosts say of the handlers they run.
+pub const STATUS: &str = "MILLSTREAM_STATUS";
+/// KV bucket of live hosts; a host that falls silent drops out by itself.
+pub const HOSTS: &str = "MILLSTREAM_HOSTS";
+
+/// Metadata key on streams and buckets that belong to a handler.
+const OWNER: &str = "millstream.handler";
+
+/// Journal sequence of the record that made a document; a header of every document.
+pub const JOURNAL_HEADER: &str = "Millstream-Journal";
+/// Stream and sequence of the last event in a document; a header of every document.
+pub const POSITION_HEADER: &str = "Millstream-Position";
+/// Digest of the module that made a document; a header of every document.
+pub const DIGEST_HEADER: &str = "Millstream-Digest";
+
+/// Longest handler name; it becomes part of stream, bucket and consumer names.
+const NAME_BYTES: usize = 64;
+
+/// Says why a handler cannot have this name, or nothing.
+#[must_use]
+pub fn handler_name_defect(name: &str) -> Option<String> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if name.is_empty() || name.len() > NAME_BYTES || !name.bytes().all(legal) {
+        return Some(format!("a handler's name is 1 to {NAME_BYTES} letters, digits, `-` or `_`; `{name}` is not"));
+    }
+    if name.starts_with("MILLSTREAM_") {
+        return Some(format!("names beginning with MILLSTREAM_ are reserved; `{name}` does"));
+    }
+    None
+}
+
+/// The journal's stream.
+#[must_use]
+pub fn journal_stream(handler: &str) -> String {
+    format!("MILLSTREAM_JOURNAL_{handler}")
+}
+
+/// All journal subjects of a handler.
+#[must_use]
+pub fn journal_subjects(handler: &str) -> String {
+    format!("millstream.journal.{handler}.>")
+}
+
+/// The journal subject of one generation and lane.
+#[must_use]
+pub fn journal_subject(handler: &str, generation: u32, lane: u32) -> String {
+    format!("millstream.journal.{handler}.{generation}.{lane}")
+}
+
+/// The stream under a KV bucket.
+#[must_use]
+pub fn bucket_stream(bucket: &str) -> String {
+    format!("KV_{bucket}")
+}
+
+/// The subject of a key, already escaped, in a bucket.
+#[must_use]
+pub fn bucket_subject(bucket: &str, escaped: &str) -> String {
+    format!("$KV.{bucket}.{escaped}")
+}
+
+/// Metadata that marks a stream as ours.
+#[must_use]
+pub fn ours(handler: &str) -> HashMap<String, String> {
+    HashMap::from([(OWNER.to_owned(), handler.to_owned())])
+}
+
+/// Whether this metadata marks a stream as this handler's.
+#[must_use]
+pub fn is_ours(metadata: &HashMap<String, String>, handler: &str) -> bool {
+    metadata.get(OWNER).is_some_and(|owner| owner == handler)
+}
+
+/// The name of an opened stream.
+#[must_use]
+pub fn stream_of(stream: &Stream) -> String {
+    stream.cached_info().config.name.clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handler_names_must_be_legal_everywhere() {
+        for good in ["customer-spend", "a", "Fine_Status2"] {
+            assert_eq!(handler_name_defect(good), None);
+        }
+        for bad in ["", "a.b", "a b", "a>", "ü", "MILLSTREAM_X", &"x".repeat(65)] {
+            assert!(handler_name_defect(bad).is_some(), "{bad}");
+        }
+    }
+}

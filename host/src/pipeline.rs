@@ -1,0 +1,485 @@
+//! One batch's whole journey; the only file that knows its order:
+//!
+//! 1. intake   events of one stream, none at or below our position
+//! 2. stage    the sandbox decodes them and names the keys
+//! 3. load     documents the sandbox does not hold: first what is decided but not shown, then the bucket
+//! 4. apply    the sandbox folds events into documents
+//! 5. commit   one fenced journal record: before it nothing happened, after it everything will
+//! 6. ack      a hint for people with stock tools
+//! 7. show     changed documents go into the bucket (`show.rs`, coalesced)
+//!
+//! While a commit is in flight the next batch already runs; its record waits for the answer.
+//! Never: acks or shows what is not committed. Any trouble ends the claim; `handler.rs` begins again from the last record.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::batch;
+use crate::blame::{Blame, Verdict};
+use crate::claim::{self, Claim};
+use crate::crash;
+use crate::documents::{self, Decided, Documents, KEY_BYTES, Origin};
+use crate::intake::{self, Arrival, Arrivals, Intake};
+use crate::journal::{self, Change, Counts, Journal, Kind, Position, Record};
+use crate::keys;
+use crate::progress::Progress;
+use crate::sandbox::{self, Digest, Failure, Guest, Instantiate, slice, str_slice, wire};
+use crate::settings::Settings;
+use crate::show::Pace;
+
+/// Bytes of a record's headers and of its list ends, beside its changes.
+const RECORD_ROOM: usize = 4096;
+
+/// Records between two trims of the journal.
+const TRIM_EVERY: u64 = 500;
+
+/// Why the pipeline ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An input stream was interrupted.
+    #[error(transparent)]
+    Intake(#[from] intake::Error),
+    /// The journal refused or is away.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+    /// The bucket refused or is away.
+    #[error(transparent)]
+    Documents(#[from] documents::Error),
+    /// An event that the handler cannot take. Nothing is lost; it is the first undecided one.
+    #[error("event {event} cannot be applied: {reason}")]
+    Failing {
+        /// Stream, sequence, type and id, for people.
+        event: String,
+        /// Class of the failure, in words.
+        class: String,
+        /// What happened.
+        reason: String,
+        /// Guest frames, or empty.
+        backtrace: String,
+    },
+    /// The sandbox itself could not be had.
+    #[error("no instance could be made: {0}")]
+    Instance(Failure),
+}
+
+/// What the pipeline works for.
+pub struct Handler {
+    /// The host's name, for the journal.
+    pub host: String,
+    /// The module's digest.
+    pub digest: Digest,
+    /// Makes a guest.
+    pub instantiate: Instantiate,
+    /// The deployment's settings.
+    pub settings: Settings,
+    /// Where progress is told.
+    pub progress: Arc<Progress>,
+}
+
+/// A batch that the sandbox has folded, not yet committed.
+struct Outcome {
+    changes: Vec<Decided>,
+    counts: Counts,
+}
+
+/// Why a batch could not be decided.
+enum Undecided {
+    /// The events' or the guest's fault; the index where it is known.
+    Guilty { index: Option<usize>, class: String, reason: String, backtrace: String },
+    /// Not the events' fault.
+    Trouble(Error),
+}
+
+/// The pipeline of one claim.
+pub struct Pipeline {
+    handler: Handler,
+    guest: Option<Box<dyn Guest>>,
+    documents: Arc<Documents>,
+    journal: Journal,
+    pace: Arc<Pace>,
+    claim: u64,
+    positions: Vec<Position>,
+    counts: Counts,
+    acted_through: u64,
+    order: u64,
+    /// The last record's journal sequence, or the commit that will tell it.
+    last: u64,
+    in_flight: Option<JoinHandle<Result<u64, journal::Error>>>,
+    trimmed_at: u64,
+    blame: Blame,
+    record_bytes: usize,
+    next_at: Instant,
+}
+
+impl Pipeline {
+    /// A pipeline that goes on where `claim` begins. `order` is the last order number that recovery used.
+    #[must_use]
+    pub fn new(handler: Handler, claim: Claim, documents: Arc<Documents>, journal: Journal, pace: Arc<Pace>, order: u64) -> Self {
+        let record_bytes = documents.jetstream.client().server_info().max_payload.saturating_sub(RECORD_ROOM);
+        Self {
+            handler,
+            guest: None,
+            documents,
+            journal,
+            pace,
+            claim: claim.id,
+            positions: claim.positions,
+            counts: claim.counts,
+            acted_through: claim.acted_through,
+            order,
+            last: claim.last,
+            in_flight: None,
+            trimmed_at: claim.last,
+            blame: Blame::default(),
+            record_bytes,
+            next_at: Instant::now(),
+        }
+    }
+
+    /// Runs until `stop` says so, with nothing left in flight, or until something ends the claim.
+    ///
+    /// # Errors
+    /// What ended the claim.
+    pub async fn run(&mut self, intake: &mut Intake, stop: &mut watch::Receiver<bool>) -> Result<(), Error> {
+        loop {
+            tokio::select! {
+                biased;
+                () = told_to_stop(stop) => return self.finish().await,
+                done = landing(&mut self.in_flight) => self.landed(done)?,
+                arrivals = intake.next() => {
+                    crash::point("arrived");
+                    self.batch(arrivals?).await?;
+                }
+            }
+        }
+    }
+
+    /// Decides a batch, in parts if something in it fails.
+    async fn batch(&mut self, arrivals: Arrivals) -> Result<(), Error> {
+        let position = self.positions.get(arrivals.input).map_or(0, |position| position.sequence);
+        let mut rest = arrivals.messages;
+        // A message at or below our position was decided before: own positions rule.
+        rest.retain(|arrival| arrival.sequence > position);
+        while !rest.is_empty() {
+            self.wait_for_room().await;
+            let part = self.throttle(self.blame.take(rest.len())).await;
+            let later = rest.split_off(part);
+            match self.decide(arrivals.input, &rest).await {
+                Ok(outcome) => {
+                    self.blame.passed(part);
+                    self.commit(arrivals.input, rest, outcome).await?;
+                    rest = later;
+                }
+                Err(Undecided::Trouble(error)) => return Err(error),
+                Err(Undecided::Guilty { index, class, reason, backtrace }) => {
+                    // The guest may have half a batch in its documents.
+                    self.guest = None;
+                    if self.blame.failed(part, index) == Verdict::First {
+                        self.finish().await?;
+                        let event = rest.first().map(|arrival| self.describe(arrivals.input, arrival)).unwrap_or_default();
+                        return Err(Error::Failing { event, class, reason, backtrace });
+                    }
+                    rest.extend(later);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Steps 2 to 4.
+    async fn decide(&mut self, input: usize, arrivals: &[Arrival]) -> Result<Outcome, Undecided> {
+        let stream = self.positions.get(input).map(|position| position.stream.clone()).unwrap_or_default();
+        let batch = batch::encode(&stream, arrivals).map_err(|undecodable| Undecided::Guilty {
+            index: Some(undecodable.index),
+            class: "undecodable".to_owned(),
+            reason: undecodable.reason,
+            backtrace: String::new(),
+        })?;
+        let mut guest = self.guest().map_err(|failure| Undecided::Trouble(Error::Instance(failure)))?;
+        let staged = tokio::task::block_in_place(|| guest.stage(&batch)).map_err(guilty)?;
+        crash::point("staged");
+        check_staged(&staged)?;
+        let documents = self.load(&staged).await?;
+        crash::point("loaded");
+        let outcome = tokio::task::block_in_place(|| guest.apply(&documents, &[])).map_err(guilty)?;
+        crash::point("applied");
+        check_refusals(&staged, &outcome)?;
+        let decided = self.changes(arrivals, &staged, &outcome)?;
+        self.guest = Some(guest);
+        Ok(decided)
+    }
+
+    /// The live guest, or a fresh one where it failed or grew too large.
+    fn guest(&mut self) -> Result<Box<dyn Guest>, Failure> {
+        match self.guest.take() {
+            Some(guest) if !guest.is_bloated() => Ok(guest),
+            old => {
+                drop(old);
+                (self.handler.instantiate)()
+            }
+        }
+    }
+
+    async fn load(&self, staged: &wire::Staged) -> Result<wire::Documents, Undecided> {
+        let missing: Vec<(u32, &str)> = (0..)
+            .zip(&staged.keys)
+            .filter(|(_, key)| !key.cached)
+            .map(|(index, key)| (index, str_slice(&staged.blob, key.name)))
+            .collect();
+        let names: Vec<&str> = missing.iter().map(|(_, name)| *name).collect();
+        let loaded = self.documents.load(&names).await.map_err(|error| Undecided::Trouble(error.into()))?;
+        let mut blob = Vec::with_capacity(loaded.iter().flatten().map(Bytes::len).sum());
+        let mut documents = Vec::with_capacity(loaded.len());
+        for ((key, _), document) in missing.iter().zip(&loaded) {
+            let bytes = document.as_deref().unwrap_or_default();
+            let start = u32::try_from(blob.len()).unwrap_or(u32::MAX);
+            blob.extend_from_slice(bytes);
+            let value = wire::Span { start, length: u32::try_from(bytes.len()).unwrap_or(u32::MAX) };
+            documents.push(wire::Document { key: *key, present: document.is_some(), value });
+        }
+        Ok(wire::Documents { documents, blob })
+    }
+
+    /// Takes the changes out of an answer, or refuses one that no record can hold.
+    fn changes(&self, arrivals: &[Arrival], staged: &wire::Staged, outcome: &wire::Outcome) -> Result<Outcome, Undecided> {
+        let mut changes = Vec::with_capacity(outcome.changes.len());
+        let mut bytes = 0;
+        for change in &outcome.changes {
+            let name = staged.keys.get(change.key as usize).map(|key| str_slice(&staged.blob, key.name)).unwrap_or_default();
+            let event = staged.routes.get(change.route as usize).map_or(0, |route| route.event as usize);
+            let value = slice(&outcome.blob, change.value);
+            bytes += name.len() + value.len() + 16;
+            changes.push(Decided {
+                key: name.to_owned(),
+                value: (!change.deleted).then(|| Bytes::copy_from_slice(value)),
+                sequence: arrivals.get(event).map_or(0, |arrival| arrival.sequence),
+            });
+        }
+        if bytes > self.record_bytes {
+            // One event alone is to blame; several are decided in smaller parts.
+            return Err(Undecided::Guilty {
+                index: None,
+                class: "too-large".to_owned(),
+                reason: format!(
+                    "its documents have {bytes} bytes; a record, and so a document, may have {} (the server's max_payload)",
+                    self.record_bytes
+                ),
+                backtrace: String::new(),
+            });
+        }
+        let delivered = arrivals.len() as u64;
+        let mut applied = 0;
+        let mut last = None;
+        for route in &staged.routes {
+            if last != Some(route.event) {
+                applied += 1;
+                last = Some(route.event);
+            }
+        }
+        let counts = Counts { delivered, applied, irrelevant: delivered - applied, ..Counts::default() };
+        Ok(Outcome { changes, counts })
+    }
+
+    /// Steps 5 and 6: sends the record as soon as the one before it has landed, and goes on.
+    async fn commit(&mut self, input: usize, arrivals: Vec<Arrival>, outcome: Outcome) -> Result<(), Error> {
+        self.finish().await?;
+        let Some(newest) = arrivals.last() else { return Ok(()) };
+        self.order += 1;
+        if let Some(position) = self.positions.get_mut(input) {
+            position.sequence = newest.sequence;
+        }
+        self.counts.add(&outcome.counts);
+        let record = Record {
+            time: claim::now(),
+            positions: self.positions.clone(),
+            counts: self.counts,
+            shown_through: self.documents.shown_through(),
+            acted_through: self.acted_through,
+            input: u16::try_from(input).unwrap_or(u16::MAX),
+            changes: outcome.changes.iter().map(as_change).collect(),
+            ..Record::new(Kind::Batch, self.claim, &self.handler.host, self.handler.digest)
+        }
+        .encode()?;
+        crash::point("encoded");
+        self.pace.set_behind(newest.pending > self.handler.settings.batch_events as u64);
+        self.documents.decide(self.order, outcome.changes);
+        let stream = self.positions.get(input).map(|position| position.stream.as_str()).unwrap_or_default();
+        let commit = Commit {
+            journal: self.journal.clone(),
+            documents: Arc::clone(&self.documents),
+            expected: self.last,
+            record,
+            order: self.order,
+            stream: Arc::from(stream),
+            digest: self.handler.digest,
+            ack: newest.message.reply.clone(),
+        };
+        self.in_flight = Some(tokio::spawn(commit.land()));
+        self.trim();
+        Ok(())
+    }
+
+    /// Waits for the commit in flight.
+    async fn finish(&mut self) -> Result<(), Error> {
+        match &mut self.in_flight {
+            Some(commit) => {
+                let done = commit.await;
+                self.landed(done)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn landed(&mut self, done: Landed) -> Result<(), Error> {
+        self.in_flight = None;
+        self.last = done.map_err(|error| journal::Error::Unreachable(error.to_string()))??;
+        self.handler.progress.decided(&self.positions, &self.counts);
+        Ok(())
+    }
+
+    /// Removes old records now and then; a failure only means that they go later.
+    fn trim(&mut self) {
+        if self.last < self.trimmed_at + TRIM_EVERY {
+            return;
+        }
+        self.trimmed_at = self.last;
+        let keep_from = (self.documents.shown_through() + 1).min(self.last.saturating_sub(self.handler.settings.journal_keep_records));
+        let journal = self.journal.clone();
+        tokio::spawn(async move {
+            if let Err(error) = journal.trim(keep_from).await {
+                tracing::warn!(%error, "the journal could not be trimmed");
+            }
+        });
+    }
+
+    /// Waits while too much is decided but not shown.
+    async fn wait_for_room(&self) {
+        let settings = &self.handler.settings;
+        loop {
+            let (documents, bytes) = self.documents.backlog();
+            if documents < settings.unshown_documents && bytes < settings.unshown_bytes {
+                self.pace.set_urgent(false);
+                return;
+            }
+            self.pace.set_urgent(true);
+            self.documents.committed.notify_one();
+            let _ = tokio::time::timeout(Duration::from_millis(100), self.documents.shown.notified()).await;
+        }
+    }
+
+    /// Waits as long as the deployment's throttle asks, and answers how many of `available` events may go.
+    async fn throttle(&mut self, available: usize) -> usize {
+        let rate = self.handler.settings.throttle_events_per_second;
+        if rate == 0 {
+            return available;
+        }
+        tokio::time::sleep_until(self.next_at).await;
+        // Twenty portions a second: even enough for people who watch, large enough to stay cheap.
+        let part = available.min(usize::try_from(rate / 20).unwrap_or(usize::MAX).max(1));
+        self.next_at = Instant::now() + Duration::from_secs_f64(part as f64 / rate as f64);
+        part
+    }
+
+    fn describe(&self, input: usize, arrival: &Arrival) -> String {
+        let stream = self.positions.get(input).map(|position| position.stream.as_str()).unwrap_or_default();
+        format!("{stream}:{} on subject {}", arrival.sequence, arrival.message.subject)
+    }
+}
+
+/// Resolves when the handler shall stop.
+pub(crate) async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
+    // A sender that is gone means the same.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Outcome of a commit task.
+type Landed = Result<Result<u64, journal::Error>, tokio::task::JoinError>;
+
+/// The commit in flight, or never.
+async fn landing(in_flight: &mut Option<JoinHandle<Result<u64, journal::Error>>>) -> Landed {
+    match in_flight {
+        Some(commit) => commit.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A record on its way.
+struct Commit {
+    journal: Journal,
+    documents: Arc<Documents>,
+    expected: u64,
+    record: Bytes,
+    order: u64,
+    stream: Arc<str>,
+    digest: Digest,
+    ack: Option<async_nats::Subject>,
+}
+
+impl Commit {
+    async fn land(self) -> Result<u64, journal::Error> {
+        let journal = self.journal.append(self.expected, self.record).await?;
+        crash::point("committed");
+        self.documents.commit(Origin { order: self.order, journal, stream: self.stream, digest: self.digest });
+        if let Some(ack) = self.ack {
+            // Lost acks change nothing: the position in the record rules.
+            let _ = self.documents.jetstream.client().publish(ack, Bytes::from_static(b"+ACK")).await;
+        }
+        crash::point("acked");
+        Ok(journal)
+    }
+}
+
+fn as_change(change: &Decided) -> Change<'_> {
+    Change { key: &change.key, sequence: change.sequence, value: change.value.as_deref() }
+}
+
+fn guilty(failure: Failure) -> Undecided {
+    if failure.class == sandbox::Class::Host {
+        return Undecided::Trouble(Error::Instance(failure));
+    }
+    Undecided::Guilty {
+        index: None,
+        class: format!("{:?}", failure.class).to_lowercase(),
+        reason: failure.message,
+        backtrace: failure.backtrace,
+    }
+}
+
+fn refused(index: u32, class: &str, reason: &str) -> Undecided {
+    Undecided::Guilty {
+        index: Some(index as usize),
+        class: class.to_owned(),
+        reason: reason.to_owned(),
+        backtrace: String::new(),
+    }
+}
+
+/// Events that the guest could not decode, and keys that no bucket can hold.
+fn check_staged(staged: &wire::Staged) -> Result<(), Undecided> {
+    if let Some(rejection) = staged.rejections.iter().min_by_key(|rejection| rejection.event) {
+        return Err(refused(rejection.event, "undecodable", str_slice(&staged.blob, rejection.reason)));
+    }
+    for (index, key) in (0..).zip(&staged.keys) {
+        let name = str_slice(&staged.blob, key.name);
+        let length = if name.len() > KEY_BYTES / 3 { keys::escape(name).len() } else { 0 };
+        if length > KEY_BYTES {
+            let event = staged.routes.iter().find(|route| route.key == index).map_or(0, |route| route.event);
+            let reason = format!("its key has {length} bytes when escaped; the limit is {KEY_BYTES}");
+            return Err(refused(event, "key-too-long", &reason));
+        }
+    }
+    Ok(())
+}
+
+fn check_refusals(staged: &wire::Staged, outcome: &wire::Outcome) -> Result<(), Undecided> {
+    let event = |route: u32| staged.routes.get(route as usize).map_or(0, |route| route.event);
+    match outcome.refusals.iter().min_by_key(|refusal| event(refusal.route)) {
+        Some(refusal) => Err(refused(event(refusal.route), "refused", str_slice(&outcome.blob, refusal.reason))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,89 @@
+//! What a running handler tells about itself: positions, outcomes, state. In: numbers from the pipeline. Out: a snapshot for
+//! the status bucket. Never: decides anything.
+
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::journal::{Counts, Position};
+
+/// What a handler is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Being prepared, claimed or recovered.
+    #[default]
+    Starting,
+    /// Deciding events as they come.
+    Running,
+    /// The server is away or undecided; trying again.
+    Retrying,
+    /// Stopped at an event that it cannot take, or by something that a person must mend.
+    Failing,
+    /// Stopped by the deployment.
+    Paused,
+    /// Another host took it.
+    Fenced,
+}
+
+/// A snapshot.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// What the handler is doing.
+    pub state: State,
+    /// Why it is not running, where that is so.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Name of the host.
+    pub host: String,
+    /// Digest of the module that runs, in hexadecimal.
+    pub digest: String,
+    /// Positions as decided.
+    pub positions: Vec<Position>,
+    /// Outcomes since the generation began.
+    pub counts: Counts,
+    /// When this was written, nanoseconds since 1970, by the host's clock.
+    pub time: i64,
+}
+
+/// The live numbers of one handler.
+#[derive(Debug, Default)]
+pub struct Progress {
+    report: Mutex<Report>,
+}
+
+impl Progress {
+    /// A handler that has not begun.
+    #[must_use]
+    pub fn new(host: &str, digest: &str) -> Self {
+        let report = Report { host: host.to_owned(), digest: digest.to_owned(), ..Report::default() };
+        Self { report: Mutex::new(report) }
+    }
+
+    /// A batch was decided.
+    pub fn decided(&self, positions: &[Position], counts: &Counts) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.positions.clear();
+        report.positions.extend_from_slice(positions);
+        report.counts = *counts;
+    }
+
+    /// The state changed.
+    pub fn set(&self, state: State, reason: impl Into<String>) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.state = state;
+        report.reason = reason.into();
+    }
+
+    /// Whether the handler got as far as deciding events.
+    #[must_use]
+    pub fn was_running(&self) -> bool {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).state == State::Running
+    }
+
+    /// The numbers as they are now.
+    #[must_use]
+    pub fn report(&self, now: i64) -> Report {
+        Report { time: now, ..self.report.lock().unwrap_or_else(PoisonError::into_inner).clone() }
+    }
+}

@@ -1,0 +1,276 @@
+//! What is deployed. Modules lie in an object store by digest; deployments in a KV bucket, one key per handler, value as
+//! `Deployment` in JSON; what hosts say of them in another. All three are plain NATS: the stock CLI can read and write them.
+//! In: names and bytes. Out: the same, verified. Never: a handler's documents.
+
+use std::time::Duration;
+
+use async_nats::jetstream::kv::{self, Store};
+use async_nats::jetstream::object_store::{self, ObjectStore};
+use async_nats::jetstream::Context;
+use futures::TryStreamExt as _;
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt as _;
+
+use crate::names;
+use crate::progress::Report;
+use crate::sandbox::Digest;
+use crate::settings::Settings;
+
+/// Deployments of one handler kept as history.
+const HISTORY: i64 = 32;
+
+/// A host that has not announced itself for so long is gone.
+const HOST_TTL: Duration = Duration::from_secs(5);
+
+/// Whether a handler should run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Desired {
+    /// It should.
+    #[default]
+    Running,
+    /// It should not.
+    Paused,
+}
+
+/// What is wanted of a handler.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deployment {
+    /// sha256 of the module, which is also its object's name.
+    pub digest: Digest,
+    /// A name for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub label: String,
+    /// The module's own subject filters, for readers that have no module at hand.
+    #[serde(default)]
+    pub subjects: Vec<String>,
+    /// Settings that differ from the defaults, or all of them.
+    #[serde(default)]
+    pub settings: Settings,
+    /// Whether it should run.
+    #[serde(default)]
+    pub desired: Desired,
+}
+
+/// What can go wrong with the registry.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server refused or is away.
+    #[error("the registry is not reachable ({what}): {reason}")]
+    Unreachable {
+        /// What was tried.
+        what: &'static str,
+        /// The client's words.
+        reason: String,
+    },
+    /// No such module.
+    #[error("module {0} is not in the object store MILLSTREAM_MODULES")]
+    NoModule(Digest),
+    /// The object's bytes are not the ones its name says.
+    #[error("module {wanted} is damaged: its bytes have digest {found}")]
+    Damaged {
+        /// As deployed.
+        wanted: Digest,
+        /// As found.
+        found: Digest,
+    },
+    /// A deployment that is not one.
+    #[error("deployment of {handler} cannot be read: {reason}")]
+    Malformed {
+        /// The key.
+        handler: String,
+        /// Serde's account.
+        reason: String,
+    },
+}
+
+fn unreachable<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> Error {
+    move |error| Error::Unreachable { what, reason: error.to_string() }
+}
+
+/// The three stores.
+#[derive(Clone)]
+pub struct Registry {
+    modules: ObjectStore,
+    /// Deployments; watch it to follow them.
+    pub(crate) handlers: Store,
+    status: Store,
+    hosts: Store,
+}
+
+impl Deployment {
+    /// The subject filters in force.
+    #[must_use]
+    pub fn filters(&self) -> &[String] {
+        if self.settings.subjects.is_empty() { &self.subjects } else { &self.settings.subjects }
+    }
+}
+
+impl Registry {
+    /// Opens the stores, making those that are missing.
+    ///
+    /// # Errors
+    /// When the server refuses or is away.
+    pub async fn open(jetstream: &Context) -> Result<Self, Error> {
+        let modules = match jetstream.get_object_store(names::MODULES).await {
+            Ok(store) => store,
+            Err(_) => jetstream
+                .create_object_store(object_store::Config {
+                    bucket: names::MODULES.to_owned(),
+                    description: Some("Millstream modules by sha256".to_owned()),
+                    ..object_store::Config::default()
+                })
+                .await
+                .map_err(unreachable("open the module store"))?,
+        };
+        let handlers = bucket(jetstream, names::HANDLERS, "Millstream deployments by handler", HISTORY, Duration::ZERO).await?;
+        let status = bucket(jetstream, names::STATUS, "What Millstream hosts say of their handlers", 1, Duration::ZERO).await?;
+        let hosts = bucket(jetstream, names::HOSTS, "Live Millstream hosts", 1, HOST_TTL).await?;
+        Ok(Self { modules, handlers, status, hosts })
+    }
+
+    /// Opens the stores for reading only: none where Millstream has never been used on this server.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub async fn peek(jetstream: &Context) -> Result<Option<Self>, Error> {
+        match jetstream.get_key_value(names::HANDLERS).await {
+            Ok(_) => Self::open(jetstream).await.map(Some),
+            Err(error) if error.kind() == async_nats::jetstream::context::KeyValueErrorKind::GetBucket => Ok(None),
+            Err(error) => Err(unreachable("open the deployments")(error)),
+        }
+    }
+
+    /// Stores a module unless it is there already.
+    ///
+    /// # Errors
+    /// When the server refuses or is away.
+    pub async fn put_module(&self, bytes: &[u8]) -> Result<Digest, Error> {
+        let digest = Digest::of(bytes);
+        if self.modules.info(digest.to_string()).await.is_err() {
+            let mut reader = bytes;
+            self.modules.put(digest.to_string().as_str(), &mut reader).await.map_err(unreachable("store a module"))?;
+        }
+        Ok(digest)
+    }
+
+    /// Fetches a module and checks its digest.
+    ///
+    /// # Errors
+    /// When it is missing or damaged, or the server is away.
+    pub async fn module(&self, digest: Digest) -> Result<Vec<u8>, Error> {
+        let mut object = self.modules.get(digest.to_string()).await.map_err(|error| match error.kind() {
+            object_store::GetErrorKind::NotFound => Error::NoModule(digest),
+            _ => unreachable("fetch a module")(error),
+        })?;
+        let mut bytes = Vec::new();
+        object.read_to_end(&mut bytes).await.map_err(unreachable("fetch a module"))?;
+        let found = Digest::of(&bytes);
+        if found != digest {
+            return Err(Error::Damaged { wanted: digest, found });
+        }
+        Ok(bytes)
+    }
+
+    /// Deploys.
+    ///
+    /// # Errors
+    /// When the server refuses or is away.
+    pub async fn deploy(&self, handler: &str, deployment: &Deployment) -> Result<u64, Error> {
+        let value = serde_json::to_vec(deployment).map_err(unreachable("write a deployment"))?;
+        self.handlers.put(handler, value.into()).await.map_err(unreachable("write a deployment"))
+    }
+
+    /// The deployment of one handler.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the server is away.
+    pub async fn deployment(&self, handler: &str) -> Result<Option<Deployment>, Error> {
+        match self.handlers.get(handler).await.map_err(unreachable("read a deployment"))? {
+            Some(value) => parse(handler, &value).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// All deployments by handler, those that cannot be read included.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub async fn deployments(&self) -> Result<Vec<(String, Result<Deployment, Error>)>, Error> {
+        let keys = self.handlers.keys().await.map_err(unreachable("list deployments"))?;
+        let mut names: Vec<String> = keys.try_collect().await.map_err(unreachable("list deployments"))?;
+        names.sort();
+        let mut deployments = Vec::with_capacity(names.len());
+        for name in names {
+            let deployment = self.deployment(&name).await;
+            if let Some(deployment) = deployment.transpose() {
+                deployments.push((name, deployment));
+            }
+        }
+        Ok(deployments)
+    }
+
+    /// Says that this host lives.
+    ///
+    /// # Errors
+    /// When the server refuses or is away.
+    pub async fn announce(&self, host: &str) -> Result<(), Error> {
+        self.hosts.put(host, host.to_owned().into()).await.map(drop).map_err(unreachable("announce this host"))
+    }
+
+    /// The hosts that announced themselves lately.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub async fn live_hosts(&self) -> Result<Vec<String>, Error> {
+        let keys = self.hosts.keys().await.map_err(unreachable("list hosts"))?;
+        keys.try_collect().await.map_err(unreachable("list hosts"))
+    }
+
+    /// Tells what a handler is doing.
+    ///
+    /// # Errors
+    /// When the server refuses or is away.
+    pub async fn report(&self, handler: &str, report: &Report) -> Result<(), Error> {
+        let value = serde_json::to_vec(report).map_err(unreachable("write a status"))?;
+        self.status.put(handler, value.into()).await.map(drop).map_err(unreachable("write a status"))
+    }
+
+    /// What a handler's host said last.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub async fn status(&self, handler: &str) -> Result<Option<Report>, Error> {
+        let value = self.status.get(handler).await.map_err(unreachable("read a status"))?;
+        Ok(value.and_then(|value| serde_json::from_slice(&value).ok()))
+    }
+}
+
+/// Reads a deployment's JSON.
+///
+/// # Errors
+/// Names the handler and what is wrong.
+pub fn parse(handler: &str, value: &[u8]) -> Result<Deployment, Error> {
+    let malformed = |reason: String| Error::Malformed { handler: handler.to_owned(), reason };
+    if let Some(defect) = names::handler_name_defect(handler) {
+        return Err(malformed(defect));
+    }
+    let deployment: Deployment = serde_json::from_slice(value).map_err(|error| malformed(error.to_string()))?;
+    deployment.settings.check().map_err(|error| malformed(error.to_string()))?;
+    Ok(deployment)
+}
+
+async fn bucket(jetstream: &Context, name: &str, description: &str, history: i64, max_age: Duration) -> Result<Store, Error> {
+    if let Ok(store) = jetstream.get_key_value(name).await {
+        return Ok(store);
+    }
+    let config = kv::Config {
+        bucket: name.to_owned(),
+        description: description.to_owned(),
+        history,
+        max_age,
+        ..kv::Config::default()
+    };
+    jetstream.create_key_value(config).await.map_err(unreachable("make a bucket"))
+}

@@ -1,0 +1,67 @@
+//! Engine settings, in one place, so that the engine that compiles and the engine that runs always agree.
+//! In: nothing. Out: `Sandbox`, shared by all handlers of a host. Never: WASI, threads, a clock, a source of randomness.
+
+use std::hash::{Hash, Hasher};
+
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use super::module::Error;
+
+/// Instances that may live at once, counted in core instances: a Rust guest needs up to 3, an embedded Python 38.
+/// Exhaustion is an error at instantiation, not a queue; slots cost address space only.
+const CORE_INSTANCES: u32 = 1000;
+
+/// The running engine.
+#[derive(Clone)]
+pub struct Sandbox {
+    engine: Engine,
+}
+
+impl Sandbox {
+    /// Makes the engine.
+    ///
+    /// # Errors
+    /// When the machine cannot reserve the address space.
+    pub fn new() -> Result<Self, Error> {
+        Ok(Self { engine: Engine::new(&config()).map_err(Error::engine)? })
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Names what compiled code must match: Wasmtime's version, its settings and the machine's instruction set.
+    #[must_use]
+    pub fn compatibility(&self) -> String {
+        let mut hasher = std::hash::DefaultHasher::new();
+        self.engine.precompile_compatibility_hash().hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
+    }
+
+    /// Compiles in an engine of its own that is thrown away: an engine keeps compiler memory for as long as it lives.
+    pub(super) fn compile(component: &[u8]) -> Result<Vec<u8>, wasmtime::Error> {
+        Engine::new(&config())?.precompile_component(component)
+    }
+}
+
+fn config() -> Config {
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_core_instances(CORE_INSTANCES)
+        .total_component_instances(CORE_INSTANCES)
+        .total_memories(CORE_INSTANCES)
+        .total_tables(CORE_INSTANCES * 3)
+        .linear_memory_keep_resident(2 << 20)
+        .pagemap_scan(Enabled::Auto);
+
+    let mut config = Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        // Fuel, not epochs, decides what is too much: the same event stops at the same instruction on every host.
+        .consume_fuel(true)
+        // Otherwise a NaN's bits, and so a document's bytes, could differ between machines.
+        .cranelift_nan_canonicalization(true)
+        .wasm_relaxed_simd(false)
+        // Seven times dearer calls for something no handler may use.
+        .concurrency_support(false);
+    config
+}

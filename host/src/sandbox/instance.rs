@@ -1,0 +1,201 @@
+//! One live instance: a store with limits, the guest in it, and its two calls. In: flat batches. Out: checked answers.
+//! Synchronous and blocking; the pipeline calls it off the async threads. Never: survives a failure (the caller drops it).
+
+use wasmtime::{ResourceLimiter, Store, Trap};
+
+use super::bindings::{self, HandlerImports};
+use super::wire::{Batch, Description, Documents, Level, Outcome, Staged};
+use super::{Class, Failure, Guest, Limits, Module, answer};
+
+/// Table elements an instance may have; the largest known kind of guest needs 7,688.
+const TABLE_ELEMENTS: usize = 20_000;
+
+/// What a guest said through `log`.
+#[derive(Clone, Debug)]
+pub struct LogLine {
+    /// Its level.
+    pub level: Level,
+    /// Its text, cut to the limit.
+    pub message: String,
+}
+
+/// Host state beside the guest: its limits and its log.
+pub(super) struct Guarded {
+    memory_limit: usize,
+    memory_held: usize,
+    memory_refused: bool,
+    lines: Vec<LogLine>,
+    dropped_lines: u64,
+    line_limit: usize,
+    line_bytes: usize,
+}
+
+impl HandlerImports for Guarded {
+    fn log(&mut self, level: Level, mut message: String) {
+        if self.lines.len() >= self.line_limit {
+            self.dropped_lines += 1;
+            return;
+        }
+        if message.len() > self.line_bytes {
+            message.truncate(message.floor_char_boundary(self.line_bytes));
+            message.push('…');
+        }
+        self.lines.push(LogLine { level, message });
+    }
+}
+
+impl bindings::millstream::handler::types::Host for Guarded {}
+
+/// A handler in its sandbox.
+pub struct Instance {
+    name: String,
+    store: Store<Guarded>,
+    handler: bindings::Handler,
+    limits: Limits,
+    expected: Expected,
+}
+
+/// What `stage` announced, so that `apply` can be checked against it.
+#[derive(Default)]
+struct Expected {
+    keys: usize,
+    routes: Vec<u32>,
+}
+
+impl Module {
+    /// A fresh instance; `name` attributes its log lines.
+    ///
+    /// # Errors
+    /// `Class::Host` when no slot is free, else what the guest's start did wrong.
+    pub fn instantiate(&self, name: &str) -> Result<Instance, Failure> {
+        let limits = &self.limits;
+        let state = Guarded {
+            memory_limit: limits.memory_bytes,
+            memory_held: 0,
+            memory_refused: false,
+            lines: Vec::new(),
+            dropped_lines: 0,
+            line_limit: limits.log_lines_per_call,
+            line_bytes: limits.log_line_bytes,
+        };
+        let mut store = Store::new(self.sandbox.engine(), state);
+        store.limiter(|state| state);
+        store.set_hostcall_fuel(limits.output_bytes);
+        store.set_fuel(limits.fuel_per_call).map_err(host)?;
+        let handler = self.linked.instantiate(&mut store).map_err(|error| match error.downcast_ref::<Trap>() {
+            Some(_) => failure(&mut store, &error),
+            None => host(error),
+        })?;
+        Ok(Instance { name: name.to_owned(), store, handler, limits: limits.clone(), expected: Expected::default() })
+    }
+}
+
+impl Instance {
+    /// The module's own account of itself.
+    ///
+    /// # Errors
+    /// As any call.
+    pub fn describe(&mut self) -> Result<Description, Failure> {
+        self.call(|handler, store| handler.call_describe(store))
+    }
+
+    fn call<T>(
+        &mut self,
+        call: impl FnOnce(&bindings::Handler, &mut Store<Guarded>) -> Result<T, wasmtime::Error>,
+    ) -> Result<T, Failure> {
+        self.store.set_fuel(self.limits.fuel_per_call).map_err(host)?;
+        let answer = call(&self.handler, &mut self.store).map_err(|error| failure(&mut self.store, &error));
+        self.forward_log();
+        answer
+    }
+
+    /// Hands the guest's lines to the host's log, attributed.
+    fn forward_log(&mut self) {
+        let state = self.store.data_mut();
+        let handler = self.name.as_str();
+        for line in state.lines.drain(..) {
+            let message = line.message.as_str();
+            match line.level {
+                Level::Trace => tracing::trace!(target: "guest", handler, "{message}"),
+                Level::Debug => tracing::debug!(target: "guest", handler, "{message}"),
+                Level::Info => tracing::info!(target: "guest", handler, "{message}"),
+                Level::Warn => tracing::warn!(target: "guest", handler, "{message}"),
+                Level::Error => tracing::error!(target: "guest", handler, "{message}"),
+            }
+        }
+        let dropped = std::mem::take(&mut state.dropped_lines);
+        if dropped > 0 {
+            tracing::warn!(target: "guest", handler, dropped, "log lines over the limit were dropped");
+        }
+    }
+}
+
+impl Guest for Instance {
+    fn stage(&mut self, batch: &Batch) -> Result<Staged, Failure> {
+        let staged = self.call(|handler, store| handler.call_stage(store, batch))?;
+        answer::check_staged(&staged, batch.events.len())?;
+        self.expected = Expected {
+            keys: staged.keys.len(),
+            routes: staged.routes.iter().map(|route| route.key).collect(),
+        };
+        Ok(staged)
+    }
+
+    fn apply(&mut self, documents: &Documents, skip: &[u32]) -> Result<Outcome, Failure> {
+        let outcome = self.call(|handler, store| handler.call_apply(store, documents, skip))?;
+        answer::check_outcome(&outcome, self.expected.keys, &self.expected.routes)?;
+        Ok(outcome)
+    }
+
+    fn is_bloated(&self) -> bool {
+        self.memory_bytes() > self.limits.recycle_memory_bytes as u64
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.store.data().memory_held as u64
+    }
+}
+
+/// Refuses by trapping: a guest that saw `memory.grow` fail would abort anyway, and less clearly.
+impl ResourceLimiter for Guarded {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let held = self.memory_held.saturating_sub(current).saturating_add(desired);
+        if held > self.memory_limit {
+            self.memory_refused = true;
+            wasmtime::bail!("{held} bytes wanted, {} allowed", self.memory_limit);
+        }
+        self.memory_held = held;
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_ELEMENTS)
+    }
+}
+
+fn host(error: impl std::fmt::Display) -> Failure {
+    Failure { class: Class::Host, message: format!("{error:#}"), backtrace: String::new() }
+}
+
+/// Turns Wasmtime's error into ours: class from the trap code, message from the guest's panic where it left one.
+fn failure(store: &mut Store<Guarded>, error: &wasmtime::Error) -> Failure {
+    let root = error.root_cause().to_string();
+    let class = match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => Class::Fuel,
+        Some(_) => Class::Trap,
+        None if store.data().memory_refused => Class::Memory,
+        None if root.contains("fuel") => Class::Output,
+        None => Class::Answer,
+    };
+    let panic = store.data().lines.iter().rev().find_map(|line| line.message.strip_prefix("panic: "));
+    let message = match (class, panic) {
+        (Class::Trap, Some(panic)) => format!("the handler panicked: {panic}"),
+        (Class::Fuel, _) => "the handler used up its fuel (an endless loop, or far too much work for one call)".to_owned(),
+        (Class::Memory, _) => format!("the handler asked for more memory than it may have ({root})"),
+        (Class::Output, _) => "the handler's answer is larger than the output limit".to_owned(),
+        (Class::Trap, None) => format!("the handler trapped: {root}"),
+        (Class::Answer | Class::Host, _) => format!("the handler's answer could not be read: {root}"),
+    };
+    let backtrace = error.downcast_ref::<wasmtime::WasmBacktrace>().map(ToString::to_string).unwrap_or_default();
+    Failure { class, message, backtrace }
+}

@@ -1,0 +1,177 @@
+//! What a deployment may set, with defaults and their reasons. Pure: as written in the registry and as used are the same form.
+//! Unknown names are refused, so that a typing error is never a silent default.
+
+use serde::{Deserialize, Serialize};
+
+use crate::sandbox::Limits;
+
+/// Settings of one handler.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Input streams by name. Empty: the streams are found by the subjects, which must then lead to one stream each.
+    pub streams: Vec<String>,
+    /// Subject filters instead of the module's own. Empty: the module's.
+    pub subjects: Vec<String>,
+    /// Events of one batch at most. Rates stop growing near 500; larger batches only cost latency and record size.
+    pub batch_events: usize,
+    /// Payload bytes of one batch at most. Keeps the sandbox call and the record near `max_payload`.
+    pub batch_bytes: usize,
+    /// How long the first event of a batch may wait for company. 0: what has arrived goes at once; while a batch is
+    /// being decided, the next one gathers by itself.
+    pub batch_wait_milliseconds: u64,
+    /// Events fetched ahead per input stream. Four batches keep the pipeline busy during a round trip.
+    pub prefetch_events: usize,
+    /// How often documents are written while the handler is behind. A document that changes in every batch is then written
+    /// once a second, not thousands of times. When it is not behind, documents are written at once.
+    pub show_interval_milliseconds: u64,
+    /// Documents decided but not yet in the bucket; the pipeline waits above this. Bounds memory and recovery time.
+    pub unshown_documents: usize,
+    /// Bytes of these documents; the pipeline waits above this.
+    pub unshown_bytes: usize,
+    /// Bucket revisions remembered, so that a document can be written without reading it first.
+    pub known_revisions: usize,
+    /// Journal records kept after their documents are in the bucket, for people who look back.
+    pub journal_keep_records: u64,
+    /// Replicas of the handler's bucket and journal.
+    pub replicas: usize,
+    /// What to do when a stream has dropped events that were not decided yet.
+    pub on_lost_events: OnLostEvents,
+    /// Upper bound of the rate. 0: none.
+    pub throttle_events_per_second: u64,
+    /// Bounds of the sandbox.
+    pub limits: Limits,
+}
+
+/// What to do when a stream's own limits removed events before they were decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnLostEvents {
+    /// Stop, say how many are gone, and wait for a person.
+    Stop,
+    /// Count them and go on from the first event that is left.
+    Continue,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            streams: Vec::new(),
+            subjects: Vec::new(),
+            batch_events: 500,
+            batch_bytes: 512 << 10,
+            batch_wait_milliseconds: 0,
+            prefetch_events: 2000,
+            show_interval_milliseconds: 1000,
+            unshown_documents: 200_000,
+            unshown_bytes: 64 << 20,
+            known_revisions: 200_000,
+            journal_keep_records: 1000,
+            replicas: 1,
+            on_lost_events: OnLostEvents::Stop,
+            throttle_events_per_second: 0,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// A setting that cannot be.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    /// No `=`.
+    #[error("`{0}` is not of the form name=value")]
+    NoValue(String),
+    /// Serde's account: unknown name or wrong type.
+    #[error("setting `{name}`: {reason}")]
+    Invalid {
+        /// As given.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Zero where that means "never".
+    #[error("setting `{0}` must be at least 1")]
+    Zero(&'static str),
+}
+
+impl Settings {
+    /// Applies `name=value` pairs; `limits.fuel_per_call=1` reaches inside. Values are JSON, or else plain text.
+    ///
+    /// # Errors
+    /// Names the pair that cannot be used.
+    pub fn with(&self, pairs: &[String]) -> Result<Self, Error> {
+        let mut settings = self.clone();
+        for pair in pairs {
+            let (name, value) = pair.split_once('=').ok_or_else(|| Error::NoValue(pair.clone()))?;
+            settings = settings.with_one(name, value)?;
+        }
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn with_one(&self, name: &str, value: &str) -> Result<Self, Error> {
+        let invalid = |reason: String| Error::Invalid { name: name.to_owned(), reason };
+        let value = serde_json::from_str(value).unwrap_or_else(|_| serde_json::Value::String(value.to_owned()));
+        let mut whole = serde_json::to_value(self).map_err(|error| invalid(error.to_string()))?;
+        let mut place = &mut whole;
+        for part in name.split('.') {
+            place = place.get_mut(part).ok_or_else(|| invalid("there is no such setting".to_owned()))?;
+        }
+        *place = match (&place, value) {
+            (serde_json::Value::Array(_), serde_json::Value::String(text)) => {
+                text.split(',').map(|item| item.trim().to_owned()).collect::<Vec<_>>().into()
+            }
+            (_, value) => value,
+        };
+        serde_json::from_value(whole).map_err(|error| invalid(error.to_string()))
+    }
+
+    /// Checks what types cannot.
+    ///
+    /// # Errors
+    /// Names the setting.
+    pub fn check(&self) -> Result<(), Error> {
+        let positive = [
+            ("batch_events", self.batch_events),
+            ("batch_bytes", self.batch_bytes),
+            ("prefetch_events", self.prefetch_events),
+            ("unshown_documents", self.unshown_documents),
+            ("unshown_bytes", self.unshown_bytes),
+            ("known_revisions", self.known_revisions),
+            ("replicas", self.replicas),
+        ];
+        match positive.iter().find(|(_, value)| *value == 0) {
+            Some((name, _)) => Err(Error::Zero(name)),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(pair: &str) -> Result<Settings, Error> {
+        Settings::default().with(&[pair.to_owned()])
+    }
+
+    #[test]
+    fn pairs_reach_every_level() {
+        assert_eq!(with("batch_events=7").unwrap().batch_events, 7);
+        assert_eq!(with("limits.fuel_per_call=9").unwrap().limits.fuel_per_call, 9);
+        assert_eq!(with("streams=A, B").unwrap().streams, ["A", "B"]);
+        assert_eq!(with("on_lost_events=continue").unwrap().on_lost_events, OnLostEvents::Continue);
+    }
+
+    #[test]
+    fn what_cannot_be_is_named() {
+        for (pair, expected) in [
+            ("batch_event=7", "setting `batch_event`: there is no such setting"),
+            ("batch_events", "`batch_events` is not of the form name=value"),
+            ("batch_events=0", "setting `batch_events` must be at least 1"),
+        ] {
+            assert_eq!(with(pair).unwrap_err().to_string(), expected);
+        }
+        assert!(with("batch_events=many").unwrap_err().to_string().starts_with("setting `batch_events`: invalid type"));
+    }
+}
