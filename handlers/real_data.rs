@@ -1,0 +1,49 @@
+//! Real events and the answers that were computed from them elsewhere; a test of each handler includes this file.
+//! Folds a pack through the handler in batches of 500. Does nothing where the data is missing.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    dead_code,
+    reason = "a test fails by panicking; not each needs all"
+)]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+
+use flate2::read::GzDecoder;
+use millstream_sdk::Projection;
+use millstream_sdk::testing::{event_line, replay};
+use sha2::{Digest, Sha256};
+
+/// The answer to a question about a pack, and all documents of the handler.
+pub(crate) fn answer_and_documents<P: Projection>(
+    pack: &str,
+    question: &str,
+) -> Option<(serde_json::Value, BTreeMap<String, P>)> {
+    let data = std::env::var_os("MILLSTREAM_DATA")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data")), PathBuf::from);
+    let pack = data.join(pack);
+    let Ok(events) = std::fs::File::open(pack.join("events.ndjson.gz")) else {
+        eprintln!("skipped: there is no {} (set MILLSTREAM_DATA)", pack.display());
+        return None;
+    };
+    let answers = std::fs::read(pack.join("answers.json")).unwrap();
+    let answers: serde_json::Value = serde_json::from_slice(&answers).unwrap();
+    let lines = BufReader::new(GzDecoder::new(events)).lines();
+    let documents = replay(lines.map(|line| event_line(&line.unwrap())), 500);
+    Some((answers["answers"][question].clone(), documents))
+}
+
+/// SHA-256 over the rows, each ended by a line feed, sorted by their bytes.
+pub(crate) fn sha256_of_rows(rows: impl Iterator<Item = String>) -> String {
+    let mut rows: Vec<String> = rows.collect();
+    rows.sort_unstable();
+    let mut hash = Sha256::new();
+    for row in rows {
+        hash.update(row);
+        hash.update("\n");
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
