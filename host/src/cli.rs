@@ -1,16 +1,16 @@
 //! The command line: arguments, one file per command, and how faults are told. stdout is data; all else goes to stderr.
 
 pub mod connect;
-//mod demo;
+mod demo;
 mod deploy;
 mod fault;
 mod get;
 mod lag;
 mod list;
-//mod new;
+mod new;
 mod output;
-//pub mod progress;
-//pub mod publish;
+pub mod progress;
+pub mod publish;
 mod run;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -33,6 +33,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show the whole thing on an embedded server: events in, documents out, lag falling.
+    Demo(demo::Demo),
     /// Run the deployed handlers on this host.
     Run(run::Run),
     /// Check a module and deploy it.
@@ -44,7 +45,9 @@ enum Command {
     /// Show how far behind the handlers are.
     Lag(lag::LagCommand),
     /// Publish a file of events.
+    Publish(publish::Arguments),
     /// Make a new handler crate.
+    New(new::New),
     /// Print a completion script.
     Completion {
         /// For which shell.
@@ -62,16 +65,24 @@ pub fn run(arguments: Arguments) -> Result<(), Fault> {
         clap_complete::generate(shell, &mut Arguments::command(), "millstream", &mut std::io::stdout());
         return Ok(());
     }
+    if let Command::New(new) = command {
+        return new.run();
+    }
     log_to_stderr();
     let runtime = tokio::runtime::Runtime::new().map_err(Fault::failed)?;
     runtime.block_on(async {
         match command {
+            Command::Demo(demo) => demo.run().await,
             Command::Run(run) => run.run(&connection).await,
             Command::Deploy(deploy) => deploy.run(&connection, json).await,
             Command::List(list) => list.run(&connection, json).await,
             Command::Get(get) => get.run(&connection, json).await,
             Command::Lag(lag) => lag.run(&connection, json).await,
-            Command::Completion { .. } => Ok(()),
+            Command::Publish(arguments) => publish::run(&connection, &arguments, json).await.map_err(|error| {
+                let (code, hint) = (error.exit_code(), error.hint());
+                Fault::new(error, code, hint)
+            }),
+            Command::New(_) | Command::Completion { .. } => Ok(()),
         }
     })
 }

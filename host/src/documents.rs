@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{Config, DiscardPolicy, Stream};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::Context;
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -91,6 +91,9 @@ struct State {
     revisions: Revisions,
     /// Reads must know the bucket up to here.
     fresh_from: u64,
+    /// A subject that is in the bucket. Each read asks for it too: an answer without any message does not say how far the
+    /// replica knew the bucket.
+    witness: Option<String>,
 }
 
 /// Bucket revisions by key, in two halves so that the older half can be forgotten at once.
@@ -151,8 +154,10 @@ impl Documents {
         if !names::is_ours(&stream.cached_info().config.metadata, handler) {
             return Err(Error::NotOurs(handler.to_owned()));
         }
+        let (fresh_from, witness) = newest(&stream).await.map_err(|reason| unreachable(handler, reason))?;
         let state = State {
-            fresh_from: last_sequence(&stream).await.map_err(|reason| unreachable(handler, reason))?,
+            fresh_from,
+            witness,
             revisions: Revisions { limit: known_revisions, ..Revisions::default() },
             ..State::default()
         };
@@ -198,7 +203,7 @@ impl Documents {
     /// Reads these keys from the bucket, proved fresh, and remembers their revisions. Absent keys are not in the answer.
     pub(crate) async fn read(&self, wanted: &[&str]) -> Result<Vec<Stored>, Error> {
         let mut all = Vec::with_capacity(wanted.len());
-        for part in wanted.chunks(direct_get::KEYS) {
+        for part in wanted.chunks(direct_get::KEYS - 1) {
             let subjects: Vec<String> =
                 part.iter().map(|key| names::bucket_subject(&self.bucket, &keys::escape(key))).collect();
             let by_subject: HashMap<&str, &str> =
@@ -220,9 +225,13 @@ impl Documents {
     async fn fresh(&self, subjects: &[String]) -> Result<Vec<direct_get::Last>, Error> {
         let deadline = Instant::now() + FRESH_WITHIN;
         loop {
-            let required = self.lock().fresh_from;
-            let reason = match direct_get::last_of(&self.jetstream, &self.stream, subjects).await {
-                Ok((messages, known)) if known >= required || required == 0 => return Ok(messages),
+            let (required, witness) = {
+                let state = self.lock();
+                (state.fresh_from, state.witness.clone())
+            };
+            let asked: Vec<&str> = subjects.iter().map(String::as_str).chain(witness.as_deref()).collect();
+            let reason = match direct_get::last_of(&self.jetstream, &self.stream, &asked).await {
+                Ok((messages, known)) if known >= required => return Ok(messages),
                 Ok((_, known)) => format!("the answering replica knows revisions up to {known}, not {required}"),
                 Err(error) => error.to_string(),
             };
@@ -302,7 +311,10 @@ impl Documents {
         let mut state = self.lock();
         let state = &mut *state;
         state.revisions.set(key, revision);
-        state.fresh_from = state.fresh_from.max(revision);
+        if revision > state.fresh_from {
+            state.fresh_from = revision;
+            state.witness.get_or_insert_with(|| names::bucket_subject(&self.bucket, &keys::escape(key)));
+        }
         match state.unshown.get_mut(key) {
             Some(document) if document.order > order => document.since = document.since.max(order + 1),
             Some(document) => {
@@ -353,8 +365,18 @@ fn unreachable(bucket: &str, reason: String) -> Error {
     Error::Unreachable { bucket: bucket.to_owned(), reason }
 }
 
-async fn last_sequence(stream: &Stream) -> Result<u64, String> {
-    stream.get_info().await.map(|info| info.state.last_sequence).map_err(|error| error.to_string())
+/// The bucket's last revision as its leader knows it, and a subject that is in it. A bucket whose newest message was removed
+/// by hand has no witness until the next put; its reads then ask for nothing newer than what is left.
+async fn newest(stream: &Stream) -> Result<(u64, Option<String>), String> {
+    let state = stream.get_info().await.map(|info| info.state).map_err(|error| error.to_string())?;
+    if state.messages == 0 {
+        return Ok((0, None));
+    }
+    match stream.get_last_raw_message_by_subject(">").await {
+        Ok(message) => Ok((message.sequence, Some(message.subject.to_string()))),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok((0, None)),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// A stream that every NATS client takes for a KV bucket with a history of one, marked as this handler's.

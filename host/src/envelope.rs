@@ -5,6 +5,7 @@
 //! A body that is no envelope is just a payload, never an error; an envelope with a wrong field is one.
 
 mod cloudevents;
+mod scalar;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,10 +13,10 @@ use std::sync::LazyLock;
 
 use jiff::Timestamp;
 use memchr::memmem::Finder;
-use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::Number;
 use serde_json::value::RawValue;
+
+use scalar::Scalar;
 
 pub use cloudevents::cloudevent;
 
@@ -278,7 +279,8 @@ fn time(form: Form, field: &str, text: &str) -> Result<i64, Error> {
     if !has_shape_of_time(text.as_bytes()) {
         return Err(wrong(form, field, format!("is {text:?}, not a time like 2026-01-31T12:00:00Z")));
     }
-    let time: Timestamp = text.parse().map_err(|error: jiff::Error| wrong(form, field, format!("is {text:?}: {error}")))?;
+    let time: Timestamp =
+        text.parse().map_err(|error: jiff::Error| wrong(form, field, format!("is {text:?}: {error}")))?;
     i64::try_from(time.as_nanosecond()).map_err(|_| wrong(form, field, format!("is {text:?}, not within 1678 to 2261")))
 }
 
@@ -302,111 +304,6 @@ fn has_shape_of_time(text: &[u8]) -> bool {
         (follows(zone, b"+00:00") || follows(zone, b"-00:00")) && at_most(1..3, b"23") && at_most(4..6, b"59")
     };
     follows(start, b"0000-00-00t00:00:00") && (follows(zone, b"z") || is_offset(zone))
-}
-
-/// Any JSON value, of which only scalars are of use. Text is borrowed unless it has escapes.
-#[derive(Debug, Default)]
-enum Scalar<'a> {
-    #[default]
-    Absent,
-    Text(Cow<'a, str>),
-    Number(Number),
-    Bool,
-    Other(&'static str),
-}
-
-impl<'a> Scalar<'a> {
-    fn text(self, form: Form, field: &str) -> Result<Option<Cow<'a, str>>, Error> {
-        match self {
-            Self::Absent => Ok(None),
-            Self::Text(text) => Ok(Some(text)),
-            other => Err(wrong(form, field, format!("is {}, not a text", other.kind()))),
-        }
-    }
-
-    /// Ids are often numbers, and a whole number has one text.
-    fn id(self, form: Form, field: &str) -> Result<Option<Cow<'a, str>>, Error> {
-        match self {
-            Self::Number(number) if !number.is_f64() => Ok(Some(Cow::Owned(number.to_string()))),
-            other => other.text(form, field),
-        }
-    }
-
-    fn version(self, form: Form, field: &str) -> Result<Option<u32>, Error> {
-        let found = match self {
-            Self::Absent => return Ok(None),
-            Self::Number(number) => match number.as_u64().and_then(|number| u32::try_from(number).ok()) {
-                Some(version) => return Ok(Some(version)),
-                None => number.to_string(),
-            },
-            other => other.kind().to_owned(),
-        };
-        Err(wrong(form, field, format!("is {found}, not a whole number from 0 to {}", u32::MAX)))
-    }
-
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Absent => "null",
-            Self::Text(_) => "a text",
-            Self::Number(_) => "a number",
-            Self::Bool => "a boolean",
-            Self::Other(kind) => kind,
-        }
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ScalarVisitor)
-    }
-}
-
-struct ScalarVisitor;
-
-impl<'de> Visitor<'de> for ScalarVisitor {
-    type Value = Scalar<'de>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a JSON value")
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Scalar::Text(Cow::Borrowed(text)))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Scalar::Text(Cow::Owned(text.to_owned())))
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
-        Ok(Scalar::Number(number.into()))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<Self::Value, E> {
-        Ok(Scalar::Number(number.into()))
-    }
-
-    fn visit_f64<E>(self, number: f64) -> Result<Self::Value, E> {
-        Ok(Number::from_f64(number).map_or(Scalar::Other("a number"), Scalar::Number))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Scalar::Bool)
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Scalar::Absent)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Scalar::Other("an object"))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Scalar::Other("an array"))
-    }
 }
 
 #[cfg(test)]
@@ -502,8 +399,14 @@ mod tests {
             (r#""correlationId":true"#, "field \"correlationId\" of the event envelope is a boolean, not a text"),
             (r#""causationId":[1]"#, "field \"causationId\" of the event envelope is an array, not a text"),
             (r#""timestamp":5"#, "field \"timestamp\" of the event envelope is a number, not a text"),
-            (r#""version":"2""#, "field \"version\" of the event envelope is a text, not a whole number from 0 to 4294967295"),
-            (r#""version":-2"#, "field \"version\" of the event envelope is -2, not a whole number from 0 to 4294967295"),
+            (
+                r#""version":"2""#,
+                "field \"version\" of the event envelope is a text, not a whole number from 0 to 4294967295",
+            ),
+            (
+                r#""version":-2"#,
+                "field \"version\" of the event envelope is -2, not a whole number from 0 to 4294967295",
+            ),
         ];
         for (field, expected) in table {
             assert_eq!(bad(&format!(r#"{{"eventType":"A",{field}}}"#)), expected);
@@ -557,7 +460,9 @@ mod tests {
             let headers = whole.into_iter().filter(|(name, _)| *name != missing);
             assert!(matches!(decode(&arrival("a.b", body), headers), Err(Error::Missing { .. })), "{missing}");
         }
-        for (name, value) in [("ce-id", "a%zz"), ("ce-id", "%ff"), ("ce-time", "x"), ("ce-a_b", "x"), ("ce-schemaversion", "x")] {
+        for (name, value) in
+            [("ce-id", "a%zz"), ("ce-id", "%ff"), ("ce-time", "x"), ("ce-a_b", "x"), ("ce-schemaversion", "x")]
+        {
             assert!(decode(&arrival("a.b", body), [(name, value)]).is_err(), "{name} {value}");
         }
     }
@@ -566,7 +471,10 @@ mod tests {
     fn single_headers_go_before_the_body() {
         let body = br#"{"eventType":"Body","eventId":"b","payload":1}"#;
         let event = decode(&arrival("a.b", body), [("ce-type", "Header"), ("ce-correlationid", "root")]).unwrap();
-        assert_eq!((event.event_type.as_ref(), event.id.as_ref(), event.correlation_id.as_ref()), ("Header", "b", "root"));
+        assert_eq!(
+            (event.event_type.as_ref(), event.id.as_ref(), event.correlation_id.as_ref()),
+            ("Header", "b", "root")
+        );
         assert_eq!(event.payload, b"1".as_slice());
         let event = decode(&arrival("a.b", b"x"), [("ce-id", "h"), ("Nats-Msg-Id", "m")]).unwrap();
         assert_eq!((event.id.as_ref(), event.correlation_id.as_ref()), ("h", "h"));
@@ -599,10 +507,25 @@ mod tests {
             assert_eq!(time(Form::Plain, "t", text), Ok(expected), "{text}");
         }
         let wrong = [
-            "", "Z", "1970-01-01", "1970-01-01T00:00Z", "1970-01-01 00:00:00Z", "1970-01-01T00:00:00", "1970-01-01T00:00:00+01",
-            "1970-01-01T00:00:00+0100", "1970-01-01T00:00:00+24:00", "1970-01-01T00:00:00+00:60", "1970-01-01T00:00:00.Z",
-            "1970-13-01T00:00:00Z", "1970-02-30T00:00:00Z", "1970-01-01T24:00:00Z", "1970-01-01T00:60:00Z",
-            "1970-01-01T00:00:00Z[UTC]", "+001970-01-01T00:00:00Z", "1500-01-01T00:00:00Z", "1970-01-01T00:00:00Zé",
+            "",
+            "Z",
+            "1970-01-01",
+            "1970-01-01T00:00Z",
+            "1970-01-01 00:00:00Z",
+            "1970-01-01T00:00:00",
+            "1970-01-01T00:00:00+01",
+            "1970-01-01T00:00:00+0100",
+            "1970-01-01T00:00:00+24:00",
+            "1970-01-01T00:00:00+00:60",
+            "1970-01-01T00:00:00.Z",
+            "1970-13-01T00:00:00Z",
+            "1970-02-30T00:00:00Z",
+            "1970-01-01T24:00:00Z",
+            "1970-01-01T00:60:00Z",
+            "1970-01-01T00:00:00Z[UTC]",
+            "+001970-01-01T00:00:00Z",
+            "1500-01-01T00:00:00Z",
+            "1970-01-01T00:00:00Zé",
         ];
         for text in wrong {
             assert!(time(Form::Plain, "t", text).is_err(), "{text}");

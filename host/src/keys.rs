@@ -126,7 +126,9 @@ mod tests {
 
     #[test]
     fn usual_ids_stay_as_they_are() {
-        for id in ["C42", "order-1.line-2", "6f1c2f0e-8f53-4b43-9a39-3a3a0a3c1a11", "a/b_c", "_k", "x._kv", "0", "a.b.c"] {
+        for id in
+            ["C42", "order-1.line-2", "6f1c2f0e-8f53-4b43-9a39-3a3a0a3c1a11", "a/b_c", "_k", "x._kv", "0", "a.b.c"]
+        {
             assert!(matches!(escape(id), Cow::Borrowed(same) if same == id), "{id}");
         }
     }
@@ -161,7 +163,10 @@ mod tests {
 
     #[test]
     fn what_escaping_never_gives_is_refused() {
-        for key in ["", "a=", "a=2", "a=zz", "=C3", "=41", "a=2e b", "=2e", "a=2Eb", "a b", ".a", "a..b", "_kv", "==", "é", "=2Fa"] {
+        for key in [
+            "", "a=", "a=2", "a=zz", "=C3", "=41", "a=2e b", "=2e", "a=2Eb", "a b", ".a", "a..b", "_kv", "==", "é",
+            "=2Fa",
+        ] {
             assert!(unescape(key).is_err(), "{key:?} was taken");
         }
         assert!(unescape_token("a.b").is_err());
@@ -170,7 +175,10 @@ mod tests {
 
     fn is_legal(key: &str) -> bool {
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-/_=.".contains(&byte);
-        !key.is_empty() && key.bytes().all(legal) && key.split('.').all(|token| !token.is_empty()) && !key.starts_with("_kv")
+        !key.is_empty()
+            && key.bytes().all(legal)
+            && key.split('.').all(|token| !token.is_empty())
+            && !key.starts_with("_kv")
     }
 
     proptest! {
@@ -178,10 +186,10 @@ mod tests {
         fn any_text_comes_back(text in "\\PC*|[._kv=a]{0,9}|(?s).{0,20}") {
             let key = escape(&text);
             prop_assert!(is_legal(&key), "{key}");
-            prop_assert_eq!(unescape(&key).as_deref(), Ok(text.as_str()));
+            prop_assert_eq!(unescape(&key), Ok(text.clone()));
             let token = escape_token(&text);
             prop_assert!(is_legal(&token) && !token.contains('.'), "{token}");
-            prop_assert_eq!(unescape_token(&token).as_deref(), Ok(text.as_str()));
+            prop_assert_eq!(unescape_token(&token), Ok(text.clone()));
         }
 
         #[test]

@@ -103,7 +103,9 @@ pub fn is_valid_subject(subject: &str) -> bool {
 }
 
 fn is_literal(token: &str) -> bool {
-    !token.is_empty() && !token.contains(|letter: char| letter.is_whitespace() || letter.is_control() || letter == '*' || letter == '>')
+    !token.is_empty()
+        && !token
+            .contains(|letter: char| letter.is_whitespace() || letter.is_control() || letter == '*' || letter == '>')
 }
 
 /// A path into a JSON event: names with dots between them.
@@ -165,7 +167,9 @@ impl Template {
         while let Some((literal, after)) = rest.split_once('{') {
             let (field, after) = after.split_once('}').ok_or_else(|| problem("has a \"{\" without a \"}\""))?;
             parts.push(Part::Literal(literal.to_owned()));
-            parts.push(Part::Field(Field::parse(field).map_err(|_| problem("has a field that is not a path of names"))?));
+            parts.push(Part::Field(
+                Field::parse(field).map_err(|_| problem("has a field that is not a path of names"))?,
+            ));
             rest = after;
         }
         parts.push(Part::Literal(rest.to_owned()));
@@ -295,7 +299,8 @@ mod tests {
 
     #[test]
     fn a_template_is_filled_from_the_event() {
-        let event = json!({"aggregateId": "S38735", "n": 7, "yes": true, "payload": {"customer": "a.b c"}, "empty": ""});
+        let event =
+            json!({"aggregateId": "S38735", "n": 7, "yes": true, "payload": {"customer": "a.b c"}, "empty": ""});
         let table = [
             ("fines.{aggregateId}", "fines.S38735", "fines.*"),
             ("fines", "fines", "fines"),
@@ -313,7 +318,9 @@ mod tests {
 
     #[test]
     fn a_bad_template_is_refused() {
-        for template in ["", "a.{b", "a.{}", "a.{b..c}", "a.b}", "a..{b}", "a.*", "a.>.{b}", "a b.{c}", "{a}.", "a.{b}}"] {
+        for template in
+            ["", "a.{b", "a.{}", "a.{b..c}", "a.b}", "a..{b}", "a.*", "a.>.{b}", "a b.{c}", "{a}.", "a.{b}}"]
+        {
             assert!(Template::parse(template).is_err(), "{template:?}");
         }
     }

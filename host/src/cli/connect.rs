@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::context::AccountErrorKind;
-use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions};
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr};
 
 use context::{Auth, Settings};
 
@@ -162,11 +162,15 @@ impl Error {
         match self {
             Self::Context { .. } => Some("list them with: nats context ls"),
             Self::Refused { .. } => Some("start one with: nats-server -js, or try: millstream demo"),
-            Self::Address { .. } | Self::Dns { .. } => Some("name the server with --server nats://HOST:4222, NATS_URL or --context"),
+            Self::Address { .. } | Self::Dns { .. } => {
+                Some("name the server with --server nats://HOST:4222, NATS_URL or --context")
+            }
             Self::Denied { .. } => Some("check --creds, --user and --password, or --context"),
             Self::Tls { .. } => Some("name the certificate authority with --tlsca"),
             Self::TooOld { .. } => Some("update nats-server, or try: millstream demo, which brings its own"),
-            Self::NoJetStream { .. } => Some("start the server with: nats-server -js, or enable JetStream for this account"),
+            Self::NoJetStream { .. } => {
+                Some("start the server with: nats-server -js, or enable JetStream for this account")
+            }
             Self::Silent { .. } => Some("check that this user may use $JS.API.>, and that the cluster has a leader"),
             Self::File { .. } | Self::Other { .. } => None,
         }
@@ -206,9 +210,36 @@ impl Connection {
         if addresses.is_empty() {
             return Err(Error::Address { url });
         }
+        let mut settings = settings;
+        // An address says for itself who comes to it; the client does not look there.
+        settings.auth = addresses.iter().find_map(|address| auth_in(address)).or(settings.auth);
         let options = adapt(options(&settings).await?);
         options.connect(addresses).await.map_err(|error| classify(without_password(&url), error))
     }
+}
+
+/// `user:password@` or `token@` in an address.
+fn auth_in(address: &str) -> Option<Auth> {
+    let address: ServerAddr = address.parse().ok()?;
+    let user = percent_decoded(address.username()?);
+    Some(match address.password() {
+        Some(password) => Auth::Password(user, percent_decoded(password)),
+        None => Auth::Token(user),
+    })
+}
+
+/// What is no escape stays as it is: a password may well hold a percent sign.
+fn percent_decoded(text: &str) -> String {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        let digits = after.split_at_checked(2).filter(|_| *byte == b'%');
+        let escape = digits.and_then(|(digits, after)| Some((*hex::decode(digits).ok()?.first()?, after)));
+        let (byte, after) = escape.unwrap_or((*byte, after));
+        decoded.push(byte);
+        rest = after;
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
 }
 
 /// Checks that the server can do what we rely on.
@@ -243,10 +274,12 @@ async fn options(settings: &Settings) -> Result<ConnectOptions, Error> {
         }
         Some(Auth::Nkey(path)) => options.nkey(seed_in(&read("NKEY seed", path).await?, path)?),
         Some(Auth::Jwt(jwt)) => options.jwt(jwt.clone(), |_| async { Ok(Vec::new()) }),
-        Some(Auth::JwtAndSeed(jwt, seed)) => options.credentials(&credentials(jwt, seed)).map_err(|error| Error::Context {
-            name: settings.context.clone().unwrap_or_default(),
-            problem: format!("has a user JWT or seed that cannot be used: {error}"),
-        })?,
+        Some(Auth::JwtAndSeed(jwt, seed)) => {
+            options.credentials(&credentials(jwt, seed)).map_err(|error| Error::Context {
+                name: settings.context.clone().unwrap_or_default(),
+                problem: format!("has a user JWT or seed that cannot be used: {error}"),
+            })?
+        }
     };
     if let Some(path) = &settings.authorities {
         read("certificate authority", path).await?;
@@ -327,7 +360,7 @@ fn without_password(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::Server;
+    use crate::server::{Server, fetch_version};
 
     #[test]
     fn a_password_is_never_shown() {
@@ -343,8 +376,17 @@ mod tests {
     }
 
     #[test]
+    fn an_address_may_say_who_comes() {
+        assert_eq!(auth_in("nats://u:p%40%3a%zz@h:4222"), Some(Auth::Password("u".into(), "p@:%zz".into())));
+        assert_eq!(auth_in("t@h"), Some(Auth::Token("t".into())));
+        assert_eq!(auth_in("nats://h"), None);
+    }
+
+    #[test]
     fn versions_are_compared_as_numbers() {
-        for (version, good) in [("2.12.0", true), ("2.9.10", false), ("v2.15.1", true), ("3.0.0-RC.1", true), ("2.11.9", false)] {
+        for (version, good) in
+            [("2.12.0", true), ("2.9.10", false), ("v2.15.1", true), ("3.0.0-RC.1", true), ("2.11.9", false)]
+        {
             assert_eq!(parse_version(version).unwrap() >= OLDEST_SERVER, good, "{version}");
         }
     }
@@ -358,7 +400,8 @@ mod tests {
 
         let denied = failure(Connection::to(&url)).await;
         assert!(matches!(&denied, Error::Denied { .. }), "{denied:?}");
-        let with_password = Connection { user: Some("ann".into()), password: Some("pw".into()), ..Connection::to(&url) };
+        let with_password =
+            Connection { user: Some("ann".into()), password: Some("pw".into()), ..Connection::to(&url) };
         check_server(&with_password.connect().await.unwrap()).await.unwrap();
         let in_url = url.replace("//", "//ann:pw@");
         check_server(&Connection::to(&in_url).connect_once().await.unwrap()).await.unwrap();
@@ -377,6 +420,25 @@ mod tests {
         }
         let no_file = failure(Connection { creds: Some("/no/such".into()), ..Connection::to(&url) }).await;
         assert_eq!(no_file.to_string(), r#"cannot use credentials file "/no/such""#);
+    }
+
+    #[tokio::test]
+    async fn a_server_before_2_12_is_refused() {
+        if (std::env::consts::OS, std::env::consts::ARCH) != ("linux", "x86_64") {
+            println!("skipped: the digests of this test are those of linux on x86_64");
+            return;
+        }
+        let old = [
+            ("2.10.26", "28cd73aa546d35affd27ac5e57949727352f9a9ecc03c5061dda803176a23670"),
+            ("2.11.11", "73a165d3033d3c95bd871cd40d939836edfdd43a5f140e0048a56aa91c530b4d"),
+        ];
+        for (version, sha256) in old {
+            let binary = tokio::task::spawn_blocking(|| fetch_version(version, sha256)).await.unwrap().unwrap();
+            let server = Server::builder().binary(binary).start().await.unwrap();
+            let client = Connection::to(server.url()).connect().await.unwrap();
+            let error = check_server(&client).await.unwrap_err();
+            assert!(matches!(&error, Error::TooOld { version: found } if found == version), "{error:?}");
+        }
     }
 
     #[tokio::test]

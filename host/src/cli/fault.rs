@@ -12,6 +12,11 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// A fault whose exit code and hint are known.
+    pub fn new(error: impl Into<anyhow::Error>, code: u8, hint: Option<String>) -> Self {
+        Self { error: error.into(), hint, code }
+    }
+
     /// Something went wrong.
     pub fn failed(error: impl Into<anyhow::Error>) -> Self {
         Self { error: error.into(), hint: None, code: 1 }

@@ -1,6 +1,6 @@
 //! Tables for people and JSON for programs, on stdout.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -38,11 +38,6 @@ pub(super) fn bytes(bytes: &[u8]) -> anyhow::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         other => Ok(other?),
     }
-}
-
-/// Whether stderr is a screen that may be redrawn.
-pub(super) fn is_screen() -> bool {
-    std::io::stderr().is_terminal()
 }
 
 /// `1234567` as `1,234,567`.

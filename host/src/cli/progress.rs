@@ -52,7 +52,8 @@ impl Progress {
 
 fn bar(label: &'static str, total: Option<u64>) -> ProgressBar {
     let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
-    let template = if total.is_some() { "{prefix} [{bar:30}] {percent}% {msg} ({eta} left)" } else { "{prefix} {spinner} {msg}" };
+    let template =
+        if total.is_some() { "{prefix} [{bar:30}] {percent}% {msg} ({eta} left)" } else { "{prefix} {spinner} {msg}" };
     // The template is a constant; should it not parse, the default look serves too.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.set_style(style.progress_chars("=> "));

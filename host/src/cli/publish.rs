@@ -4,49 +4,32 @@
 //! used again, and what was not acknowledged is sent again from the first such line on.
 
 mod lines;
+mod sending;
 mod target;
 
-use std::collections::VecDeque;
-use std::error::Error as _;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use async_nats::connection::State;
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::{self, Context};
-use futures::FutureExt as _;
-use futures::future::BoxFuture;
+use async_nats::jetstream::context::PublishError;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::connect::{self, Connection};
 use super::progress::{Progress, grouped, rate};
 use crate::subject::{self, Field, Template};
-use lines::{BadLine, Counters, Line, Plan};
+use lines::{Counters, Plan};
+use sending::Run;
 use target::Target;
 
 pub use lines::Problem;
 
-/// How long a server may be away before we give up.
-const LOSS_DEADLINE: Duration = Duration::from_secs(60);
-const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
-/// How soon a lost connection is noticed, and how often progress is told.
-const TICK: Duration = Duration::from_millis(50);
-/// The client waits this long for an acknowledgement: a line may have been sent that long before its loss is noticed.
-const ACK_WAIT: Duration = Duration::from_secs(5);
 /// Chunks of lines read ahead of the network.
 const CHUNKS_AHEAD: usize = 16;
-/// Acknowledgements resolve a moment after the client counts them.
-const SPARE_ACKS: usize = 1024;
 
-/// `millstream publish`
+/// Publish a file of events.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Arguments {
     /// File of events, one JSON text per line, plain or gzip; "-" or nothing reads stdin
@@ -54,9 +37,6 @@ pub struct Arguments {
     /// What to do with it.
     #[command(flatten)]
     pub options: Options,
-    /// Print the summary as JSON on stdout
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// How to publish.
@@ -109,12 +89,16 @@ pub struct Summary {
 impl Summary {
     fn in_words(&self) -> String {
         let time = Duration::from_millis(self.milliseconds);
-        let mut text = format!("{} published, {} already there, ", grouped(self.published), grouped(self.already_there));
+        let mut text =
+            format!("{} published, {} already there, ", grouped(self.published), grouped(self.already_there));
         if self.skipped > 0 {
             text.push_str(&format!("{} skipped, ", grouped(self.skipped)));
         }
         if self.maybe_twice > 0 {
-            text.push_str(&format!("{} without an id sent again after a loss and maybe stored twice, ", grouped(self.maybe_twice)));
+            text.push_str(&format!(
+                "{} without an id sent again after a loss and maybe stored twice, ",
+                grouped(self.maybe_twice)
+            ));
         }
         text.push_str(&format!("{:.1} s, {}", time.as_secs_f64(), rate(self.published + self.already_there, time)));
         text
@@ -223,7 +207,9 @@ impl Error {
             Self::NoAck { .. } => "publish into a stream that acknowledges",
             Self::Line { problem: Problem::NothingToResume, .. } => "publish the whole file: leave out --resume",
             Self::Line { .. } => "correct that line and publish the file again with --resume",
-            Self::Rejected { .. } | Self::Lost { .. } | Self::Forgotten { .. } => "when the cause is gone, go on with --resume",
+            Self::Rejected { .. } | Self::Lost { .. } | Self::Forgotten { .. } => {
+                "when the cause is gone, go on with --resume"
+            }
             Self::Options(_) | Self::File { .. } => return None,
         };
         Some(text.to_owned())
@@ -231,7 +217,7 @@ impl Error {
 }
 
 /// The command: opens the file, publishes it, tells how far it is and what came of it.
-pub async fn run(connection: &Connection, arguments: &Arguments) -> Result<(), Error> {
+pub async fn run(connection: &Connection, arguments: &Arguments, json: bool) -> Result<(), Error> {
     let file = arguments.file.as_ref().filter(|path| path.as_os_str() != "-");
     let (source, size): (Box<dyn Read + Send>, Option<u64>) = match file {
         None => (Box::new(io::stdin()), None),
@@ -255,7 +241,7 @@ pub async fn run(connection: &Connection, arguments: &Arguments) -> Result<(), E
     progress.finish();
     let summary = result?;
     eprintln!("{}", summary.in_words());
-    if arguments.json {
+    if json {
         println!("{}", serde_json::to_string(&summary).map_err(Error::api("write the summary"))?);
     }
     Ok(())
@@ -271,7 +257,7 @@ pub async fn publish(
 ) -> Result<Summary, Error> {
     let template = Template::parse(&options.subject)?;
     let id_field = Field::parse(&options.id_field)?;
-    let jetstream = open(connection, options).await?;
+    let jetstream = sending::open(connection, options).await?;
     let target = Target::find(&jetstream, template.filter()).await?;
     // Twice: the unknown may be what was on the way, and as much again is proof.
     let resume_after = if options.resume { target.last_ids(options.in_flight * 2).await? } else { None };
@@ -282,236 +268,35 @@ pub async fn publish(
     let counters_of_reader = Arc::clone(&counters);
     // A thread, not a task: when we end early, it may stay blocked in a read from stdin, and must not hold up the exit.
     std::thread::spawn(move || lines::read(source, &plan, &counters_of_reader, &sender));
-    let run = Run {
-        connection,
-        options,
-        jetstream,
-        duplicate_window: target.duplicate_window(),
-        waiting: VecDeque::new(),
-        on_the_way: VecDeque::new(),
-        bad_line: None,
-        lost_since: None,
-        summary: Summary::default(),
-        counters,
-        started: Instant::now(),
-        on_progress,
-    };
-    run.to_the_end(chunks).await
-}
-
-async fn open(connection: &Connection, options: &Options) -> Result<Context, connect::Error> {
-    let client = connection.connect_once().await?;
-    let builder = jetstream::ContextBuilder::new().max_ack_inflight(options.in_flight + SPARE_ACKS);
-    Ok(builder.timeout(ACK_WAIT).backpressure_on_inflight(true).build(client))
-}
-
-type Ack = BoxFuture<'static, Result<PublishAck, PublishError>>;
-
-/// A file on its way into the stream.
-struct Run<'a, F> {
-    connection: &'a Connection,
-    options: &'a Options,
-    jetstream: Context,
-    duplicate_window: Duration,
-    /// Read, and not sent on this connection.
-    waiting: VecDeque<Line>,
-    /// Sent, and not acknowledged; oldest first.
-    on_the_way: VecDeque<(Line, Ack)>,
-    /// Where the file stops being good.
-    bad_line: Option<BadLine>,
-    lost_since: Option<Instant>,
-    summary: Summary,
-    counters: Arc<Counters>,
-    started: Instant,
-    on_progress: F,
-}
-
-impl<F: FnMut(&Summary)> Run<'_, F> {
-    async fn to_the_end(mut self, mut chunks: mpsc::Receiver<Result<Vec<Line>, BadLine>>) -> Result<Summary, Error> {
-        let mut is_read = false;
-        let mut ticks = tokio::time::interval(TICK);
-        while !(is_read && self.waiting.is_empty() && self.on_the_way.is_empty()) {
-            let has_room = self.on_the_way.len() < self.options.in_flight;
-            if has_room && let Some(line) = self.waiting.pop_front() {
-                self.send(line).await?;
-                continue;
-            }
-            tokio::select! {
-                // Time first: acknowledgements can come without a pause.
-                biased;
-                _ = ticks.tick() => {
-                    self.tell();
-                    if is_lost(&self.jetstream) && !self.on_the_way.is_empty() {
-                        self.recover(None).await?;
-                    }
-                }
-                ack = oldest(&mut self.on_the_way), if !self.on_the_way.is_empty() => self.settle(ack).await?,
-                chunk = chunks.recv(), if has_room && !is_read => match chunk {
-                    Some(Ok(lines)) => self.waiting.extend(lines),
-                    Some(Err(bad_line)) => self.bad_line = Some(bad_line),
-                    None => is_read = true,
-                },
-            }
-        }
-        self.tell();
-        match self.bad_line.take() {
-            None => Ok(self.summary),
-            Some(BadLine { number, problem }) => Err(Error::Line { line: number, stored: self.stored(), problem }),
-        }
-    }
-    async fn send(&mut self, line: Line) -> Result<(), Error> {
-        let mut message = PublishMessage::build().payload(line.body.clone());
-        if let Some(id) = &line.id {
-            message = message.message_id(id);
-        }
-        let sent = tokio::select! {
-            biased;
-            sent = self.jetstream.send_publish(line.subject.clone(), message) => Some(sent),
-            () = until_lost(&self.jetstream) => None,
-        };
-        match sent {
-            Some(Ok(ack)) => {
-                self.summary.maybe_twice += u64::from(line.was_sent && line.id.is_none());
-                self.on_the_way.push_back((line, ack.into_future()));
-                Ok(())
-            }
-            Some(Err(error)) if !may_pass(&error) => Err(self.rejected(line.number, error).await),
-            Some(Err(_)) | None => {
-                self.waiting.push_front(line);
-                self.recover(None).await
-            }
-        }
-    }
-
-    /// Takes in what became of the oldest line on the way.
-    async fn settle(&mut self, ack: Result<PublishAck, PublishError>) -> Result<(), Error> {
-        let Some((line, _)) = self.on_the_way.pop_front() else { return Ok(()) };
-        match ack {
-            Ok(ack) => {
-                self.count(&line, &ack);
-                Ok(())
-            }
-            Err(error) if may_pass(&error) => self.recover(Some(line)).await,
-            Err(error) => Err(self.rejected(line.number, error).await),
-        }
-    }
-
-    fn count(&mut self, line: &Line, ack: &PublishAck) {
-        self.lost_since = None;
-        // A line that is known because it was sent before a loss is one of ours.
-        if ack.duplicate && !line.was_sent {
-            self.summary.already_there += 1;
-        } else {
-            self.summary.published += 1;
-        }
-    }
-
-    /// Waits for those that are still on the way, so that the count of what is stored is right.
-    async fn rejected(&mut self, line: u64, source: PublishError) -> Error {
-        let (lines, acks): (Vec<Line>, Vec<Ack>) = self.on_the_way.drain(..).unzip();
-        let acks = futures::future::join_all(acks).await;
-        for (line, ack) in lines.iter().zip(acks) {
-            if let Ok(ack) = ack {
-                self.count(line, &ack);
-            }
-        }
-        self.tell();
-        Error::Rejected { line, stored: self.stored(), source }
-    }
-
-    /// Gives up the connection, puts what was on the way before what waits, and connects anew. `first` is the oldest of it all.
-    async fn recover(&mut self, first: Option<Line>) -> Result<(), Error> {
-        let mut again: VecDeque<Line> = first.into_iter().collect();
-        let mut settled = Vec::new();
-        for (line, ack) in self.on_the_way.drain(..) {
-            match ack.now_or_never() {
-                Some(Ok(ack)) => settled.push((line, ack)),
-                Some(Err(_)) | None => again.push_back(line),
-            }
-        }
-        for (line, ack) in &settled {
-            self.count(line, ack);
-        }
-        again.iter_mut().for_each(|line| line.was_sent = true);
-        again.append(&mut self.waiting);
-        self.waiting = again;
-        if self.lost_since.is_none() {
-            self.summary.losses += 1;
-        }
-        let since = *self.lost_since.get_or_insert_with(Instant::now);
-        self.reconnect(since).await
-    }
-
-    async fn reconnect(&mut self, since: Instant) -> Result<(), Error> {
-        let line = self.waiting.front().map_or(0, |line| line.number);
-        let mut backoff = FIRST_BACKOFF;
-        while since.elapsed() < LOSS_DEADLINE {
-            self.tell();
-            tokio::time::sleep(backoff).await;
-            backoff = (backoff * 2).min(LONGEST_BACKOFF);
-            let Ok(jetstream) = open(self.connection, self.options).await else { continue };
-            if jetstream.query_account().await.is_err() {
-                continue;
-            }
-            let relies_on_ids = self.waiting.iter().any(|line| line.was_sent && line.id.is_some());
-            if relies_on_ids && since.elapsed() + ACK_WAIT >= self.duplicate_window {
-                return Err(Error::Forgotten { stored: self.stored(), line });
-            }
-            self.jetstream = jetstream;
-            return Ok(());
-        }
-        Err(Error::Lost { seconds: since.elapsed().as_secs(), stored: self.stored(), line })
-    }
-
-    fn tell(&mut self) {
-        self.summary.bytes_read = self.counters.bytes.load(Ordering::Relaxed);
-        self.summary.skipped = self.counters.skipped.load(Ordering::Relaxed);
-        self.summary.milliseconds = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        (self.on_progress)(&self.summary);
-    }
-
-    fn stored(&self) -> u64 {
-        self.summary.published + self.summary.already_there + self.counters.skipped.load(Ordering::Relaxed)
-    }
-}
-
-async fn oldest(on_the_way: &mut VecDeque<(Line, Ack)>) -> Result<PublishAck, PublishError> {
-    match on_the_way.front_mut() {
-        Some((_, ack)) => ack.await,
-        None => std::future::pending().await,
-    }
-}
-
-fn is_lost(jetstream: &Context) -> bool {
-    jetstream.client().connection_state() != State::Connected
-}
-
-async fn until_lost(jetstream: &Context) {
-    while !is_lost(jetstream) {
-        tokio::time::sleep(TICK).await;
-    }
-}
-
-/// Whether the same line may be taken when it is sent again: nobody answered, or JetStream was not ready. A stream that refuses a
-/// message for being full says that it is unavailable, too; waiting does not help there.
-fn may_pass(error: &PublishError) -> bool {
-    const UNAVAILABLE: usize = 503;
-    match error.kind() {
-        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe | PublishErrorKind::StreamNotFound => true,
-        PublishErrorKind::Other => {
-            let said = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
-            said.is_some_and(|said| said.code() == UNAVAILABLE && said.error_code() != jetstream::ErrorCode::STREAM_STORE_FAILED)
-        }
-        PublishErrorKind::WrongLastMessageId
-        | PublishErrorKind::WrongLastSequence
-        | PublishErrorKind::MaxAckPending
-        | PublishErrorKind::MaxPayloadExceeded => false,
-    }
+    let window = target.duplicate_window();
+    Run::new(connection, options, jetstream, window, counters, on_progress).drive(chunks).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        connection: Connection,
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::{CommandFactory as _, Parser as _};
+        CommandLine::command().debug_assert();
+        let words = ["x", "--subject", "a.{b}", "--server", "nats://h", "f.gz", "--limit", "3", "--resume"];
+        let line = CommandLine::parse_from(words);
+        assert_eq!(line.connection.server.as_deref(), Some("nats://h"));
+        let options = line.arguments.options;
+        assert_eq!((options.limit, options.resume, options.in_flight), (Some(3), true, 4096));
+        assert_eq!(options.id_field, Options::new("a.{b}").id_field);
+        assert!(CommandLine::try_parse_from(["x", "--subject", "a", "--in-flight", "0"]).is_err());
+        assert!(CommandLine::try_parse_from(["x", "--subject", "a", "--tlscert", "c"]).is_err());
+    }
 
     #[test]
     fn a_summary_is_one_line() {

@@ -10,7 +10,8 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{Arrival, Envelope, Error, Form, Parts, Scalar, not_empty, time, wrong};
+use super::scalar::Scalar;
+use super::{Arrival, Envelope, Error, Form, Parts, not_empty, time, wrong};
 
 const CONTENT_TYPE: &str = "application/cloudevents+json";
 const BATCH: &str = "application/cloudevents-batch";
@@ -233,11 +234,18 @@ impl<'a> Attributes<'a> {
         once(form, &name, place, text)
     }
 
-    fn take_extension(&mut self, name: Cow<'a, str>, scalar: Scalar<'a>, raw: Option<&'a RawValue>) -> Result<(), Error> {
+    fn take_extension(
+        &mut self,
+        name: Cow<'a, str>,
+        scalar: Scalar<'a>,
+        raw: Option<&'a RawValue>,
+    ) -> Result<(), Error> {
         let json = match (&scalar, raw) {
             (Scalar::Text(text), None) => Cow::Owned(serde_json::Value::from(text.as_ref()).to_string()),
             (Scalar::Text(_) | Scalar::Bool, Some(raw)) => Cow::Borrowed(raw.get()),
-            (Scalar::Number(number), Some(raw)) if number.as_i64().is_some_and(|number| i32::try_from(number).is_ok()) => {
+            (Scalar::Number(number), Some(raw))
+                if number.as_i64().is_some_and(|number| i32::try_from(number).is_ok()) =>
+            {
                 Cow::Borrowed(raw.get())
             }
             _ => return Err(wrong(self.form, &name, format!("is {}, not a text, integer or boolean", scalar.kind()))),
@@ -249,7 +257,12 @@ impl<'a> Attributes<'a> {
     }
 
     fn check_complete(&self) -> Result<(), Error> {
-        let required = [("specversion", &self.specversion), ("id", &self.id), ("source", &self.source), ("type", &self.event_type)];
+        let required = [
+            ("specversion", &self.specversion),
+            ("id", &self.id),
+            ("source", &self.source),
+            ("type", &self.event_type),
+        ];
         for (field, value) in required {
             if value.is_none() {
                 return Err(Error::Missing { form: self.form, field });
@@ -280,7 +293,11 @@ impl<'a> Attributes<'a> {
     }
 
     fn extra(&mut self) -> String {
-        let own = [("source", self.source.take()), ("datacontenttype", self.content_type.take()), ("dataschema", self.schema.take())];
+        let own = [
+            ("source", self.source.take()),
+            ("datacontenttype", self.content_type.take()),
+            ("dataschema", self.schema.take()),
+        ];
         for (name, value) in own {
             if let Some(value) = value {
                 let json = serde_json::Value::from(value.as_ref()).to_string();
@@ -301,7 +318,11 @@ fn schema_version(form: Form, scalar: Scalar<'_>) -> Result<u32, Error> {
     const FIELD: &str = "schemaversion";
     if let Scalar::Text(text) = &scalar {
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-        return text.parse().ok().filter(|_| digits).ok_or_else(|| wrong(form, FIELD, format!("is {text:?}, not a whole number")));
+        return text
+            .parse()
+            .ok()
+            .filter(|_| digits)
+            .ok_or_else(|| wrong(form, FIELD, format!("is {text:?}, not a whole number")));
     }
     let version = scalar.version(form, FIELD)?;
     version.ok_or_else(|| wrong(form, FIELD, "is null"))

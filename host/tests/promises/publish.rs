@@ -17,7 +17,8 @@ const TEMPLATE: &str = "fines.{aggregateId}";
 fn events(from: usize, to: usize) -> String {
     (from..to).fold(String::new(), |mut text, number| {
         let aggregate = number % 97;
-        writeln!(text, r#"{{"eventId":"e{number}","eventType":"Paid","aggregateId":"S{aggregate}","n":{number}}}"#).unwrap();
+        writeln!(text, r#"{{"eventId":"e{number}","eventType":"Paid","aggregateId":"S{aggregate}","n":{number}}}"#)
+            .unwrap();
         text
     })
 }
@@ -97,7 +98,8 @@ async fn a_line_that_the_server_refuses_ends_the_run_with_its_number() {
     let error = publish_text(&server, &Options::new(TEMPLATE), text).await.unwrap_err();
     assert!(matches!(&error, Error::Rejected { line: 101, stored: 100, .. }), "{error:?}");
     assert_eq!(bodies(&stream).await.len(), 100);
-    let full = stream::Config { name: "FULL".into(), subjects: vec!["full".into()], max_messages: 5, ..Default::default() };
+    let full =
+        stream::Config { name: "FULL".into(), subjects: vec!["full".into()], max_messages: 5, ..Default::default() };
     let full = stream::Config { discard: stream::DiscardPolicy::New, ..full };
     let client = Connection::to(server.url()).connect().await.unwrap();
     jetstream::new(client).create_stream(full).await.unwrap();
@@ -136,7 +138,10 @@ async fn publish_through_losses(options: &Options, text: &str, total: u64) -> (S
         let (options, text) = (options.clone(), text.to_owned());
         async move {
             let slow = Slow { text: Cursor::new(text.into_bytes()) };
-            publish(&connection, &options, slow, |summary| drop(told.send(summary.published))).await
+            publish(&connection, &options, slow, |summary| {
+                told.send_replace(summary.published);
+            })
+            .await
         }
     });
     for share in 1..=3 {
@@ -217,7 +222,8 @@ async fn a_file_published_in_part_goes_on_beyond_the_duplicate_window() {
 
 #[tokio::test]
 async fn resuming_finds_a_sparse_filter_far_back_and_begins_an_empty_stream() {
-    let (server, stream) = server_with(stream::Config { subjects: vec!["fines.*".into(), "noise".into()], ..fines() }).await;
+    let (server, stream) =
+        server_with(stream::Config { subjects: vec!["fines.*".into(), "noise".into()], ..fines() }).await;
     let resume = Options { in_flight: 8, resume: true, ..Options::new(TEMPLATE) };
     let summary = publish_text(&server, &resume, events(0, 40)).await.unwrap();
     assert_eq!((summary.skipped, summary.published), (0, 40));
@@ -233,7 +239,8 @@ async fn a_line_of_a_slow_writer_does_not_wait_for_the_next() {
     let (open, go_on) = std::sync::mpsc::channel();
     let parts = vec![Cursor::new(events(0, 1).into_bytes()), Cursor::new(events(1, 2).into_bytes())];
     let connection = Connection::to(server.url());
-    let running = tokio::spawn(async move { publish(&connection, &Options::new(TEMPLATE), Gate { parts, go_on }, |_| {}).await });
+    let running =
+        tokio::spawn(async move { publish(&connection, &Options::new(TEMPLATE), Gate { parts, go_on }, |_| {}).await });
     let deadline = Instant::now() + Duration::from_secs(10);
     while stream.get_info().await.unwrap().state.messages < 1 {
         assert!(Instant::now() < deadline, "the first line waits for the second");

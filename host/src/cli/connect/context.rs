@@ -92,7 +92,8 @@ impl Settings {
             io::ErrorKind::NotFound => problem(format!("does not exist: no file {}", path.display())),
             _ => problem(format!("cannot be read from {}: {error}", path.display())),
         })?;
-        let context: Context = serde_json::from_slice(&text).map_err(|error| problem(format!("is not in good order: {error}")))?;
+        let context: Context =
+            serde_json::from_slice(&text).map_err(|error| problem(format!("is not in good order: {error}")))?;
         context.settings(name, environment).map_err(problem)
     }
 }
@@ -132,7 +133,9 @@ impl Context {
             return Err(format!("sets {field}, which millstream cannot follow"));
         }
         if self.creds.contains("://") {
-            return Err("has its credentials in a password manager, which millstream cannot ask; use --creds".to_owned());
+            return Err(
+                "has its credentials in a password manager, which millstream cannot ask; use --creds".to_owned()
+            );
         }
         let path = |text: &str| given(text).map(|text| expand(&text, environment));
         let auth = self.auth(&path);
@@ -230,8 +233,14 @@ mod tests {
         std::fs::create_dir_all(nats.join("context")).unwrap();
         std::fs::write(nats.join("context.txt"), "work\n").unwrap();
         let write = |name: &str, text: &str| std::fs::write(nats.join("context").join(name), text).unwrap();
-        write("work.json", r#"{"description":"", "url":"nats://work", "creds":"~/keys/${TEAM}/w.creds", "ca":"$HOME/ca.pem"}"#);
-        write("other.json", r#"{"url":"nats://other", "user":"u", "password":"p", "tls_first":true, "inbox_prefix":"_I"}"#);
+        write(
+            "work.json",
+            r#"{"description":"", "url":"nats://work", "creds":"~/keys/${TEAM}/w.creds", "ca":"$HOME/ca.pem"}"#,
+        );
+        write(
+            "other.json",
+            r#"{"url":"nats://other", "user":"u", "password":"p", "tls_first":true, "inbox_prefix":"_I"}"#,
+        );
         write("token.json", r#"{"url":"nats://token", "token":"t"}"#);
         write("jwt.json", r#"{"url":"nats://jwt", "user_jwt":"j", "user_seed":"s"}"#);
         write("proxy.json", r#"{"url":"nats://x", "socks_proxy":"p"}"#);
@@ -272,7 +281,10 @@ mod tests {
     fn flags_go_before_a_named_context_and_that_before_the_environment() {
         let url = |flags: Connection, variables: &[(&str, &str)]| resolve(flags, variables).unwrap().url.unwrap();
         let variables = [("NATS_URL", "nats://env"), ("NATS_CONTEXT", "token")];
-        assert_eq!(url(Connection { context: Some("other".into()), ..Connection::to("nats://flag") }, &variables), "nats://flag");
+        assert_eq!(
+            url(Connection { context: Some("other".into()), ..Connection::to("nats://flag") }, &variables),
+            "nats://flag"
+        );
         assert_eq!(url(named("other"), &variables), "nats://other");
         assert_eq!(url(Connection::default(), &variables), "nats://env");
         assert_eq!(url(Connection::default(), &[("NATS_CONTEXT", "token")]), "nats://token");
@@ -294,7 +306,12 @@ mod tests {
 
     #[test]
     fn a_context_that_cannot_be_followed_is_an_error_with_its_name() {
-        let table = [("none", "does not exist"), ("../x", "is not a name"), ("proxy", "socks_proxy"), ("broken", "not in good order")];
+        let table = [
+            ("none", "does not exist"),
+            ("../x", "is not a name"),
+            ("proxy", "socks_proxy"),
+            ("broken", "not in good order"),
+        ];
         for (name, problem) in table {
             let error = resolve(named(name), &[]).unwrap_err();
             let text = error.to_string();

@@ -130,8 +130,11 @@ fn plain_text(mut source: impl Read + Send + 'static) -> io::Result<Text> {
     source.by_ref().take(2).read_to_end(&mut start)?;
     let is_gzip = start == GZIP;
     let whole = Cursor::new(start).chain(source);
-    let text: Box<dyn Read + Send> =
-        if is_gzip { Box::new(MultiGzDecoder::new(BufReader::with_capacity(BUFFER_BYTES, whole))) } else { Box::new(whole) };
+    let text: Box<dyn Read + Send> = if is_gzip {
+        Box::new(MultiGzDecoder::new(BufReader::with_capacity(BUFFER_BYTES, whole)))
+    } else {
+        Box::new(whole)
+    };
     Ok(BufReader::with_capacity(BUFFER_BYTES, text))
 }
 
@@ -185,7 +188,8 @@ impl Reading<'_> {
         loop {
             self.number += 1;
             bytes.clear();
-            let length = self.text.by_ref().take(LARGEST_LINE_BYTES).read_until(b'\n', &mut bytes).map_err(Problem::Read)?;
+            let length =
+                self.text.by_ref().take(LARGEST_LINE_BYTES).read_until(b'\n', &mut bytes).map_err(Problem::Read)?;
             if length == 0 {
                 return Ok(None);
             }

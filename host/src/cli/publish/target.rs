@@ -29,7 +29,8 @@ impl Target {
             streams: Option<Vec<String>>,
         }
         let question = serde_json::json!({ "subject": filter });
-        let names: Response<Names> = jetstream.request("STREAM.NAMES", &question).await.map_err(Error::api("look for a stream"))?;
+        let names: Response<Names> =
+            jetstream.request("STREAM.NAMES", &question).await.map_err(Error::api("look for a stream"))?;
         let names = match names {
             Response::Ok(names) => names.streams.unwrap_or_default(),
             Response::Err { error } => return Err(Error::api("look for a stream")(error)),

@@ -1,0 +1,64 @@
+//! Every crash point: the host is aborted at each named place of a batch's journey, several times at different depths, and
+//! each time a fresh host must lead to the same bytes.
+
+use millstream::crash::POINTS;
+
+use crate::harness::{World, chains, orders, spend, until};
+
+/// Aborts at the nth passage; the first, and some in the middle of the work.
+const PASSAGES: [u64; 3] = [1, 4, 9];
+
+async fn survives(point: &'static str) {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.deploy("customer-spend", "spend", &["--set", "batch_events=50"]);
+    world.deploy("order-chain", "chain", &["--set", "batch_events=50"]);
+    let events = orders(0, 3000);
+    let mut aborted = 0;
+    for (round, passage) in PASSAGES.iter().enumerate() {
+        world.publish(&events[round * 1000..(round + 1) * 1000]).await;
+        let mut host = world.host(&[("MILLSTREAM_CRASH_AT", &format!("{point}:{passage}"))]);
+        let status = host.end().await;
+        assert!(!status.success(), "the host ends by the abort; its log:\n{}", host.log());
+        assert!(!host.log().contains("stopped;"), "not by a request");
+        aborted += 1;
+    }
+    assert_eq!(aborted, PASSAGES.len(), "each passage was reached");
+    let _host = world.host(&[]);
+    world.settled("spend", &spend(&events)).await;
+    world.settled("chain", &chains(&events)).await;
+    for handler in ["spend", "chain"] {
+        let counts = until("all events decided", async || {
+            world.last_record(handler).await.map(|(_, counts, _)| counts).filter(|counts| counts.delivered == 3000)
+        })
+        .await;
+        assert_eq!((counts.applied, counts.irrelevant, counts.parked, counts.expired), (3000, 0, 0, 0), "{handler}");
+    }
+}
+
+macro_rules! at_each_point {
+    ($($name:ident: $point:literal,)*) => {
+        $(#[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            survives($point).await;
+        })*
+
+        #[test]
+        fn every_point_has_a_test() {
+            assert_eq!(POINTS.to_vec(), [$($point),*]);
+        }
+    };
+}
+
+at_each_point! {
+    same_bytes_after_a_crash_when_a_batch_has_arrived: "arrived",
+    same_bytes_after_a_crash_when_a_batch_is_staged: "staged",
+    same_bytes_after_a_crash_when_documents_are_loaded: "loaded",
+    same_bytes_after_a_crash_when_a_batch_is_applied: "applied",
+    same_bytes_after_a_crash_before_the_commit: "encoded",
+    same_bytes_after_a_crash_between_commit_and_ack: "committed",
+    same_bytes_after_a_crash_after_the_ack: "acked",
+    same_bytes_after_a_crash_before_documents_are_shown: "showing",
+    same_bytes_after_a_crash_when_half_of_the_documents_are_shown: "half-shown",
+    same_bytes_after_a_crash_when_all_documents_are_shown: "shown",
+}
