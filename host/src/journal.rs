@@ -280,6 +280,10 @@ impl Journal {
     /// # Errors
     /// When the server does not answer; trimming is then tried again later.
     pub async fn trim(&self, keep_from: u64) -> Result<(), Error> {
+        // To the server, a purge below sequence 0 is a purge of everything.
+        if keep_from <= 1 {
+            return Ok(());
+        }
         let purge = self.stream.purge().filter(&self.subject).sequence(keep_from);
         purge.await.map(drop).map_err(|error| Error::Unreachable(error.to_string()))
     }

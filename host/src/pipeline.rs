@@ -348,7 +348,8 @@ impl Pipeline {
             return;
         }
         self.trimmed_at = self.last;
-        let keep_from = (self.documents.shown_through() + 1).min(self.last.saturating_sub(self.handler.settings.journal_keep_records));
+        let keep = self.handler.settings.journal_keep_records;
+        let keep_from = (self.documents.shown_through() + 1).min(self.last.saturating_sub(keep));
         let journal = self.journal.clone();
         tokio::spawn(async move {
             if let Err(error) = journal.trim(keep_from).await {

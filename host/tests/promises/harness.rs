@@ -145,6 +145,19 @@ impl World {
         Some((message.sequence, record.counts, record.positions.iter().map(|position| position.sequence).collect()))
     }
 
+    /// The claims under which a handler's records were written, a run of equal ones once.
+    pub async fn claims(&self, handler: &str) -> Vec<u64> {
+        let journal = millstream::journal::Journal::open(&self.jetstream, handler, 1).await.expect("the journal");
+        let (last, _) = journal.last().await.expect("an answer").expect("a record");
+        let records = journal.read(0, last).await.expect("all records");
+        let claim = |(sequence, bytes): &(u64, bytes::Bytes)| {
+            millstream::journal::Record::decode(bytes, *sequence).expect("a record").claim
+        };
+        let mut claims: Vec<u64> = records.iter().map(claim).collect();
+        claims.dedup();
+        claims
+    }
+
     /// Publishes these events, pipelined, in order, through server losses: message ids make a second sending harmless.
     pub async fn publish(&self, events: &[Event]) {
         for part in events.chunks(1000) {

@@ -29,6 +29,8 @@ async fn a_host_that_lost_its_claim_writes_nothing_and_says_fenced() {
     assert!(zombie.log().contains("fenced"), "its log:\n{}", zombie.log());
 
     world.settled("chain", &chains(&events)).await;
+    let claims = world.claims("chain").await;
+    assert_eq!(claims.len(), 2, "each host claimed once and no record of the first follows the second's claim: {claims:?}");
     let (_, counts, _) = world.last_record("chain").await.expect("a record");
     assert_eq!((counts.delivered, counts.applied), (10_000, 10_000), "each event was decided by exactly one record");
 }
