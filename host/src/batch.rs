@@ -34,9 +34,10 @@ pub(crate) fn encode(stream: &str, arrivals: &[Arrival]) -> Result<Batch, Undeco
             payload: &arrival.message.payload,
         };
         let headers = arrival.message.headers.iter().flat_map(async_nats::HeaderMap::iter);
-        let headers = headers.flat_map(|(name, values)| values.iter().map(move |value| (name.as_ref(), value.as_str())));
-        let envelope = envelope::decode(&arrived, headers)
-            .map_err(|error| Undecodable { index, reason: error.to_string() })?;
+        let headers =
+            headers.flat_map(|(name, values)| values.iter().map(move |value| (name.as_ref(), value.as_str())));
+        let envelope =
+            envelope::decode(&arrived, headers).map_err(|error| Undecodable { index, reason: error.to_string() })?;
         events.push(event(&mut blob, arrival, &envelope));
     }
     Ok(Batch { source, events, blob: blob.0 })

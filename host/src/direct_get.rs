@@ -59,7 +59,11 @@ pub struct Last {
 ///
 /// # Errors
 /// When the server refuses or stays silent.
-pub async fn last_of(jetstream: &Context, stream: &str, subjects: &[impl AsRef<str>]) -> Result<(Vec<Last>, u64), Error> {
+pub async fn last_of(
+    jetstream: &Context,
+    stream: &str,
+    subjects: &[impl AsRef<str>],
+) -> Result<(Vec<Last>, u64), Error> {
     let subjects: Vec<&str> = subjects.iter().map(AsRef::as_ref).collect();
     let (messages, end) = request(jetstream, stream, &json!({ "multi_last": subjects })).await?;
     let known = end.and_then(|end| number(end.headers.as_ref(), "Nats-UpTo-Sequence")).unwrap_or_default();

@@ -6,8 +6,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{Config, DiscardPolicy, LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::Context;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, LastRawMessageErrorKind, Stream};
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -147,7 +147,12 @@ impl Documents {
     ///
     /// # Errors
     /// A bucket of that name that is not ours, or a server that refuses.
-    pub async fn open(jetstream: &Context, handler: &str, replicas: usize, known_revisions: usize) -> Result<Self, Error> {
+    pub async fn open(
+        jetstream: &Context,
+        handler: &str,
+        replicas: usize,
+        known_revisions: usize,
+    ) -> Result<Self, Error> {
         let refused = |reason: String| Error::Refused { bucket: handler.to_owned(), reason };
         let config = bucket_config(handler, replicas);
         let stream = jetstream.get_or_create_stream(config).await.map_err(|error| refused(error.to_string()))?;

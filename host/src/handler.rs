@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::claim::{self, Claim, Claimant};
 use crate::documents::{self, Decided, Documents, Origin};
 use crate::inputs::{self, Input};
-use crate::intake::Intake;
+use crate::intake::{self, Intake};
 use crate::journal::{self, Journal, Position, Record};
 use crate::pipeline::{self, Pipeline};
 use crate::progress::{Progress, State};
@@ -65,7 +65,7 @@ enum Error {
     #[error(transparent)]
     Pipeline(#[from] pipeline::Error),
     #[error(transparent)]
-    Intake(#[from] crate::intake::Error),
+    Intake(#[from] intake::Error),
     #[error("{0}")]
     Position(String),
 }
@@ -92,8 +92,14 @@ impl Error {
                 documents::Error::NotOurs(_) => Class::Stop,
                 documents::Error::Refused { .. } | documents::Error::Unreachable { .. } => Class::Retry,
             },
-            Self::Inputs(_) | Self::Intake(_) | Self::Pipeline(pipeline::Error::Intake(_)) => Class::Retry,
-            Self::Position(_) | Self::Pipeline(pipeline::Error::Failing { .. } | pipeline::Error::Instance(_)) => Class::Stop,
+            Self::Intake(error) | Self::Pipeline(pipeline::Error::Intake(error)) => match error {
+                intake::Error::NotOurs { .. } => Class::Stop,
+                intake::Error::Consumer { .. } | intake::Error::Interrupted { .. } => Class::Retry,
+            },
+            Self::Inputs(_) => Class::Retry,
+            Self::Position(_) | Self::Pipeline(pipeline::Error::Failing { .. } | pipeline::Error::Instance(_)) => {
+                Class::Stop
+            }
         }
     }
 
@@ -182,11 +188,8 @@ impl Handler {
         order: u64,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), Error> {
-        let at: Vec<(Input, u64)> = inputs
-            .into_iter()
-            .zip(&claim.positions)
-            .map(|(input, position)| (input, position.sequence))
-            .collect();
+        let at: Vec<(Input, u64)> =
+            inputs.into_iter().zip(&claim.positions).map(|(input, position)| (input, position.sequence)).collect();
         let mut intake = Intake::open(jetstream, &self.name, &at, &self.settings).await?;
         let pace = Arc::new(Pace::default());
         let interval = Duration::from_millis(self.settings.show_interval_milliseconds);
@@ -209,8 +212,10 @@ impl Handler {
                 Err(error) => Err(journal::Error::Unreachable(error.to_string()).into()),
             },
         };
-        shower.abort();
-        let _ = shower.await;
+        if !shower.is_finished() {
+            shower.abort();
+            let _ = shower.await;
+        }
         // What was committed before the end is shown: by us if we still can, else by the next claim.
         if let Ok(()) | Err(Error::Pipeline(pipeline::Error::Failing { .. })) = &ended {
             show::round(&documents, documents.presentable()).await?;

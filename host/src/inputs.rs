@@ -20,6 +20,8 @@ pub struct Input {
     pub first: u64,
     /// Last sequence it gave out.
     pub last: u64,
+    /// Whether it answers direct gets.
+    pub direct: bool,
 }
 
 /// Why a handler has no sound input. All but `Unreachable` are the user's to mend.
@@ -71,11 +73,17 @@ impl Error {
         match self {
             Self::BadFilter(_) | Self::NoSubjects => "give subjects with --set subjects=orders.>".to_owned(),
             Self::NoStream(_) => "list the streams with `nats stream ls`".to_owned(),
-            Self::NoHolder(filter) => format!("make one with `nats stream add EVENTS --subjects '{filter}' --defaults`"),
-            Self::Ambiguous { streams, .. } => format!("name the ones you mean with --stream {}", streams.join(" --stream ")),
+            Self::NoHolder(filter) => {
+                format!("make one with `nats stream add EVENTS --subjects '{filter}' --defaults`")
+            }
+            Self::Ambiguous { streams, .. } => {
+                format!("name the ones you mean with --stream {}", streams.join(" --stream "))
+            }
             Self::Unrelated { stream, .. } => format!("see its subjects with `nats stream info {stream}`"),
             Self::NotReplayable(stream, _) => {
-                format!("source it into a stream with limits retention: `nats stream add {stream}_LOG --source {stream} --defaults`")
+                format!(
+                    "source it into a stream with limits retention: `nats stream add {stream}_LOG --source {stream} --defaults`"
+                )
             }
             Self::Overlap(..) => "drop the narrower one with --set subjects=...".to_owned(),
             Self::Unreachable(_) => "try `nats account info` against the same server".to_owned(),
@@ -125,7 +133,8 @@ fn choose(known: &[Info], filters: &[String], streams: &[String]) -> Result<Vec<
         }
     } else {
         for name in streams {
-            let info = known.iter().find(|info| info.config.name == *name).ok_or_else(|| Error::NoStream(name.clone()))?;
+            let info =
+                known.iter().find(|info| info.config.name == *name).ok_or_else(|| Error::NoStream(name.clone()))?;
             let held: Vec<&String> = filters.iter().filter(|filter| holds(info, filter) || is_fed(info)).collect();
             if held.is_empty() {
                 return Err(Error::Unrelated { stream: name.clone(), filters: filters.to_vec() });
@@ -163,6 +172,7 @@ fn add(inputs: &mut Vec<Input>, info: &Info, filter: &str) -> Result<(), Error> 
             created: i64::try_from(info.created.unix_timestamp_nanos()).unwrap_or_default(),
             first: info.state.first_sequence,
             last: info.state.last_sequence,
+            direct: info.config.allow_direct,
         }),
     }
     Ok(())

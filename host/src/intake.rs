@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::{Config, Stream as Messages};
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
-use async_nats::jetstream::{Context, Message};
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
+use async_nats::jetstream::{Context, Message, stream};
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::inputs::Input;
+use crate::names;
 use crate::settings::Settings;
 
 /// Ack wait: longer than any pause of a healthy host. Redelivery never helps us, it only disturbs.
@@ -55,6 +57,17 @@ pub enum Error {
         /// The server's words.
         reason: String,
     },
+    /// A consumer of that name is somebody else's.
+    #[error(
+        "consumer {consumer} on stream {stream} was not made by Millstream; \
+         hint: delete it with `nats consumer rm {stream} {consumer}` if nobody needs it, or deploy under another name"
+    )]
+    NotOurs {
+        /// Consumer name, which is the handler's.
+        consumer: String,
+        /// Stream name.
+        stream: String,
+    },
     /// Messages stopped coming.
     #[error("stream {stream} stopped delivering: {reason}")]
     Interrupted {
@@ -84,14 +97,20 @@ impl Intake {
     ///
     /// # Errors
     /// When a consumer cannot be made.
-    pub async fn open(jetstream: &Context, handler: &str, inputs: &[(Input, u64)], settings: &Settings) -> Result<Self, Error> {
+    pub async fn open(
+        jetstream: &Context,
+        handler: &str,
+        inputs: &[(Input, u64)],
+        settings: &Settings,
+    ) -> Result<Self, Error> {
         // One batch may wait here while another is being decided; further ones gather in their own intake.
         let (sender, batches) = mpsc::channel(1);
         let mut tasks = Vec::new();
         for (index, (input, position)) in inputs.iter().enumerate() {
             let consumer = consumer(jetstream, handler, input, *position, settings).await?;
             let messages = messages(jetstream, &consumer, input, settings).await?;
-            let feed = Feed { input: index, stream: input.stream.clone(), messages, expected: 1, settings: settings.clone() };
+            let feed =
+                Feed { input: index, stream: input.stream.clone(), messages, expected: 1, settings: settings.clone() };
             tasks.push(tokio::spawn(feed.run(sender.clone())));
         }
         Ok(Self { batches, tasks })
@@ -130,17 +149,33 @@ async fn consumer(
             0 => DeliverPolicy::All,
             decided => DeliverPolicy::ByStartSequence { start_sequence: decided + 1 },
         },
-        num_replicas: settings.replicas,
+        metadata: names::ours(handler),
         ..Config::default()
     };
     let stream = jetstream.get_stream_no_info(&input.stream).await.map_err(|error| failed(error.to_string()))?;
-    if let Err(error) = stream.delete_consumer(handler).await
-        && !error.to_string().contains("10014")
-        && !error.to_string().contains("not found")
-    {
-        return Err(failed(error.to_string()));
+    if is_there(&stream, handler, &input.stream).await? {
+        stream.delete_consumer(handler).await.map_err(|error| failed(error.to_string()))?;
     }
     stream.create_consumer_strict(config).await.map_err(|error| failed(error.to_string()))
+}
+
+/// Checks that the name of the handler's consumer is free on this stream, or its own.
+///
+/// # Errors
+/// `NotOurs`, or when the server does not answer.
+pub async fn check_consumer(jetstream: &Context, handler: &str, stream: &str) -> Result<(), Error> {
+    let failed = |reason: String| Error::Consumer { stream: stream.to_owned(), reason };
+    let opened = jetstream.get_stream_no_info(stream).await.map_err(|error| failed(error.to_string()))?;
+    is_there(&opened, handler, stream).await.map(drop)
+}
+
+async fn is_there(opened: &stream::Stream<()>, handler: &str, stream: &str) -> Result<bool, Error> {
+    match opened.consumer_info(handler).await {
+        Ok(info) if names::is_ours(&info.config.metadata, handler) => Ok(true),
+        Ok(_) => Err(Error::NotOurs { consumer: handler.to_owned(), stream: stream.to_owned() }),
+        Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::Consumer { stream: stream.to_owned(), reason: error.to_string() }),
+    }
 }
 
 async fn messages(

@@ -17,6 +17,9 @@ use crate::sandbox::Digest;
 /// Format of the records this version writes and reads.
 const FORMAT: u8 = 1;
 
+/// How long a commit may stay unanswered. Then the claim ends, and the last record tells what became of it.
+const ACK_WITHIN: Duration = Duration::from_secs(2);
+
 /// Records fetched in one request during recovery, and their bytes.
 const READ_RECORDS: usize = 256;
 const READ_BYTES: usize = 8 << 20;
@@ -145,8 +148,9 @@ impl<'a> Record<'a> {
     /// A damaged record, or one of another format.
     pub fn decode(bytes: &'a [u8], sequence: u64) -> Result<Self, Error> {
         match bytes.first() {
-            Some(&FORMAT) => postcard::from_bytes(bytes)
-                .map_err(|error| Error::Damaged { sequence, reason: error.to_string() }),
+            Some(&FORMAT) => {
+                postcard::from_bytes(bytes).map_err(|error| Error::Damaged { sequence, reason: error.to_string() })
+            }
             other => Err(Error::Format { sequence, found: other.copied().unwrap_or_default() }),
         }
     }
@@ -251,8 +255,13 @@ impl Journal {
                 Error::Refused(error.to_string())
             }
         };
-        let ack = self.jetstream.send_publish(self.subject.clone(), publish).await.map_err(failed)?;
-        Ok(ack.await.map_err(failed)?.sequence)
+        let sent = async {
+            let ack = self.jetstream.send_publish(self.subject.clone(), publish).await?;
+            ack.await
+        };
+        let answer = tokio::time::timeout(ACK_WITHIN, sent).await;
+        let answer = answer.map_err(|_| Error::Unreachable(format!("no answer to a record within {ACK_WITHIN:?}")))?;
+        Ok(answer.map_err(failed)?.sequence)
     }
 
     /// Records after `from` up to and including `through`, in order.
@@ -263,9 +272,16 @@ impl Journal {
         let mut records = Vec::new();
         let mut next = from + 1;
         while next <= through {
-            let batch = direct_get::range(&self.jetstream, &names::stream_of(&self.stream), &self.subject, next, READ_RECORDS, READ_BYTES)
-                .await
-                .map_err(|error| Error::Unreachable(error.to_string()))?;
+            let batch = direct_get::range(
+                &self.jetstream,
+                &names::stream_of(&self.stream),
+                &self.subject,
+                next,
+                READ_RECORDS,
+                READ_BYTES,
+            )
+            .await
+            .map_err(|error| Error::Unreachable(error.to_string()))?;
             let Some((last, _)) = batch.last() else {
                 return Err(Error::Unreachable(format!("records from {next} to {through} are not there")));
             };
@@ -297,8 +313,10 @@ mod tests {
     fn record_round_trips_and_foreign_formats_are_refused() {
         let mut record = Record::new(Kind::Batch, 7, "host-a", Digest([3; 32]));
         record.positions = vec![Position { stream: "ORDERS".to_owned(), created: 5, sequence: 99 }];
-        record.changes =
-            vec![Change { key: "C42", sequence: 99, value: Some(b"{}") }, Change { key: "C43", sequence: 98, value: None }];
+        record.changes = vec![
+            Change { key: "C42", sequence: 99, value: Some(b"{}") },
+            Change { key: "C43", sequence: 98, value: None },
+        ];
         let bytes = record.encode().unwrap();
         assert_eq!(Record::decode(&bytes, 1).unwrap(), record);
         assert!(matches!(Record::decode(&[9, 9], 4), Err(Error::Format { sequence: 4, found: 9 })));

@@ -119,7 +119,14 @@ pub struct Pipeline {
 impl Pipeline {
     /// A pipeline that goes on where `claim` begins. `order` is the last order number that recovery used.
     #[must_use]
-    pub fn new(handler: Handler, claim: Claim, documents: Arc<Documents>, journal: Journal, pace: Arc<Pace>, order: u64) -> Self {
+    pub fn new(
+        handler: Handler,
+        claim: Claim,
+        documents: Arc<Documents>,
+        journal: Journal,
+        pace: Arc<Pace>,
+        order: u64,
+    ) -> Self {
         let record_bytes = documents.jetstream.client().server_info().max_payload.saturating_sub(RECORD_ROOM);
         Self {
             handler,
@@ -153,19 +160,20 @@ impl Pipeline {
                 done = landing(&mut self.in_flight) => self.landed(done)?,
                 arrivals = intake.next() => {
                     crash::point("arrived");
-                    self.batch(arrivals?).await?;
+                    self.batch(arrivals?, stop).await?;
                 }
             }
         }
     }
 
     /// Decides a batch, in parts if something in it fails.
-    async fn batch(&mut self, arrivals: Arrivals) -> Result<(), Error> {
+    async fn batch(&mut self, arrivals: Arrivals, stop: &watch::Receiver<bool>) -> Result<(), Error> {
         let position = self.positions.get(arrivals.input).map_or(0, |position| position.sequence);
         let mut rest = arrivals.messages;
         // A message at or below our position was decided before: own positions rule.
         rest.retain(|arrival| arrival.sequence > position);
-        while !rest.is_empty() {
+        // What is left when we are told to stop comes again at the next claim.
+        while !rest.is_empty() && !*stop.borrow() {
             self.wait_for_room().await;
             let part = self.throttle(self.blame.take(rest.len())).await;
             let later = rest.split_off(part);
@@ -181,7 +189,8 @@ impl Pipeline {
                     self.guest = None;
                     if self.blame.failed(part, index) == Verdict::First {
                         self.finish().await?;
-                        let event = rest.first().map(|arrival| self.describe(arrivals.input, arrival)).unwrap_or_default();
+                        let event =
+                            rest.first().map(|arrival| self.describe(arrivals.input, arrival)).unwrap_or_default();
                         return Err(Error::Failing { event, class, reason, backtrace });
                     }
                     rest.extend(later);
@@ -246,11 +255,17 @@ impl Pipeline {
     }
 
     /// Takes the changes out of an answer, or refuses one that no record can hold.
-    fn changes(&self, arrivals: &[Arrival], staged: &wire::Staged, outcome: &wire::Outcome) -> Result<Outcome, Undecided> {
+    fn changes(
+        &self,
+        arrivals: &[Arrival],
+        staged: &wire::Staged,
+        outcome: &wire::Outcome,
+    ) -> Result<Outcome, Undecided> {
         let mut changes = Vec::with_capacity(outcome.changes.len());
         let mut bytes = 0;
         for change in &outcome.changes {
-            let name = staged.keys.get(change.key as usize).map(|key| str_slice(&staged.blob, key.name)).unwrap_or_default();
+            let name =
+                staged.keys.get(change.key as usize).map(|key| str_slice(&staged.blob, key.name)).unwrap_or_default();
             let event = staged.routes.get(change.route as usize).map_or(0, |route| route.event as usize);
             let value = slice(&outcome.blob, change.value);
             bytes += name.len() + value.len() + 16;

@@ -4,6 +4,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::journal::{Counts, Position};
 
@@ -50,6 +51,8 @@ pub struct Report {
 #[derive(Debug, Default)]
 pub struct Progress {
     report: Mutex<Report>,
+    /// The state changed; numbers alone do not count.
+    pub(crate) turned: Notify,
 }
 
 impl Progress {
@@ -57,7 +60,7 @@ impl Progress {
     #[must_use]
     pub fn new(host: &str, digest: &str) -> Self {
         let report = Report { host: host.to_owned(), digest: digest.to_owned(), ..Report::default() };
-        Self { report: Mutex::new(report) }
+        Self { report: Mutex::new(report), turned: Notify::new() }
     }
 
     /// A batch was decided.
@@ -73,6 +76,8 @@ impl Progress {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         report.state = state;
         report.reason = reason.into();
+        drop(report);
+        self.turned.notify_one();
     }
 
     /// Whether the handler got as far as deciding events.

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{self, Store};
 use async_nats::jetstream::object_store::{self, ObjectStore};
-use async_nats::jetstream::Context;
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
@@ -124,8 +124,10 @@ impl Registry {
                 .await
                 .map_err(unreachable("open the module store"))?,
         };
-        let handlers = bucket(jetstream, names::HANDLERS, "Millstream deployments by handler", HISTORY, Duration::ZERO).await?;
-        let status = bucket(jetstream, names::STATUS, "What Millstream hosts say of their handlers", 1, Duration::ZERO).await?;
+        let handlers =
+            bucket(jetstream, names::HANDLERS, "Millstream deployments by handler", HISTORY, Duration::ZERO).await?;
+        let status =
+            bucket(jetstream, names::STATUS, "What Millstream hosts say of their handlers", 1, Duration::ZERO).await?;
         let hosts = bucket(jetstream, names::HOSTS, "Live Millstream hosts", 1, HOST_TTL).await?;
         Ok(Self { modules, handlers, status, hosts })
     }
@@ -261,7 +263,13 @@ pub fn parse(handler: &str, value: &[u8]) -> Result<Deployment, Error> {
     Ok(deployment)
 }
 
-async fn bucket(jetstream: &Context, name: &str, description: &str, history: i64, max_age: Duration) -> Result<Store, Error> {
+async fn bucket(
+    jetstream: &Context,
+    name: &str,
+    description: &str,
+    history: i64,
+    max_age: Duration,
+) -> Result<Store, Error> {
     if let Ok(store) = jetstream.get_key_value(name).await {
         return Ok(store);
     }

@@ -113,7 +113,8 @@ impl Supervisor {
         }
         match registry::parse(&name, &entry.value) {
             Ok(deployment) => {
-                let same = self.running.get(&name).is_some_and(|running| running.deployment.as_ref() == Some(&deployment));
+                let same =
+                    self.running.get(&name).is_some_and(|running| running.deployment.as_ref() == Some(&deployment));
                 if !same {
                     self.stop(&name).await;
                     self.start(name, deployment);
@@ -160,7 +161,8 @@ impl Supervisor {
     async fn look_after(&mut self) -> Option<Outcome> {
         let mut fenced = Vec::new();
         for (name, running) in &mut self.running {
-            if running.task.is_finished() && running.deployment.is_some()
+            if running.task.is_finished()
+                && running.deployment.is_some()
                 && let Ok(Ended::Fenced(reason)) = (&mut running.task).await
             {
                 tracing::error!(handler = name, reason, "fenced");
@@ -188,7 +190,8 @@ struct Life {
 impl Life {
     /// Prepares the module, runs the handler, and reports beside it.
     async fn run(self, deployment: Deployment, mut stop: watch::Receiver<bool>) -> Ended {
-        let reporting = tokio::spawn(keep_reporting(self.registry.clone(), self.name.clone(), Arc::clone(&self.progress)));
+        let reporting =
+            tokio::spawn(keep_reporting(self.registry.clone(), self.name.clone(), Arc::clone(&self.progress)));
         let ended = match deployment.desired {
             Desired::Paused => {
                 self.progress.set(State::Paused, "");
@@ -235,12 +238,15 @@ impl Life {
     }
 }
 
-/// Writes a handler's numbers every second for as long as it runs.
+/// Writes a handler's numbers every second, and at once when its state changes.
 async fn keep_reporting(registry: Registry, name: String, progress: Arc<Progress>) {
     let mut ticks = tokio::time::interval(REPORT_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = progress.turned.notified() => {}
+        }
         let report = progress.report(claim::now());
         if report.state == State::Fenced {
             return;

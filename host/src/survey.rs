@@ -1,15 +1,18 @@
 //! Reads from JetStream what `lag.rs` computes with: the last record, the streams' heads, what waits behind the position.
 //! In: a handler's name. Out: its lag per input stream. Works without any host running. Never: writes.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 
 use crate::claim;
 use crate::direct_get::{self, Waiting};
 use crate::inputs::{self, Input};
 use crate::journal::{Position, Record};
-use crate::lag::{Lag, Sample, Said, lag};
+use crate::lag::{Lag, Said, Sample, lag};
 use crate::names;
 use crate::registry::{Deployment, Registry};
 
@@ -17,7 +20,12 @@ use crate::registry::{Deployment, Registry};
 ///
 /// # Errors
 /// When the server does not answer or the handler's inputs cannot be found.
-pub async fn handler(jetstream: &Context, registry: &Registry, name: &str, deployment: &Deployment) -> anyhow::Result<Vec<Lag>> {
+pub async fn handler(
+    jetstream: &Context,
+    registry: &Registry,
+    name: &str,
+    deployment: &Deployment,
+) -> anyhow::Result<Vec<Lag>> {
     let inputs = inputs::resolve(jetstream, deployment.filters(), &deployment.settings.streams).await?;
     let positions = positions(jetstream, name).await?;
     let report = registry.status(name).await?;
@@ -48,7 +56,11 @@ async fn positions(jetstream: &Context, name: &str) -> anyhow::Result<Vec<Positi
 async fn sample(jetstream: &Context, input: &Input, position: u64) -> anyhow::Result<Sample> {
     let mut sample = Sample { position, head: input.last, ..Sample::default() };
     for filter in &input.filters {
-        let Waiting { messages, oldest } = direct_get::waiting(jetstream, &input.stream, filter, position + 1).await?;
+        let Waiting { messages, oldest } = if input.direct {
+            direct_get::waiting(jetstream, &input.stream, filter, position + 1).await?
+        } else {
+            waiting_at_leader(jetstream, &input.stream, filter, position + 1).await?
+        };
         sample.events += messages;
         sample.oldest = match (sample.oldest, oldest) {
             (Some(one), Some(other)) => Some(one.min(other)),
@@ -56,4 +68,23 @@ async fn sample(jetstream: &Context, input: &Input, position: u64) -> anyhow::Re
         };
     }
     Ok(sample)
+}
+
+/// The same for a stream that does not answer direct gets: a consumer that lives for seconds counts, the leader gives the age.
+async fn waiting_at_leader(jetstream: &Context, stream: &str, filter: &str, from: u64) -> anyhow::Result<Waiting> {
+    let stream = jetstream.get_stream_no_info(stream).await?;
+    let counter = pull::Config {
+        filter_subject: filter.to_owned(),
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from },
+        ack_policy: AckPolicy::None,
+        inactive_threshold: Duration::from_secs(5),
+        memory_storage: true,
+        ..pull::Config::default()
+    };
+    let messages = stream.create_consumer(counter).await?.cached_info().num_pending;
+    if messages == 0 {
+        return Ok(Waiting::default());
+    }
+    let oldest = stream.get_first_raw_message_by_subject(filter, from).await?;
+    Ok(Waiting { messages, oldest: i64::try_from(oldest.time.unix_timestamp_nanos()).ok() })
 }

@@ -94,7 +94,8 @@ impl Demo {
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             };
-            let (same, all) = (found.iter().filter(|(key, value)| expected.get(*key) == Some(value)).count(), expected.len());
+            let (same, all) =
+                (found.iter().filter(|(key, value)| expected.get(*key) == Some(value)).count(), expected.len());
             say("check", &format!("{handler}: {same} of {all} documents equal an independent recomputation"));
             equal &= found == expected;
         }
@@ -103,11 +104,13 @@ impl Demo {
 
     /// Some documents, and what to try next.
     async fn show(&self, jetstream: &jetstream::Context, url: &str) -> Result<(), Fault> {
+        let mut rows = Vec::new();
         for handler in HANDLERS {
             for (key, value) in shop::documents(jetstream, handler).await?.into_iter().take(3) {
-                output::line(&format!("{handler}  {key}  {}", String::from_utf8_lossy(&value)))?;
+                rows.push(vec![handler.to_owned(), key, String::from_utf8_lossy(&value).into_owned()]);
             }
         }
+        output::line(&output::table(&["HANDLER", "KEY", "DOCUMENT"], &[], rows))?;
         if self.keep {
             eprintln!("\ntry it, in another terminal:");
             eprintln!("  export NATS_URL={url}");
@@ -136,7 +139,10 @@ async fn deploy(jetstream: &jetstream::Context, modules: &[(String, Vec<u8>)]) -
         };
         registry.put_module(bytes).await?;
         registry.deploy(name, &deployment).await?;
-        say("deployed", &format!("{name} {} ({} bytes)", deployment.digest.short(), output::thousands(bytes.len() as u64)));
+        say(
+            "deployed",
+            &format!("{name} {} ({} bytes)", deployment.digest.short(), output::thousands(bytes.len() as u64)),
+        );
     }
     Ok(registry)
 }
@@ -150,7 +156,8 @@ async fn watch_lag(jetstream: &jetstream::Context, registry: &Registry) -> Resul
         for (name, deployment) in registry.deployments().await? {
             rows.extend(survey::handler(jetstream, registry, &name, &deployment?).await?);
         }
-        let now: Vec<String> = rows.iter().map(|row| format!("{} {}", row.handler, output::thousands(row.events))).collect();
+        let now: Vec<String> =
+            rows.iter().map(|row| format!("{} {}", row.handler, output::thousands(row.events))).collect();
         let now = now.join("   ");
         if now != before {
             say("lag", &now);
@@ -161,7 +168,10 @@ async fn watch_lag(jetstream: &jetstream::Context, registry: &Registry) -> Resul
             return Ok(());
         }
         if Instant::now() > deadline {
-            return Err(Fault::failed(anyhow::anyhow!("the handlers did not catch up within {} s", PATIENCE.as_secs())));
+            return Err(Fault::failed(anyhow::anyhow!(
+                "the handlers did not catch up within {} s",
+                PATIENCE.as_secs()
+            )));
         }
         tokio::time::sleep(Duration::from_millis(150)).await;
     }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::{Fault, connect, output};
 use crate::claim;
 use crate::inputs::{self, Input};
+use crate::intake;
 use crate::names;
 use crate::progress::{Report, State};
 use crate::registry::{Deployment, Desired, Registry};
@@ -63,7 +64,10 @@ impl Deploy {
     pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
         let bytes = std::fs::read(&self.module)
             .with_context(|| format!("{} cannot be read", self.module.display()))
-            .map_err(|error| Fault::usage(error).hint("build one with `cargo build --profile module --target wasm32-unknown-unknown`"))?;
+            .map_err(|error| {
+                Fault::usage(error)
+                    .hint("build one with `cargo build --profile module --target wasm32-unknown-unknown`")
+            })?;
         let limits = Settings::default().with(&self.set).map_err(Fault::usage)?.limits;
         let description = examine(&bytes, &limits)
             .map_err(|error| Fault::usage(error.context(format!("{} is not a handler", self.module.display()))))?;
@@ -74,10 +78,15 @@ impl Deploy {
         let client = super::open(connection).await?;
         let jetstream = jetstream::new(client);
         let deployment = self.deployment(&jetstream, &name, &bytes, &description).await?;
-        let inputs = inputs::resolve(&jetstream, deployment.filters(), &deployment.settings.streams)
-            .await
-            .map_err(|error| { let hint = error.hint(); Fault::usage(error).hint(hint) })?;
+        let inputs =
+            inputs::resolve(&jetstream, deployment.filters(), &deployment.settings.streams).await.map_err(|error| {
+                let hint = error.hint();
+                Fault::usage(error).hint(hint)
+            })?;
         check_bucket(&jetstream, &name).await?;
+        for input in &inputs {
+            intake::check_consumer(&jetstream, &name, &input.stream).await.map_err(Fault::usage)?;
+        }
         let state = if self.dry_run {
             "checked, not deployed".to_owned()
         } else {
@@ -131,10 +140,10 @@ pub(super) fn examine(bytes: &[u8], limits: &Limits) -> anyhow::Result<Descripti
 
 async fn check_bucket(jetstream: &jetstream::Context, name: &str) -> Result<(), Fault> {
     match jetstream.get_stream(names::bucket_stream(name)).await {
-        Ok(stream) if !names::is_ours(&stream.cached_info().config.metadata, name) => {
-            Err(Fault::usage(anyhow::anyhow!("bucket {name} is already there and was not made by Millstream for this handler"))
-                .hint("deploy under another name with --name, or move the bucket away with the nats CLI"))
-        }
+        Ok(stream) if !names::is_ours(&stream.cached_info().config.metadata, name) => Err(Fault::usage(
+            anyhow::anyhow!("bucket {name} is already there and was not made by Millstream for this handler"),
+        )
+        .hint("deploy under another name with --name, or move the bucket away with the nats CLI")),
         _ => Ok(()),
     }
 }
@@ -149,7 +158,11 @@ async fn verdict(registry: &Registry, name: &str, deployment: &Deployment, since
     while tokio::time::Instant::now() < deadline {
         match registry.status(name).await?.filter(fresh) {
             Some(report) if report.state == State::Failing => {
-                return Err(Fault::failed(anyhow::anyhow!("deployed, but host {} cannot run it: {}", report.host, report.reason)));
+                return Err(Fault::failed(anyhow::anyhow!(
+                    "deployed, but host {} cannot run it: {}",
+                    report.host,
+                    report.reason
+                )));
             }
             Some(report) if report.state == State::Running => return Ok(format!("running on {}", report.host)),
             _ => tokio::time::sleep(Duration::from_millis(50)).await,

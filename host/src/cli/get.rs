@@ -67,7 +67,13 @@ impl Get {
     }
 
     /// Prints these documents in the order asked for; answers the keys without one.
-    async fn print(&self, jetstream: &jetstream::Context, part: &[String], bare: bool, json: bool) -> Result<Vec<String>, Fault> {
+    async fn print(
+        &self,
+        jetstream: &jetstream::Context,
+        part: &[String],
+        bare: bool,
+        json: bool,
+    ) -> Result<Vec<String>, Fault> {
         let subject = |key: &String| names::bucket_subject(&self.handler, &keys::escape(key));
         let subjects: Vec<String> = part.iter().map(subject).collect();
         let (found, _) = direct_get::last_of(jetstream, &names::bucket_stream(&self.handler), &subjects).await?;

@@ -40,7 +40,9 @@ impl LagCommand {
             None => None,
         };
         let deployed = |name: &String| {
-            deployments.as_ref().is_some_and(|(deployments, _)| deployments.iter().any(|(deployed, _)| deployed == name))
+            deployments
+                .as_ref()
+                .is_some_and(|(deployments, _)| deployments.iter().any(|(deployed, _)| deployed == name))
         };
         if let Some(unknown) = self.handlers.iter().find(|name| !deployed(name)) {
             return Err(Fault::usage(anyhow::anyhow!("handler {unknown} is not deployed"))

@@ -74,7 +74,8 @@ impl List {
 
 fn row(name: String, deployment: &Deployment, report: Option<Report>) -> Row {
     let report = report.unwrap_or_default();
-    let said = Said { state: report.state, reason: report.reason.clone(), time: (report.time > 0).then_some(report.time) };
+    let said =
+        Said { state: report.state, reason: report.reason.clone(), time: (report.time > 0).then_some(report.time) };
     let state = lag(&name, "", &Sample::default(), &said, claim::now()).state;
     Row {
         handler: name,

@@ -32,7 +32,9 @@ impl New {
         }
         let folder = self.path.join(name);
         if folder.exists() {
-            return Err(Fault::usage(anyhow::anyhow!("{} is already there", folder.display())).hint("choose another name"));
+            return Err(
+                Fault::usage(anyhow::anyhow!("{} is already there", folder.display())).hint("choose another name")
+            );
         }
         let type_name = camel_case(name);
         let fill = |template: &str| {

@@ -34,8 +34,10 @@ impl Run {
             }
             Outcome::Fenced(handlers) => {
                 let names = handlers.join(", ");
-                Err(Fault::failed(anyhow::anyhow!("fenced: another host has claimed {names}; nothing is left to run here"))
-                    .hint("see who runs it with `millstream list`; start this host again to take it back"))
+                Err(Fault::failed(anyhow::anyhow!(
+                    "fenced: another host has claimed {names}; nothing is left to run here"
+                ))
+                .hint("see who runs it with `millstream list`; start this host again to take it back"))
             }
         }
     }

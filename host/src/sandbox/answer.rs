@@ -124,7 +124,8 @@ mod tests {
 
     #[test]
     fn each_garbled_staged_answer_is_named() {
-        let spoil: [(&str, fn(&mut Staged)); 8] = [
+        type Spoil = fn(&mut Staged);
+        let spoil: [(&str, Spoil); 8] = [
             ("outside the blob", |s| s.keys[0].name = span(3, 9)),
             ("outside the blob", |s| s.keys[0].name = span(u32::MAX, u32::MAX)),
             ("not UTF-8", |s| s.blob[0] = 0xff),

@@ -71,8 +71,11 @@ impl Cache {
         }
     }
 
-    #[allow(unsafe_code, reason = "deserialize trusts its input to be Wasmtime's own output: the bytes are either fresh from the \
-        compiler or carry the digest written beside them, in a folder that only this user can write to")]
+    #[allow(
+        unsafe_code,
+        reason = "deserialize trusts its input to be Wasmtime's own output: the bytes are either fresh from the \
+        compiler or carry the digest written beside them, in a folder that only this user can write to"
+    )]
     pub(super) fn link(sandbox: &Sandbox, compiled: &[u8]) -> Result<Component, wasmtime::Error> {
         unsafe { Component::deserialize(sandbox.engine(), compiled) }
     }

@@ -134,10 +134,8 @@ impl Guest for Instance {
     fn stage(&mut self, batch: &Batch) -> Result<Staged, Failure> {
         let staged = self.call(|handler, store| handler.call_stage(store, batch))?;
         answer::check_staged(&staged, batch.events.len())?;
-        self.expected = Expected {
-            keys: staged.keys.len(),
-            routes: staged.routes.iter().map(|route| route.key).collect(),
-        };
+        self.expected =
+            Expected { keys: staged.keys.len(), routes: staged.routes.iter().map(|route| route.key).collect() };
         Ok(staged)
     }
 
@@ -190,7 +188,9 @@ fn failure(store: &mut Store<Guarded>, error: &wasmtime::Error) -> Failure {
     let panic = store.data().lines.iter().rev().find_map(|line| line.message.strip_prefix("panic: "));
     let message = match (class, panic) {
         (Class::Trap, Some(panic)) => format!("the handler panicked: {panic}"),
-        (Class::Fuel, _) => "the handler used up its fuel (an endless loop, or far too much work for one call)".to_owned(),
+        (Class::Fuel, _) => {
+            "the handler used up its fuel (an endless loop, or far too much work for one call)".to_owned()
+        }
         (Class::Memory, _) => format!("the handler asked for more memory than it may have ({root})"),
         (Class::Output, _) => "the handler's answer is larger than the output limit".to_owned(),
         (Class::Trap, None) => format!("the handler trapped: {root}"),

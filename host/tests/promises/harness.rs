@@ -118,7 +118,8 @@ impl World {
                     return;
                 }
                 if Instant::now() > deadline {
-                    let wrong: Vec<_> = expected.iter().filter(|(key, value)| found.get(*key) != Some(value)).take(5).collect();
+                    let wrong: Vec<_> =
+                        expected.iter().filter(|(key, value)| found.get(*key) != Some(value)).take(5).collect();
                     let found_wrong: Vec<_> = wrong.iter().map(|(key, _)| found.get(*key)).collect();
                     panic!(
                         "{caller}: {handler}: {} documents of {} expected; first wrong: {wrong:?}, found {found_wrong:?}",
@@ -140,7 +141,8 @@ impl World {
     /// The record that a handler's journal ends with: its positions, counts and claim.
     pub async fn last_record(&self, handler: &str) -> Option<(u64, millstream::journal::Counts, Vec<u64>)> {
         let stream = self.jetstream.get_stream(format!("MILLSTREAM_JOURNAL_{handler}")).await.ok()?;
-        let message = stream.get_last_raw_message_by_subject(&format!("millstream.journal.{handler}.1.0")).await.ok()?;
+        let message =
+            stream.get_last_raw_message_by_subject(&format!("millstream.journal.{handler}.1.0")).await.ok()?;
         let record = millstream::journal::Record::decode(&message.payload, message.sequence).expect("a record");
         Some((message.sequence, record.counts, record.positions.iter().map(|position| position.sequence).collect()))
     }
@@ -281,7 +283,14 @@ pub fn module(example: &str) -> PathBuf {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.current_dir(root).args(["build", "--quiet", "--profile", "module", "--target", "wasm32-unknown-unknown"]);
+        command.current_dir(root).args([
+            "build",
+            "--quiet",
+            "--profile",
+            "module",
+            "--target",
+            "wasm32-unknown-unknown",
+        ]);
         for handler in ["customer-spend", "fine-status", "page-edits", "channel-stats", "order-chain"] {
             command.args(["--package", handler]);
         }
@@ -304,7 +313,8 @@ pub struct Event {
 impl Event {
     pub fn body(&self) -> String {
         let payload = json!({ "customer": self.customer, "cents": self.cents });
-        json!({ "eventId": self.id, "eventType": "OrderPlaced", "aggregateId": self.aggregate, "payload": payload }).to_string()
+        json!({ "eventId": self.id, "eventType": "OrderPlaced", "aggregateId": self.aggregate, "payload": payload })
+            .to_string()
     }
 }
 

@@ -33,7 +33,8 @@ async fn documents_equal_an_independent_fold_after_a_storm_of_kills() {
     let events = orders(0, EVENTS);
     world.publish(&events).await;
 
-    let mut dice = Dice::new(std::env::var("MILLSTREAM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_260_101));
+    let mut dice =
+        Dice::new(std::env::var("MILLSTREAM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_260_101));
     let mut slowest = Duration::ZERO;
     let mut starts_with_work = 0;
     for kill in 0..HOST_KILLS {
@@ -56,7 +57,10 @@ async fn documents_equal_an_independent_fold_after_a_storm_of_kills() {
         }
         host.kill();
     }
-    assert!(starts_with_work >= HOST_KILLS / 2, "only {starts_with_work} of the starts had work left: lower the throttle");
+    assert!(
+        starts_with_work >= HOST_KILLS / 2,
+        "only {starts_with_work} of the starts had work left: lower the throttle"
+    );
     assert!(slowest < Duration::from_secs(2), "the slowest start took {slowest:?} to its first progress");
 
     let _host = world.host(&[]);

@@ -1,6 +1,13 @@
 //! The promises, each proved on a real nats-server with the real modules. A file per promise; a test's name is the sentence.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    unreachable_pub
+)]
 
 mod crash_points;
 mod harness;

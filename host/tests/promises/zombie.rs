@@ -12,7 +12,10 @@ async fn a_host_that_lost_its_claim_writes_nothing_and_says_fenced() {
     world.publish(&events[..6000]).await;
 
     let mut zombie = world.host(&[]);
-    until("the first host works", async || world.last_record("chain").await.filter(|(_, counts, _)| counts.delivered > 500)).await;
+    until("the first host works", async || {
+        world.last_record("chain").await.filter(|(_, counts, _)| counts.delivered > 500)
+    })
+    .await;
     zombie.signal("STOP");
     let (_, stopped_at, _) = world.last_record("chain").await.expect("a record");
     assert!(stopped_at.delivered < 6000, "it was stopped in the middle of its work");
@@ -30,7 +33,11 @@ async fn a_host_that_lost_its_claim_writes_nothing_and_says_fenced() {
 
     world.settled("chain", &chains(&events)).await;
     let claims = world.claims("chain").await;
-    assert_eq!(claims.len(), 2, "each host claimed once and no record of the first follows the second's claim: {claims:?}");
+    assert_eq!(
+        claims.len(),
+        2,
+        "each host claimed once and no record of the first follows the second's claim: {claims:?}"
+    );
     let (_, counts, _) = world.last_record("chain").await.expect("a record");
     assert_eq!((counts.delivered, counts.applied), (10_000, 10_000), "each event was decided by exactly one record");
 }

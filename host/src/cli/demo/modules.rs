@@ -7,7 +7,8 @@ use anyhow::{Context as _, ensure};
 
 /// Builds these handlers and answers their names and bytes.
 pub(super) fn build(handlers: &[&str]) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
-    let root = workspace().context("the examples are built from a clone of the repository: run `cargo demo` inside one")?;
+    let root =
+        workspace().context("the examples are built from a clone of the repository: run `cargo demo` inside one")?;
     super::say("modules", &format!("building {}", handlers.join(" and ")));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);

@@ -34,9 +34,11 @@ impl Order {
     }
 
     fn body(&self) -> String {
-        let (event_type, id, aggregate) = (if self.cancelled { "OrderCancelled" } else { "OrderPlaced" }, self.event_id(), self.aggregate());
+        let (event_type, id, aggregate) =
+            (if self.cancelled { "OrderCancelled" } else { "OrderPlaced" }, self.event_id(), self.aggregate());
         let payload = serde_json::json!({ "customer": self.customer, "cents": self.cents });
-        serde_json::json!({ "eventId": id, "eventType": event_type, "aggregateId": aggregate, "payload": payload }).to_string()
+        serde_json::json!({ "eventId": id, "eventType": event_type, "aggregateId": aggregate, "payload": payload })
+            .to_string()
     }
 }
 
@@ -53,7 +55,12 @@ pub(super) fn orders(count: u64) -> Vec<Order> {
 
 /// Makes the stream and publishes the events, pipelined, each with its id as message id.
 pub(super) async fn publish(jetstream: &jetstream::Context, orders: &[Order]) -> anyhow::Result<()> {
-    let config = stream::Config { name: "ORDERS".to_owned(), subjects: vec!["orders.>".to_owned()], allow_direct: true, ..Default::default() };
+    let config = stream::Config {
+        name: "ORDERS".to_owned(),
+        subjects: vec!["orders.>".to_owned()],
+        allow_direct: true,
+        ..Default::default()
+    };
     jetstream.get_or_create_stream(config).await?;
     for part in orders.chunks(IN_FLIGHT) {
         let mut acks = Vec::with_capacity(part.len());
@@ -96,7 +103,10 @@ pub(super) fn chains(orders: &[Order]) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// All documents of a handler, read as any NATS client would.
-pub(super) async fn documents(jetstream: &jetstream::Context, handler: &str) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+pub(super) async fn documents(
+    jetstream: &jetstream::Context,
+    handler: &str,
+) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
     let bucket = jetstream.get_key_value(handler).await?;
     let mut documents = BTreeMap::new();
     let escaped: Vec<String> = bucket.keys().await?.try_collect().await?;
