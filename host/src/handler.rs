@@ -105,9 +105,14 @@ impl Error {
 
     /// The sentence for people, with what to do where we know it.
     fn explain(&self) -> String {
-        match self {
-            Self::Inputs(error) => format!("{error}; hint: {}", error.hint()),
-            other => other.to_string(),
+        let hint = match self {
+            Self::Inputs(error) => Some(error.hint()),
+            Self::Intake(error) | Self::Pipeline(pipeline::Error::Intake(error)) => error.hint(),
+            _ => None,
+        };
+        match hint {
+            Some(hint) => format!("{self}; hint: {hint}"),
+            None => self.to_string(),
         }
     }
 }

@@ -58,10 +58,7 @@ pub enum Error {
         reason: String,
     },
     /// A consumer of that name is somebody else's.
-    #[error(
-        "consumer {consumer} on stream {stream} was not made by Millstream; \
-         hint: delete it with `nats consumer rm {stream} {consumer}` if nobody needs it, or deploy under another name"
-    )]
+    #[error("consumer {consumer} on stream {stream} was not made by Millstream")]
     NotOurs {
         /// Consumer name, which is the handler's.
         consumer: String,
@@ -76,6 +73,19 @@ pub enum Error {
         /// The client's words.
         reason: String,
     },
+}
+
+impl Error {
+    /// What to do about it, where a person must.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotOurs { consumer, stream } => Some(format!(
+                "delete it with `nats consumer rm {stream} {consumer}` if nobody needs it, or deploy under another name"
+            )),
+            Self::Consumer { .. } | Self::Interrupted { .. } => None,
+        }
+    }
 }
 
 /// Batches from all inputs of a handler.

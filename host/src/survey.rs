@@ -11,7 +11,7 @@ use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use crate::claim;
 use crate::direct_get::{self, Waiting};
 use crate::inputs::{self, Input};
-use crate::journal::{Position, Record};
+use crate::journal::{Counts, Position, Record};
 use crate::lag::{Lag, Said, Sample, lag};
 use crate::names;
 use crate::registry::{Deployment, Registry};
@@ -27,7 +27,7 @@ pub async fn handler(
     deployment: &Deployment,
 ) -> anyhow::Result<Vec<Lag>> {
     let inputs = inputs::resolve(jetstream, deployment.filters(), &deployment.settings.streams).await?;
-    let positions = positions(jetstream, name).await?;
+    let (positions, _) = decided(jetstream, name).await?;
     let report = registry.status(name).await?;
     let said = report.map_or_else(Said::default, |report| Said {
         state: report.state,
@@ -43,12 +43,18 @@ pub async fn handler(
     Ok(rows)
 }
 
-/// Positions in the last record; none when the handler never ran.
-async fn positions(jetstream: &Context, name: &str) -> anyhow::Result<Vec<Position>> {
-    let Ok(stream) = jetstream.get_stream(names::journal_stream(name)).await else { return Ok(Vec::new()) };
+/// Positions and outcomes in the last record; nothing when the handler never ran.
+///
+/// # Errors
+/// When the server does not answer or the record cannot be read.
+pub async fn decided(jetstream: &Context, name: &str) -> anyhow::Result<(Vec<Position>, Counts)> {
+    let Ok(stream) = jetstream.get_stream(names::journal_stream(name)).await else { return Ok(Default::default()) };
     match stream.get_last_raw_message_by_subject(&names::journal_subject(name, 1, 0)).await {
-        Ok(message) => Ok(Record::decode(&message.payload, message.sequence)?.positions),
-        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(Vec::new()),
+        Ok(message) => {
+            let record = Record::decode(&message.payload, message.sequence)?;
+            Ok((record.positions, record.counts))
+        }
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(Default::default()),
         Err(error) => Err(error).context("the journal does not answer"),
     }
 }

@@ -85,7 +85,10 @@ impl Deploy {
             })?;
         check_bucket(&jetstream, &name).await?;
         for input in &inputs {
-            intake::check_consumer(&jetstream, &name, &input.stream).await.map_err(Fault::usage)?;
+            intake::check_consumer(&jetstream, &name, &input.stream).await.map_err(|error| {
+                let hint = error.hint();
+                Fault::new(error, 2, hint)
+            })?;
         }
         let state = if self.dry_run {
             "checked, not deployed".to_owned()

@@ -10,6 +10,7 @@ use crate::journal::Counts;
 use crate::lag::{Said, Sample, lag};
 use crate::progress::Report;
 use crate::registry::{Deployment, Registry};
+use crate::survey;
 
 /// List the deployed handlers.
 #[derive(Debug, Args)]
@@ -36,7 +37,10 @@ impl List {
             for (name, deployment) in registry.deployments().await? {
                 let report = registry.status(&name).await?;
                 match deployment {
-                    Ok(deployment) => rows.push(row(name, &deployment, report)),
+                    Ok(deployment) => {
+                        let (_, counts) = survey::decided(&jetstream, &name).await?;
+                        rows.push(row(name, &deployment, report, counts));
+                    }
                     Err(error) => eprintln!("warning: {error}"),
                 }
             }
@@ -72,7 +76,7 @@ impl List {
     }
 }
 
-fn row(name: String, deployment: &Deployment, report: Option<Report>) -> Row {
+fn row(name: String, deployment: &Deployment, report: Option<Report>, counts: Counts) -> Row {
     let report = report.unwrap_or_default();
     let said =
         Said { state: report.state, reason: report.reason.clone(), time: (report.time > 0).then_some(report.time) };
@@ -85,6 +89,6 @@ fn row(name: String, deployment: &Deployment, report: Option<Report>) -> Row {
         label: deployment.label.clone(),
         subjects: deployment.filters().to_vec(),
         host: report.host,
-        counts: report.counts,
+        counts,
     }
 }
