@@ -163,3 +163,98 @@ async fn put(documents: &Documents, key: String, document: Unshown) -> Result<()
     }
     Err(refused(format!("key {key} is being written by somebody else")))
 }
+
+#[cfg(test)]
+mod tests {
+    use async_nats::jetstream::{self, Context};
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::documents::{Decided, Origin};
+    use crate::sandbox::Digest;
+    use crate::server::Server;
+
+    const KEY: &str = "C 42";
+
+    async fn world() -> (Server, Context) {
+        let server = Server::builder().start().await.unwrap();
+        let client = async_nats::connect(server.url()).await.unwrap();
+        (server, jetstream::new(client))
+    }
+
+    async fn owner(jetstream: &Context) -> Documents {
+        Documents::open(jetstream, "h", 1, 100).await.unwrap()
+    }
+
+    /// Decides and commits one document, as record `journal`, in this owner's order.
+    fn decide(documents: &Documents, order: u64, journal: u64, value: Option<&'static str>) {
+        let value = value.map(|text| Bytes::from_static(text.as_bytes()));
+        documents.decide(order, vec![Decided { key: KEY.to_owned(), value, sequence: journal }]);
+        documents.commit(Origin { order, journal, stream: "S".into(), digest: Digest([0; 32]) });
+    }
+
+    async fn show(documents: &Documents) {
+        round(documents, documents.presentable()).await.unwrap();
+    }
+
+    async fn stored(documents: &Documents) -> Option<(u64, String)> {
+        let stored = documents.read(&[KEY]).await.unwrap().pop()?;
+        Some((stored.journal, String::from_utf8(stored.value?.to_vec()).unwrap()))
+    }
+
+    #[tokio::test]
+    async fn an_owner_that_comes_late_cannot_overwrite_a_newer_document() {
+        let (_server, jetstream) = world().await;
+        let (late, heir) = (owner(&jetstream).await, owner(&jetstream).await);
+        decide(&late, 1, 3, Some("three"));
+        show(&late).await;
+        decide(&late, 2, 5, Some("five"));
+        decide(&heir, 1, 5, Some("five"));
+        decide(&heir, 2, 9, Some("nine"));
+        show(&heir).await;
+        show(&late).await;
+        assert_eq!(stored(&heir).await, Some((9, "nine".to_owned())));
+        assert_eq!((late.shown_through(), heir.shown_through()), (5, 9), "both know that they are done");
+    }
+
+    #[tokio::test]
+    async fn an_heir_overwrites_what_the_late_owner_put_meanwhile() {
+        let (_server, jetstream) = world().await;
+        let (late, heir) = (owner(&jetstream).await, owner(&jetstream).await);
+        assert_eq!(stored(&heir).await, None, "the heir knows the key as absent");
+        decide(&late, 1, 5, Some("five"));
+        show(&late).await;
+        decide(&heir, 1, 9, Some("nine"));
+        show(&heir).await;
+        assert_eq!(stored(&heir).await, Some((9, "nine".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn a_document_written_by_hand_does_not_stay() {
+        let (_server, jetstream) = world().await;
+        let documents = owner(&jetstream).await;
+        decide(&documents, 1, 3, Some("three"));
+        show(&documents).await;
+        jetstream.get_key_value("h").await.unwrap().put("C=2042", "forged".into()).await.unwrap();
+        decide(&documents, 2, 5, Some("five"));
+        show(&documents).await;
+        assert_eq!(stored(&documents).await, Some((5, "five".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn a_document_that_changed_often_is_written_once_and_a_deleted_one_is_gone() {
+        let (_server, jetstream) = world().await;
+        let documents = owner(&jetstream).await;
+        for batch in 1..=100 {
+            decide(&documents, batch, batch, Some("again"));
+        }
+        show(&documents).await;
+        let revision = documents.read(&[KEY]).await.unwrap()[0].revision;
+        assert_eq!((revision, documents.shown_through()), (1, 100), "one put for a hundred batches");
+        decide(&documents, 101, 101, None);
+        show(&documents).await;
+        assert_eq!(stored(&documents).await, None);
+        assert_eq!(documents.load(&[KEY]).await.unwrap(), [None]);
+        assert_eq!(documents.shown_through(), 101);
+    }
+}

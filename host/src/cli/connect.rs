@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream;
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::AccountErrorKind;
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr};
 
@@ -242,6 +243,9 @@ fn percent_decoded(text: &str) -> String {
     String::from_utf8_lossy(&decoded).into_owned()
 }
 
+/// What a server says when JetStream is off, for all or for this account. Other refusals (no leader) may pass.
+const NOT_ENABLED: [ErrorCode; 2] = [ErrorCode::JETSTREAM_NOT_ENABLED, ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT];
+
 /// Checks that the server can do what we rely on.
 pub async fn check_server(client: &Client) -> Result<(), Error> {
     let version = client.server_info().version;
@@ -252,8 +256,12 @@ pub async fn check_server(client: &Client) -> Result<(), Error> {
         Ok(_) => Ok(()),
         Err(error) => match error.kind() {
             AccountErrorKind::JetStreamUnavailable => Err(Error::NoJetStream { place: "on the server" }),
-            AccountErrorKind::JetStream(_) => Err(Error::NoJetStream { place: "for this account" }),
-            AccountErrorKind::TimedOut | AccountErrorKind::Other => Err(Error::Silent { source: error }),
+            AccountErrorKind::JetStream(refusal) if NOT_ENABLED.contains(&refusal.error_code()) => {
+                Err(Error::NoJetStream { place: "for this account" })
+            }
+            AccountErrorKind::JetStream(_) | AccountErrorKind::TimedOut | AccountErrorKind::Other => {
+                Err(Error::Silent { source: error })
+            }
         },
     }
 }
