@@ -172,7 +172,7 @@ impl Handler {
         if claim.first && !documents.is_new() {
             return Err(Error::Position(format!(
                 "bucket {name} has documents but the journal {journal} is empty: the handler's positions are gone; \
-                 hint: to build the documents anew, `nats kv del {name}` and start again",
+                 hint: to build the documents anew, `nats kv del -f {name}` and start again",
                 name = self.name,
                 journal = crate::names::journal_stream(&self.name),
             )));

@@ -36,9 +36,21 @@ pub struct Supervisor {
 
 /// A handler's task.
 struct Running {
-    deployment: Option<Deployment>,
+    deployment: Deployment,
     stop: watch::Sender<bool>,
-    task: JoinHandle<Ended>,
+    /// None once it has ended by itself.
+    task: Option<JoinHandle<Ended>>,
+    fenced: bool,
+}
+
+impl Running {
+    /// Ends the task and waits until it has.
+    async fn end(self) {
+        let _ = self.stop.send(true);
+        if let Some(task) = self.task {
+            let _ = task.await;
+        }
+    }
 }
 
 /// Why a host stopped.
@@ -113,8 +125,10 @@ impl Supervisor {
         }
         match registry::parse(&name, &entry.value) {
             Ok(deployment) => {
-                let same =
-                    self.running.get(&name).is_some_and(|running| running.deployment.as_ref() == Some(&deployment));
+                // The same deployment again is how a person says that what made the handler fail is mended.
+                let same = self.running.get(&name).is_some_and(|running| {
+                    running.deployment == deployment && running.task.as_ref().is_some_and(|task| !task.is_finished())
+                });
                 if !same {
                     self.stop(&name).await;
                     self.start(name, deployment);
@@ -137,41 +151,41 @@ impl Supervisor {
             progress,
         };
         let task = tokio::spawn(life.run(deployment.clone(), stopped));
-        self.running.insert(name, Running { deployment: Some(deployment), stop, task });
+        self.running.insert(name, Running { deployment, stop, task: Some(task), fenced: false });
     }
 
     async fn stop(&mut self, name: &str) {
         if let Some(running) = self.running.remove(name) {
-            let _ = running.stop.send(true);
-            let _ = running.task.await;
+            running.end().await;
         }
     }
 
     async fn shut_down(&mut self) -> Outcome {
+        // All are told before the first is waited for.
         for running in self.running.values() {
             let _ = running.stop.send(true);
         }
         for (_, running) in self.running.drain() {
-            let _ = running.task.await;
+            running.end().await;
         }
         Outcome::Stopped
     }
 
-    /// Looks after ended tasks. Answers an outcome when there is nothing left to do for this host.
+    /// Looks after tasks that ended by themselves. Answers an outcome when there is nothing left to do for this host.
     async fn look_after(&mut self) -> Option<Outcome> {
-        let mut fenced = Vec::new();
         for (name, running) in &mut self.running {
-            if running.task.is_finished()
-                && running.deployment.is_some()
-                && let Ok(Ended::Fenced(reason)) = (&mut running.task).await
-            {
-                tracing::error!(handler = name, reason, "fenced");
-                running.deployment = None;
-            }
-            if running.deployment.is_none() {
-                fenced.push(name.clone());
+            let Some(task) = running.task.take_if(|task| task.is_finished()) else { continue };
+            match task.await {
+                Ok(Ended::Fenced(reason)) => {
+                    tracing::error!(handler = name, reason, "fenced");
+                    running.fenced = true;
+                }
+                Ok(Ended::Failing(_) | Ended::Stopped) => {}
+                Err(error) => tracing::error!(handler = name, %error, "the handler's task broke off"),
             }
         }
+        let fenced = self.running.iter().filter(|(_, running)| running.fenced);
+        let fenced: Vec<String> = fenced.map(|(name, _)| name.clone()).collect();
         (!fenced.is_empty() && fenced.len() == self.running.len()).then_some(Outcome::Fenced(fenced))
     }
 }

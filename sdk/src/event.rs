@@ -69,7 +69,7 @@ pub trait Event: Sized + 'static {
     /// `Ok(None)`: not an event type of this handler, so the message is irrelevant.
     ///
     /// # Errors
-    /// The event type is known, but the payload does not fit. The host parks such an event with this reason.
+    /// The event type is known, but the payload does not fit. The host stops at such an event with this reason.
     fn decode(event_type: &str, payload: &[u8]) -> Result<Option<Self>, DecodeError>;
 }
 

@@ -16,7 +16,7 @@ pub trait Projection: Default + Serialize + DeserializeOwned + 'static {
     /// The NATS subjects to read, with `*` and `>`, unless a deployment says otherwise.
     const SUBJECTS: &'static [&'static str];
 
-    /// The version of the document's shape. Raise it when old documents must not be carried on: the host then rebuilds.
+    /// The version of the document's shape. Raise it when old documents must not be carried on.
     const STATE_VERSION: u32 = 1;
 
     /// How much memory may hold documents between batches, in bytes, approximately. `0` keeps none.
@@ -31,6 +31,6 @@ pub trait Projection: Default + Serialize + DeserializeOwned + 'static {
     /// Folds an event into the document of one of its keys; a key without a document starts from `Default`.
     ///
     /// # Errors
-    /// A refusal: the document stays as it was before this event, and the host parks the event for this key.
+    /// A refusal: the document stays as it was before this event, and the host does not go past the event.
     fn apply(&mut self, event: &Recorded<Self::Event>) -> Verdict;
 }

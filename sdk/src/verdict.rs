@@ -35,8 +35,8 @@ pub enum Then {
 
 /// Why an event cannot be applied to a document.
 ///
-/// The document stays exactly as it was before the event, whatever `apply` had already done to it. The host parks the event
-/// and the later ones of its key until somebody redrives them.
+/// The document stays exactly as it was before the event, whatever `apply` had already done to it. The host stops the
+/// handler at the event, with everything before it decided, until somebody mends one of the two.
 // It is no `std::error::Error` itself: only so can every error become one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal(String);

@@ -39,9 +39,13 @@ struct Document<'a> {
 impl Get {
     pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
         let jetstream = jetstream::new(super::open(connection).await?);
-        let bucket = jetstream.get_key_value(&self.handler).await.map_err(|_| {
-            Fault::usage(anyhow::anyhow!("there is no handler {} with documents on this server", self.handler))
-                .hint("see what is deployed with `millstream list`")
+        let bucket = jetstream.get_key_value(&self.handler).await.map_err(|error| {
+            if is_missing(&error) {
+                Fault::usage(anyhow::anyhow!("there is no handler {} with documents on this server", self.handler))
+                    .hint("see what is deployed with `millstream list`")
+            } else {
+                Fault::failed(error)
+            }
         })?;
         let asked = !self.keys.is_empty();
         let wanted = if asked {
@@ -96,6 +100,18 @@ impl Get {
         }
         Ok(missing)
     }
+}
+
+/// Whether the server said that there is no such stream, rather than nothing at all.
+fn is_missing(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(refusal) = error.downcast_ref::<jetstream::Error>() {
+            return refusal.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn value(payload: &Bytes) -> anyhow::Result<Box<RawValue>> {
