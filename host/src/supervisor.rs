@@ -38,7 +38,8 @@ pub struct Supervisor {
 struct Running {
     deployment: Option<Deployment>,
     stop: watch::Sender<bool>,
-    task: JoinHandle<Ended>,
+    /// None once its end was looked at: a task's outcome can be had only once.
+    task: Option<JoinHandle<Ended>>,
 }
 
 /// Why a host stopped.
@@ -113,7 +114,11 @@ impl Supervisor {
         }
         match registry::parse(&name, &entry.value) {
             Ok(deployment) => {
-                let same = self.running.get(&name).is_some_and(|running| running.deployment.as_ref() == Some(&deployment));
+                // The same deployment again is how a person says that what made the handler fail is mended.
+                let same = self.running.get(&name).is_some_and(|running| {
+                    running.deployment.as_ref() == Some(&deployment)
+                        && running.task.as_ref().is_some_and(|task| !task.is_finished())
+                });
                 if !same {
                     self.stop(&name).await;
                     self.start(name, deployment);
@@ -136,13 +141,15 @@ impl Supervisor {
             progress,
         };
         let task = tokio::spawn(life.run(deployment.clone(), stopped));
-        self.running.insert(name, Running { deployment: Some(deployment), stop, task });
+        self.running.insert(name, Running { deployment: Some(deployment), stop, task: Some(task) });
     }
 
     async fn stop(&mut self, name: &str) {
         if let Some(running) = self.running.remove(name) {
             let _ = running.stop.send(true);
-            let _ = running.task.await;
+            if let Some(task) = running.task {
+                let _ = task.await;
+            }
         }
     }
 
@@ -150,8 +157,8 @@ impl Supervisor {
         for running in self.running.values() {
             let _ = running.stop.send(true);
         }
-        for (_, running) in self.running.drain() {
-            let _ = running.task.await;
+        for task in self.running.drain().filter_map(|(_, running)| running.task) {
+            let _ = task.await;
         }
         Outcome::Stopped
     }
@@ -160,11 +167,15 @@ impl Supervisor {
     async fn look_after(&mut self) -> Option<Outcome> {
         let mut fenced = Vec::new();
         for (name, running) in &mut self.running {
-            if running.task.is_finished() && running.deployment.is_some()
-                && let Ok(Ended::Fenced(reason)) = (&mut running.task).await
-            {
-                tracing::error!(handler = name, reason, "fenced");
-                running.deployment = None;
+            if let Some(task) = running.task.take_if(|task| task.is_finished()) {
+                match task.await {
+                    Ok(Ended::Fenced(reason)) => {
+                        tracing::error!(handler = name, reason, "fenced");
+                        running.deployment = None;
+                    }
+                    Ok(Ended::Stopped | Ended::Failing(_)) => {}
+                    Err(error) => tracing::error!(handler = name, %error, "its task ended by itself"),
+                }
             }
             if running.deployment.is_none() {
                 fenced.push(name.clone());
