@@ -51,9 +51,9 @@ pub enum Error {
     #[error(transparent)]
     Documents(#[from] documents::Error),
     /// An event that the handler cannot take. Nothing is lost; it is the first undecided one.
-    #[error("event {event} cannot be applied: {reason}")]
+    #[error("event {event} cannot be applied ({class}): {reason}")]
     Failing {
-        /// Stream, sequence, type and id, for people.
+        /// Stream, sequence and subject, for people.
         event: String,
         /// Class of the failure, in words.
         class: String,
@@ -153,19 +153,20 @@ impl Pipeline {
                 done = landing(&mut self.in_flight) => self.landed(done)?,
                 arrivals = intake.next() => {
                     crash::point("arrived");
-                    self.batch(arrivals?).await?;
+                    self.batch(arrivals?, stop).await?;
                 }
             }
         }
     }
 
-    /// Decides a batch, in parts if something in it fails.
-    async fn batch(&mut self, arrivals: Arrivals) -> Result<(), Error> {
+    /// Decides a batch, in parts if something in it fails. What a stop leaves undecided comes again.
+    async fn batch(&mut self, arrivals: Arrivals, stop: &watch::Receiver<bool>) -> Result<(), Error> {
         let position = self.positions.get(arrivals.input).map_or(0, |position| position.sequence);
         let mut rest = arrivals.messages;
         // A message at or below our position was decided before: own positions rule.
         rest.retain(|arrival| arrival.sequence > position);
-        while !rest.is_empty() {
+        // A throttled batch may take minutes, and a stop must not.
+        while !rest.is_empty() && !*stop.borrow() {
             self.wait_for_room().await;
             let part = self.throttle(self.blame.take(rest.len())).await;
             let later = rest.split_off(part);
