@@ -1,8 +1,11 @@
 //! Reads from JetStream what `lag.rs` computes with: the last record, the streams' heads, what waits behind the position.
-//! In: a handler's name. Out: its lag per input stream. Works without any host running. Never: writes.
+//! In: a handler's name. Out: its lag per input stream. Works without any host running. Never: writes a message.
+
+use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 
 use crate::claim;
@@ -48,7 +51,14 @@ async fn positions(jetstream: &Context, name: &str) -> anyhow::Result<Vec<Positi
 async fn sample(jetstream: &Context, input: &Input, position: u64) -> anyhow::Result<Sample> {
     let mut sample = Sample { position, head: input.last, ..Sample::default() };
     for filter in &input.filters {
-        let Waiting { messages, oldest } = direct_get::waiting(jetstream, &input.stream, filter, position + 1).await?;
+        let direct = direct_get::waiting(jetstream, &input.stream, filter, position + 1).await;
+        let Waiting { messages, oldest } = match direct {
+            // Nobody answers direct reads of a stream that does not allow them.
+            Err(direct_get::Error::Refused { status: 503, .. }) => {
+                waiting_by_consumer(jetstream, &input.stream, filter, position + 1).await?
+            }
+            answer => answer?,
+        };
         sample.events += messages;
         sample.oldest = match (sample.oldest, oldest) {
             (Some(one), Some(other)) => Some(one.min(other)),
@@ -56,4 +66,32 @@ async fn sample(jetstream: &Context, input: &Input, position: u64) -> anyhow::Re
         };
     }
     Ok(sample)
+}
+
+/// The same through a consumer that lives for this question only.
+async fn waiting_by_consumer(jetstream: &Context, stream: &str, filter: &str, from: u64) -> anyhow::Result<Waiting> {
+    let stream = jetstream.get_stream_no_info(stream).await?;
+    let config = pull::Config {
+        filter_subject: filter.to_owned(),
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from },
+        ack_policy: AckPolicy::None,
+        headers_only: true,
+        inactive_threshold: Duration::from_secs(5),
+        ..pull::Config::default()
+    };
+    let refused = "the stream can be read neither directly nor by a consumer";
+    let consumer = stream.create_consumer(config).await.context(refused)?;
+    let messages = consumer.cached_info().num_pending;
+    let mut oldest = None;
+    if messages > 0 {
+        let mut first = consumer.fetch().max_messages(1).messages().await?;
+        if let Some(Ok(message)) = futures::StreamExt::next(&mut first).await
+            && let Ok(info) = message.info()
+        {
+            oldest = i64::try_from(info.published.unix_timestamp_nanos()).ok();
+        }
+    }
+    // It ends by itself soon; a failure to end it now changes no number.
+    let _ = stream.delete_consumer(&consumer.cached_info().name).await;
+    Ok(Waiting { messages, oldest })
 }
