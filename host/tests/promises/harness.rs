@@ -118,7 +118,8 @@ impl World {
                     return;
                 }
                 if Instant::now() > deadline {
-                    let wrong: Vec<_> = expected.iter().filter(|(key, value)| found.get(*key) != Some(value)).take(5).collect();
+                    let wrong: Vec<_> =
+                        expected.iter().filter(|(key, value)| found.get(*key) != Some(value)).take(5).collect();
                     let found_wrong: Vec<_> = wrong.iter().map(|(key, _)| found.get(*key)).collect();
                     panic!(
                         "{caller}: {handler}: {} documents of {} expected; first wrong: {wrong:?}, found {found_wrong:?}",
@@ -131,16 +132,49 @@ impl World {
         }
     }
 
-    /// The handler's last status report.
-    pub async fn report(&self, handler: &str) -> Option<serde_json::Value> {
-        let bucket = self.jetstream.get_key_value("MILLSTREAM_STATUS").await.ok()?;
-        serde_json::from_slice(&bucket.get(handler).await.ok()??).ok()
+    /// The row of `millstream list` for this handler.
+    #[track_caller]
+    pub fn listed(&self, handler: &str) -> serde_json::Value {
+        let rows = json_lines(&self.ok(&["list", "--json"]));
+        rows.into_iter().find(|row| row["handler"] == handler).unwrap_or_else(|| panic!("{handler} is not listed"))
+    }
+
+    /// The rows of `millstream lag` for this handler.
+    #[track_caller]
+    pub fn lag(&self, handler: &str) -> Vec<serde_json::Value> {
+        json_lines(&self.ok(&["lag", handler, "--json"]))
+    }
+
+    /// Waits until all that is published is decided, as `millstream lag` tells it.
+    pub async fn caught_up(&self, handler: &str) {
+        until("lag 0", async || self.lag(handler).iter().all(|row| row["events"] == 0).then_some(())).await;
+    }
+
+    /// Waits until a handler stands in this state in `millstream list`, and answers its row.
+    pub async fn in_state(&self, handler: &str, state: &str) -> serde_json::Value {
+        until(&format!("{handler} {state}"), async || Some(self.listed(handler)).filter(|row| row["state"] == state))
+            .await
+    }
+
+    /// Runs the program, insists on this exit code and a hint, and answers its stderr.
+    #[track_caller]
+    pub fn refused(&self, code: i32, arguments: &[&str]) -> String {
+        refused(&self.server.url(), code, arguments)
+    }
+
+    /// Names of the streams that Millstream made on this server, buckets included.
+    pub async fn traces(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.jetstream.stream_names().try_collect().await.expect("stream names");
+        names.retain(|name| name.contains("MILLSTREAM_") || name.starts_with("KV_"));
+        names.sort();
+        names
     }
 
     /// The record that a handler's journal ends with: its positions, counts and claim.
     pub async fn last_record(&self, handler: &str) -> Option<(u64, millstream::journal::Counts, Vec<u64>)> {
         let stream = self.jetstream.get_stream(format!("MILLSTREAM_JOURNAL_{handler}")).await.ok()?;
-        let message = stream.get_last_raw_message_by_subject(&format!("millstream.journal.{handler}.1.0")).await.ok()?;
+        let message =
+            stream.get_last_raw_message_by_subject(&format!("millstream.journal.{handler}.1.0")).await.ok()?;
         let record = millstream::journal::Record::decode(&message.payload, message.sequence).expect("a record");
         Some((message.sequence, record.counts, record.positions.iter().map(|position| position.sequence).collect()))
     }
@@ -188,6 +222,24 @@ pub fn cli(url: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(MILLSTREAM);
     command.args(["--server", url]).args(arguments).stdin(Stdio::null());
     command.output().expect("millstream runs")
+}
+
+/// Runs the program, insists on this exit code and a hint, and answers its stderr.
+#[track_caller]
+pub fn refused(url: &str, code: i32, arguments: &[&str]) -> String {
+    let output = cli(url, arguments);
+    let stderr = String::from_utf8(output.stderr).expect("stderr is UTF-8");
+    assert_eq!(output.status.code(), Some(code), "millstream {}:\n{stderr}", arguments.join(" "));
+    // A guest's own lines and a host's log may stand before it.
+    let told = stderr.lines().any(|line| line.starts_with("error: "));
+    assert!(told, "millstream {}:\n{stderr}", arguments.join(" "));
+    assert!(stderr.contains("\nhint: "), "no hint from millstream {}:\n{stderr}", arguments.join(" "));
+    assert!(output.stdout.is_empty(), "stdout is data");
+    stderr
+}
+
+fn json_lines(text: &str) -> Vec<serde_json::Value> {
+    text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
 }
 
 /// Lets others run before a condition is looked at again. The condition's deadline is the caller's.
@@ -281,7 +333,14 @@ pub fn module(example: &str) -> PathBuf {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.current_dir(root).args(["build", "--quiet", "--profile", "module", "--target", "wasm32-unknown-unknown"]);
+        command.current_dir(root).args([
+            "build",
+            "--quiet",
+            "--profile",
+            "module",
+            "--target",
+            "wasm32-unknown-unknown",
+        ]);
         for handler in ["customer-spend", "fine-status", "page-edits", "channel-stats", "order-chain"] {
             command.args(["--package", handler]);
         }
@@ -304,7 +363,8 @@ pub struct Event {
 impl Event {
     pub fn body(&self) -> String {
         let payload = json!({ "customer": self.customer, "cents": self.cents });
-        json!({ "eventId": self.id, "eventType": "OrderPlaced", "aggregateId": self.aggregate, "payload": payload }).to_string()
+        json!({ "eventId": self.id, "eventType": "OrderPlaced", "aggregateId": self.aggregate, "payload": payload })
+            .to_string()
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod crash_points;
 mod harness;
+mod hostile;
 mod kill_storm;
 mod publish;
 mod zombie;
