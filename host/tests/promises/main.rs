@@ -7,5 +7,6 @@ mod crash_points;
 mod harness;
 mod hostile;
 mod kill_storm;
+mod limits;
 mod publish;
 mod zombie;
