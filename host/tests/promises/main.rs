@@ -7,6 +7,7 @@ mod crash_points;
 mod harness;
 mod hostile;
 mod kill_storm;
+mod lag;
 mod limits;
 mod publish;
 mod zombie;
