@@ -10,4 +10,5 @@ mod kill_storm;
 mod lag;
 mod limits;
 mod publish;
+mod rebuild;
 mod zombie;
