@@ -6,6 +6,7 @@ mod bad_use;
 mod crash_points;
 mod harness;
 mod hostile;
+mod journal;
 mod kill_storm;
 mod lag;
 mod limits;
