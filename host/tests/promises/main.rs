@@ -11,5 +11,6 @@ mod kill_storm;
 mod lag;
 mod limits;
 mod publish;
+mod real_logs;
 mod rebuild;
 mod zombie;
