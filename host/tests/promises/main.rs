@@ -10,6 +10,7 @@ mod journal;
 mod kill_storm;
 mod lag;
 mod limits;
+mod new;
 mod publish;
 mod real_logs;
 mod rebuild;
