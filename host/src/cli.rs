@@ -68,7 +68,7 @@ pub fn run(arguments: Arguments) -> Result<(), Fault> {
     if let Command::New(new) = command {
         return new.run();
     }
-    log_to_stderr();
+    log_to_stderr(matches!(command, Command::Run(_)));
     let runtime = tokio::runtime::Runtime::new().map_err(Fault::failed)?;
     runtime.block_on(async {
         match command {
@@ -78,21 +78,26 @@ pub fn run(arguments: Arguments) -> Result<(), Fault> {
             Command::List(list) => list.run(&connection, json).await,
             Command::Get(get) => get.run(&connection, json).await,
             Command::Lag(lag) => lag.run(&connection, json).await,
-            Command::Publish(arguments) => publish::run(&connection, &arguments, json).await.map_err(|error| {
-                let (code, hint) = (error.exit_code(), error.hint());
-                Fault::new(error, code, hint)
-            }),
+            Command::Publish(arguments) => {
+                open(&connection).await?;
+                publish::run(&connection, &arguments, json).await.map_err(|error| {
+                    let (code, hint) = (error.exit_code(), error.hint());
+                    Fault::new(error, code, hint)
+                })
+            }
             Command::New(_) | Command::Completion { .. } => Ok(()),
         }
     })
 }
 
-/// Logs at the level of `MILLSTREAM_LOG` (default: info for us and for guests, warnings of the rest).
-fn log_to_stderr() {
+/// Logs at the level of `MILLSTREAM_LOG` (default: info for us and for guests, warnings of the rest). The client's own account
+/// of a lost connection helps only where a program stays: elsewhere the command's error says it.
+fn log_to_stderr(stays: bool) {
     use std::io::IsTerminal as _;
     use tracing_subscriber::EnvFilter;
+    let client = if stays { "error" } else { "off" };
     let filter = EnvFilter::try_from_env("MILLSTREAM_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("warn,millstream=info,guest=info,async_nats=error"));
+        .unwrap_or_else(|_| EnvFilter::new(format!("warn,millstream=info,guest=info,async_nats={client}")));
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).try_init();
 }

@@ -97,8 +97,10 @@ impl Error {
 /// The first thing that is wrong, by name.
 pub async fn resolve(jetstream: &Context, filters: &[String], streams: &[String]) -> Result<Vec<Input>, Error> {
     check_filters(filters)?;
-    let known: Vec<Info> =
+    let mut known: Vec<Info> =
         jetstream.streams().try_collect().await.map_err(|error| Error::Unreachable(error.to_string()))?;
+    // The server lists them in no order; people read one that stays.
+    known.sort_by(|one, other| one.config.name.cmp(&other.config.name));
     choose(&known, filters, streams)
 }
 

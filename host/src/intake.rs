@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::pull::{Config, Stream as Messages};
+use async_nats::jetstream::consumer::pull::{Config, MessagesError, Stream as Messages};
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::{Context, Message, stream};
@@ -22,6 +22,9 @@ const ACK_WAIT: Duration = Duration::from_secs(3600);
 
 /// A pull request lives this long, with a heartbeat every fifth of it.
 const PULL_EXPIRES: Duration = Duration::from_secs(25);
+
+/// A feed that hears nothing for so long asks whether messages went to somebody else.
+const IDLE_CHECK: Duration = Duration::from_secs(4);
 
 /// Bytes fetched ahead per stream, at least; a server's largest message always fits.
 const PREFETCH_BYTES: usize = 8 << 20;
@@ -119,8 +122,15 @@ impl Intake {
         for (index, (input, position)) in inputs.iter().enumerate() {
             let consumer = consumer(jetstream, handler, input, *position, settings).await?;
             let messages = messages(jetstream, &consumer, input, settings).await?;
-            let feed =
-                Feed { input: index, stream: input.stream.clone(), messages, expected: 1, settings: settings.clone() };
+            let feed = Feed {
+                input: index,
+                stream: input.stream.clone(),
+                consumer,
+                messages,
+                expected: 1,
+                last: *position,
+                settings: settings.clone(),
+            };
             tasks.push(tokio::spawn(feed.run(sender.clone())));
         }
         Ok(Self { batches, tasks })
@@ -210,9 +220,12 @@ async fn messages(
 struct Feed {
     input: usize,
     stream: String,
+    consumer: Consumer<Config>,
     messages: Messages,
     /// The consumer sequence that must come next: a gap means that somebody else took messages or moved the consumer.
     expected: u64,
+    /// The last stream sequence that came: one that is not above it is a redelivery.
+    last: u64,
     settings: Settings,
 }
 
@@ -260,6 +273,25 @@ impl Feed {
         }
     }
 
+    /// The next message, whenever it comes. Without further events, nothing else would tell that the last ones were taken by
+    /// a foreign client.
+    async fn first(&mut self) -> Result<Option<Result<Message, MessagesError>>, Error> {
+        let mut suspicious = false;
+        loop {
+            if let Ok(message) = tokio::time::timeout(IDLE_CHECK, self.messages.next()).await {
+                return Ok(message);
+            }
+            let Ok(info) = self.consumer.get_info().await else { continue };
+            // Once, it may still be on its way to us.
+            if info.delivered.consumer_sequence < self.expected {
+                suspicious = false;
+            } else if std::mem::replace(&mut suspicious, true) {
+                let reason = format!("message {} went to somebody else", self.expected);
+                return Err(Error::Interrupted { stream: self.stream.clone(), reason });
+            }
+        }
+    }
+
     fn has_room(&self, batch: &[Arrival], bytes: usize) -> bool {
         batch.len() < self.settings.batch_events && bytes < self.settings.batch_bytes
     }
@@ -268,13 +300,13 @@ impl Feed {
     async fn take(
         &mut self,
         batch: &mut Vec<Arrival>,
-        message: Option<Option<Result<Message, async_nats::jetstream::consumer::pull::MessagesError>>>,
+        message: Option<Option<Result<Message, MessagesError>>>,
     ) -> Result<usize, Error> {
-        let interrupted = |reason: String| Error::Interrupted { stream: self.stream.clone(), reason };
         let message = match message {
             Some(message) => message,
-            None => self.messages.next().await,
+            None => self.first().await?,
         };
+        let interrupted = |reason: String| Error::Interrupted { stream: self.stream.clone(), reason };
         let message = message
             .ok_or_else(|| interrupted("the consumer ended".to_owned()))?
             .map_err(|error| interrupted(error.to_string()))?;
@@ -287,7 +319,12 @@ impl Feed {
             let expected = self.expected;
             return Err(interrupted(format!("message {consumer_sequence} came where {expected} was due")));
         }
+        // A redelivery stands in the consumer's order but not in the stream's.
+        if sequence <= self.last {
+            return Err(interrupted(format!("message {sequence} was delivered again after {}", self.last)));
+        }
         self.expected += 1;
+        self.last = sequence;
         let size = message.payload.len();
         batch.push(Arrival { message, sequence, stored, pending });
         Ok(size)

@@ -51,9 +51,9 @@ pub enum Error {
     #[error(transparent)]
     Documents(#[from] documents::Error),
     /// An event that the handler cannot take. Nothing is lost; it is the first undecided one.
-    #[error("event {event} cannot be applied: {reason}")]
+    #[error("event {event} cannot be applied ({class}): {reason}")]
     Failing {
-        /// Stream, sequence, type and id, for people.
+        /// Stream, sequence and subject, for people.
         event: String,
         /// Class of the failure, in words.
         class: String,
@@ -166,13 +166,13 @@ impl Pipeline {
         }
     }
 
-    /// Decides a batch, in parts if something in it fails.
+    /// Decides a batch, in parts if something in it fails. What a stop leaves undecided comes again.
     async fn batch(&mut self, arrivals: Arrivals, stop: &watch::Receiver<bool>) -> Result<(), Error> {
         let position = self.positions.get(arrivals.input).map_or(0, |position| position.sequence);
         let mut rest = arrivals.messages;
         // A message at or below our position was decided before: own positions rule.
         rest.retain(|arrival| arrival.sequence > position);
-        // What is left when we are told to stop comes again at the next claim.
+        // A throttled batch may take minutes, and a stop must not.
         while !rest.is_empty() && !*stop.borrow() {
             self.wait_for_room().await;
             let part = self.throttle(self.blame.take(rest.len())).await;

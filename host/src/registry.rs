@@ -22,6 +22,10 @@ const HISTORY: i64 = 32;
 /// A host that has not announced itself for so long is gone.
 const HOST_TTL: Duration = Duration::from_secs(5);
 
+/// Bytes of one message of a module at most, and what its headers may need of `max_payload`.
+const CHUNK_BYTES: usize = 128 << 10;
+const CHUNK_ROOM: usize = 1024;
+
 /// Whether a handler should run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -97,6 +101,8 @@ pub struct Registry {
     pub(crate) handlers: Store,
     status: Store,
     hosts: Store,
+    /// Bytes of one message of a module: the server's `max_payload` may be smaller than the client's usual chunk.
+    chunk_bytes: usize,
 }
 
 impl Deployment {
@@ -129,7 +135,9 @@ impl Registry {
         let status =
             bucket(jetstream, names::STATUS, "What Millstream hosts say of their handlers", 1, Duration::ZERO).await?;
         let hosts = bucket(jetstream, names::HOSTS, "Live Millstream hosts", 1, HOST_TTL).await?;
-        Ok(Self { modules, handlers, status, hosts })
+        let largest = jetstream.client().server_info().max_payload;
+        let chunk_bytes = largest.saturating_sub(CHUNK_ROOM).clamp(1, CHUNK_BYTES);
+        Ok(Self { modules, handlers, status, hosts, chunk_bytes })
     }
 
     /// Opens the stores for reading only: none where Millstream has never been used on this server.
@@ -152,7 +160,12 @@ impl Registry {
         let digest = Digest::of(bytes);
         if self.modules.info(digest.to_string()).await.is_err() {
             let mut reader = bytes;
-            self.modules.put(digest.to_string().as_str(), &mut reader).await.map_err(unreachable("store a module"))?;
+            let object = object_store::ObjectMetadata {
+                name: digest.to_string(),
+                chunk_size: Some(self.chunk_bytes),
+                ..object_store::ObjectMetadata::default()
+            };
+            self.modules.put(object, &mut reader).await.map_err(unreachable("store a module"))?;
         }
         Ok(digest)
     }

@@ -23,6 +23,7 @@ mod bindings {
     wasmtime::component::bindgen!({
         path: "../wit/handler.wit",
         world: "handler",
+        imports: { "log": trappable },
     });
 }
 

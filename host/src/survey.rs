@@ -1,5 +1,5 @@
 //! Reads from JetStream what `lag.rs` computes with: the last record, the streams' heads, what waits behind the position.
-//! In: a handler's name. Out: its lag per input stream. Works without any host running. Never: writes.
+//! In: a handler's name. Out: its lag per input stream. Works without any host running. Never: writes a message.
 
 use std::time::Duration;
 

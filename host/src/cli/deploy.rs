@@ -68,9 +68,10 @@ impl Deploy {
                 Fault::usage(error)
                     .hint("build one with `cargo build --profile module --target wasm32-unknown-unknown`")
             })?;
-        let limits = Settings::default().with(&self.set).map_err(Fault::usage)?.limits;
+        let limits = Settings::default().with(&self.set).map_err(bad_setting)?.limits;
         let description = examine(&bytes, &limits)
-            .map_err(|error| Fault::usage(error.context(format!("{} is not a handler", self.module.display()))))?;
+            .map_err(|error| Fault::usage(error.context(format!("{} is not a handler", self.module.display()))))
+            .map_err(|fault| fault.hint("`millstream new NAME` makes a handler that is one; compare with it"))?;
         let name = self.name.clone().unwrap_or_else(|| description.name.clone());
         if let Some(defect) = names::handler_name_defect(&name) {
             return Err(Fault::usage(anyhow::anyhow!(defect)).hint("give another with --name"));
@@ -115,7 +116,7 @@ impl Deploy {
             None => None,
         };
         let mut settings = before.map_or_else(Settings::default, |deployment| deployment.settings);
-        settings = settings.with(&self.set).map_err(Fault::usage)?;
+        settings = settings.with(&self.set).map_err(bad_setting)?;
         if !self.streams.is_empty() {
             settings.streams.clone_from(&self.streams);
         }
@@ -139,6 +140,17 @@ pub(super) fn examine(bytes: &[u8], limits: &Limits) -> anyhow::Result<Descripti
     instance.stage(&Batch { source: nothing, events: Vec::new(), blob: Vec::new() })?;
     instance.apply(&Documents { documents: Vec::new(), blob: Vec::new() }, &[])?;
     Ok(description)
+}
+
+/// Names all settings, for it is mostly a name that is wrong.
+fn bad_setting(error: crate::settings::Error) -> Fault {
+    let all = serde_json::to_value(Settings::default()).unwrap_or_default();
+    let names = |value: &serde_json::Value| -> Vec<String> {
+        value.as_object().map_or_else(Vec::new, |map| map.keys().cloned().collect())
+    };
+    let inner = all.get("limits").map_or_else(Vec::new, names).into_iter().map(|name| format!("limits.{name}"));
+    let known: Vec<String> = names(&all).into_iter().filter(|name| name != "limits").chain(inner).collect();
+    Fault::usage(error).hint(format!("the settings are {}", known.join(", ")))
 }
 
 async fn check_bucket(jetstream: &jetstream::Context, name: &str) -> Result<(), Fault> {

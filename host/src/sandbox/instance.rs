@@ -10,6 +10,9 @@ use super::{Class, Failure, Guest, Limits, Module, answer};
 /// Table elements an instance may have; the largest known kind of guest needs 7,688.
 const TABLE_ELEMENTS: usize = 20_000;
 
+/// What a log line counts for beside its text.
+const LOG_CALL_BYTES: usize = 64;
+
 /// What a guest said through `log`.
 #[derive(Clone, Debug)]
 pub struct LogLine {
@@ -28,19 +31,31 @@ pub(super) struct Guarded {
     dropped_lines: u64,
     line_limit: usize,
     line_bytes: usize,
+    /// What this call may still log, kept or dropped, before it is stopped.
+    log_bytes_left: usize,
+    log_exhausted: bool,
 }
 
 impl HandlerImports for Guarded {
-    fn log(&mut self, level: Level, mut message: String) {
+    fn log(&mut self, level: Level, mut message: String) -> wasmtime::Result<()> {
+        // Fuel does not see what it costs the host to copy a line: without this bound a call could log for days.
+        match self.log_bytes_left.checked_sub(message.len() + LOG_CALL_BYTES) {
+            Some(left) => self.log_bytes_left = left,
+            None => {
+                self.log_exhausted = true;
+                wasmtime::bail!("more was logged in one call than the output limit allows");
+            }
+        }
         if self.lines.len() >= self.line_limit {
             self.dropped_lines += 1;
-            return;
+            return Ok(());
         }
         if message.len() > self.line_bytes {
             message.truncate(message.floor_char_boundary(self.line_bytes));
             message.push('…');
         }
         self.lines.push(LogLine { level, message });
+        Ok(())
     }
 }
 
@@ -77,6 +92,8 @@ impl Module {
             dropped_lines: 0,
             line_limit: limits.log_lines_per_call,
             line_bytes: limits.log_line_bytes,
+            log_bytes_left: limits.output_bytes,
+            log_exhausted: false,
         };
         let mut store = Store::new(self.sandbox.engine(), state);
         store.limiter(|state| state);
@@ -104,6 +121,7 @@ impl Instance {
         call: impl FnOnce(&bindings::Handler, &mut Store<Guarded>) -> Result<T, wasmtime::Error>,
     ) -> Result<T, Failure> {
         self.store.set_fuel(self.limits.fuel_per_call).map_err(host)?;
+        self.store.data_mut().log_bytes_left = self.limits.output_bytes;
         let answer = call(&self.handler, &mut self.store).map_err(|error| failure(&mut self.store, &error));
         self.forward_log();
         answer
@@ -182,6 +200,7 @@ fn failure(store: &mut Store<Guarded>, error: &wasmtime::Error) -> Failure {
         Some(Trap::OutOfFuel) => Class::Fuel,
         Some(_) => Class::Trap,
         None if store.data().memory_refused => Class::Memory,
+        None if store.data().log_exhausted => Class::Output,
         None if root.contains("fuel") => Class::Output,
         None => Class::Answer,
     };
@@ -192,6 +211,7 @@ fn failure(store: &mut Store<Guarded>, error: &wasmtime::Error) -> Failure {
             "the handler used up its fuel (an endless loop, or far too much work for one call)".to_owned()
         }
         (Class::Memory, _) => format!("the handler asked for more memory than it may have ({root})"),
+        (Class::Output, _) if store.data().log_exhausted => "the handler logged more than the output limit".to_owned(),
         (Class::Output, _) => "the handler's answer is larger than the output limit".to_owned(),
         (Class::Trap, None) => format!("the handler trapped: {root}"),
         (Class::Answer | Class::Host, _) => format!("the handler's answer could not be read: {root}"),

@@ -13,7 +13,7 @@ pub struct Limits {
     pub memory_bytes: usize,
     /// Above this an instance is replaced between two batches, because linear memory never shrinks.
     pub recycle_memory_bytes: usize,
-    /// Bytes that the host lifts from one answer. A record may not exceed `max_payload` (1 MiB by default) anyway.
+    /// Bytes that the host lifts from one answer, and of all log lines of one call. A record may not exceed `max_payload` (1 MiB by default) anyway.
     pub output_bytes: usize,
     /// Log lines kept of one call; more are counted and dropped.
     pub log_lines_per_call: usize,

@@ -132,10 +132,42 @@ impl World {
         }
     }
 
-    /// The handler's last status report.
-    pub async fn report(&self, handler: &str) -> Option<serde_json::Value> {
-        let bucket = self.jetstream.get_key_value("MILLSTREAM_STATUS").await.ok()?;
-        serde_json::from_slice(&bucket.get(handler).await.ok()??).ok()
+    /// The row of `millstream list` for this handler.
+    #[track_caller]
+    pub fn listed(&self, handler: &str) -> serde_json::Value {
+        let rows = json_lines(&self.ok(&["list", "--json"]));
+        rows.into_iter().find(|row| row["handler"] == handler).unwrap_or_else(|| panic!("{handler} is not listed"))
+    }
+
+    /// The rows of `millstream lag` for this handler.
+    #[track_caller]
+    pub fn lag(&self, handler: &str) -> Vec<serde_json::Value> {
+        json_lines(&self.ok(&["lag", handler, "--json"]))
+    }
+
+    /// Waits until all that is published is decided, as `millstream lag` tells it.
+    pub async fn caught_up(&self, handler: &str) {
+        until("lag 0", async || self.lag(handler).iter().all(|row| row["events"] == 0).then_some(())).await;
+    }
+
+    /// Waits until a handler stands in this state in `millstream list`, and answers its row.
+    pub async fn in_state(&self, handler: &str, state: &str) -> serde_json::Value {
+        until(&format!("{handler} {state}"), async || Some(self.listed(handler)).filter(|row| row["state"] == state))
+            .await
+    }
+
+    /// Runs the program, insists on this exit code and a hint, and answers its stderr.
+    #[track_caller]
+    pub fn refused(&self, code: i32, arguments: &[&str]) -> String {
+        refused(&self.server.url(), code, arguments)
+    }
+
+    /// Names of the streams that Millstream made on this server, buckets included.
+    pub async fn traces(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.jetstream.stream_names().try_collect().await.expect("stream names");
+        names.retain(|name| name.contains("MILLSTREAM_") || name.starts_with("KV_"));
+        names.sort();
+        names
     }
 
     /// The record that a handler's journal ends with: its positions, counts and claim.
@@ -190,6 +222,24 @@ pub fn cli(url: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(MILLSTREAM);
     command.args(["--server", url]).args(arguments).stdin(Stdio::null());
     command.output().expect("millstream runs")
+}
+
+/// Runs the program, insists on this exit code and a hint, and answers its stderr.
+#[track_caller]
+pub fn refused(url: &str, code: i32, arguments: &[&str]) -> String {
+    let output = cli(url, arguments);
+    let stderr = String::from_utf8(output.stderr).expect("stderr is UTF-8");
+    assert_eq!(output.status.code(), Some(code), "millstream {}:\n{stderr}", arguments.join(" "));
+    // A guest's own lines and a host's log may stand before it.
+    let told = stderr.lines().any(|line| line.starts_with("error: "));
+    assert!(told, "millstream {}:\n{stderr}", arguments.join(" "));
+    assert!(stderr.contains("\nhint: "), "no hint from millstream {}:\n{stderr}", arguments.join(" "));
+    assert!(output.stdout.is_empty(), "stdout is data");
+    stderr
+}
+
+fn json_lines(text: &str) -> Vec<serde_json::Value> {
+    text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
 }
 
 /// Lets others run before a condition is looked at again. The condition's deadline is the caller's.

@@ -9,8 +9,16 @@
     unreachable_pub
 )]
 
+mod bad_use;
 mod crash_points;
 mod harness;
+mod hostile;
+mod journal;
 mod kill_storm;
+mod lag;
+mod limits;
+mod new;
 mod publish;
+mod real_logs;
+mod rebuild;
 mod zombie;

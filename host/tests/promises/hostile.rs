@@ -1,0 +1,373 @@
+//! Hostile modules. What can be seen at deploy is refused there and nothing is made; what only shows on real events stops that
+//! one handler at that one event, while its neighbour on the same host decides everything. No test trusts a guest's good will.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use millstream::journal::Counts;
+use serde_json::json;
+
+use crate::harness::{Event, World, chains, module, orders, spend, until};
+
+/// The event that the modules here misbehave on.
+const TRIGGER: u64 = 7;
+
+/// A sound answer of `stage`: event 0 touches the key `k`.
+const STAGED: [u32; 8] = [3000, 1, 3100, 1, 0, 0, 3200, 1];
+
+/// What a module of ours does differently from a sound one. Code is WAT, data overrides words at addresses.
+#[derive(Clone, Copy, Default)]
+struct Mischief {
+    functions: &'static str,
+    describe: &'static str,
+    stage: &'static str,
+    apply: &'static str,
+    words: &'static [(u32, &'static [u32])],
+}
+
+/// A core module of the contract in the canonical ABI. Batches without the trigger are irrelevant to it.
+fn wasm(mischief: Mischief) -> Vec<u8> {
+    let Mischief { functions, describe, stage, apply, words } = mischief;
+    let mut data = String::new();
+    let described: &[u32] = &[100, 7, 0, 1200, 1, 1, 300, 2];
+    let sound: [(u32, &[u32]); 5] =
+        [(1024, described), (1200, &[200, 8]), (2112, &STAGED), (3000, &[0, 1, 0]), (3100, &[0, 0])];
+    for (address, words) in sound.iter().chain(words) {
+        let bytes: String = words.iter().flat_map(|word| word.to_le_bytes()).fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "\\{byte:02x}");
+            text
+        });
+        let _ = writeln!(data, "(data (i32.const {address}) \"{bytes}\")");
+    }
+    let text = format!(
+        r#"(module
+        (import "$root" "log" (func $log (param i32 i32 i32)))
+        (memory (export "memory") 32)
+        (global $heap (mut i32) (i32.const 65536))
+        (data (i32.const 100) "hostile") (data (i32.const 200) "orders.>") (data (i32.const 300) "{{}}")
+        (data (i32.const 3200) "k")
+        {data}
+        {functions}
+        (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+            (local $at i32)
+            (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 15)) (i32.const -16)))
+            (global.set $heap (i32.add (local.get $at) (local.get 3)))
+            (local.get $at))
+        (func $triggered (param $event i32) (param $count i32) (result i32)
+            (block $none
+                (loop $next
+                    (br_if $none (i32.eqz (local.get $count)))
+                    (if (i64.eq (i64.load (local.get $event)) (i64.const {TRIGGER})) (then (return (i32.const 1))))
+                    (local.set $event (i32.add (local.get $event) (i32.const 88)))
+                    (local.set $count (i32.sub (local.get $count) (i32.const 1)))
+                    (br $next)))
+            (i32.const 0))
+        (func (export "describe") (result i32) {describe} (i32.const 1024))
+        (func (export "stage") (param i32 i32 i32 i32 i32 i32) (result i32)
+            (global.set $heap (i32.const 65536))
+            (if (i32.eqz (call $triggered (local.get 2) (local.get 3))) (then (return (i32.const 2048))))
+            {stage}
+            (i32.const 2112))
+        (func (export "apply") (param i32 i32 i32 i32 i32 i32) (result i32)
+            (global.set $heap (i32.const 65536))
+            (if (i32.eqz (local.get 1)) (then (return (i32.const 2048))))
+            {apply}
+            (i32.const 2048)))"#
+    );
+    with_contract(wat::parse_str(text).expect("WAT"))
+}
+
+/// Adds the custom section that says which world a core module is for.
+fn with_contract(mut core: Vec<u8>) -> Vec<u8> {
+    let mut resolve = wit_parser::Resolve::default();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/handler.wit");
+    let package = resolve.push_file(file).expect("the contract");
+    let world = resolve.select_world(&[package], Some("handler")).expect("its world");
+    wit_component::embed_component_metadata(&mut core, &resolve, world, wit_component::StringEncoding::UTF8)
+        .expect("metadata");
+    core
+}
+
+fn file(folder: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = folder.path().join(format!("{name}.wasm"));
+    std::fs::write(&path, bytes).expect("a file");
+    path
+}
+
+const FOREVER: &str = "(loop $again (br $again))";
+const BOMB: &str = "(loop $again (drop (memory.grow (i32.const 256))) (br $again))";
+const FLOOD: &str = "(loop $again (call $log (i32.const 2) (i32.const 524288) (i32.const 1048576)) (br $again))";
+const DEEP: &str = "(func $deep (param i32) (result i32) (i32.add (call $deep (local.get 0)) (i32.const 1)))";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_handler_is_refused_at_deploy_and_nothing_is_made() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let chain = std::fs::read(module("order-chain")).expect("a module");
+    let describing = |describe| wasm(Mischief { describe, ..Mischief::default() });
+    let foreign =
+        r#"(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32))))"#;
+    let foreign_component = r#"(component (import "wasi:cli/stdout@0.2.0" (instance)))"#;
+    let looping_start =
+        wasm(Mischief { functions: "(func $start (loop $again (br $again))) (start $start)", ..Mischief::default() });
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("empty", Vec::new(), "not a WASM module"),
+        ("text", b"#!/bin/sh\nexit 0\n".to_vec(), "not a WASM module"),
+        ("half", chain[..chain.len() / 2].to_vec(), "not a WASM module"),
+        ("head", chain[..8].to_vec(), "does not export the handler contract"),
+        ("zeroes", vec![0; 100 << 20], "the module has 104857600 bytes; the limit is 67108864"),
+        ("fewer-zeroes", vec![0; 1 << 20], "not a WASM module"),
+        ("no-exports", with_contract(wat::parse_str("(module)").expect("WAT")), "does not export the handler contract"),
+        ("no-contract", wat::parse_str("(module)").expect("WAT"), "does not export the handler contract"),
+        ("foreign", with_contract(wat::parse_str(foreign).expect("WAT")), "wasi_snapshot_preview1.fd_write"),
+        ("foreign-component", wat::parse_str(foreign_component).expect("WAT"), "wasi:cli/stdout@0.2.0"),
+        ("other-component", wat::parse_str("(component)").expect("WAT"), "does not export the handler contract"),
+        ("endless-describe", describing(FOREVER), "used up its fuel"),
+        ("endless-start", looping_start, "used up its fuel"),
+        ("bomb-describe", describing(BOMB), "asked for more memory"),
+        ("trap-describe", describing("unreachable"), "trapped"),
+        ("flood-describe", describing(FLOOD), "logged more than"),
+        ("saga", wasm(Mischief { words: &[(1032, &[1])], ..Mischief::default() }), "projections only"),
+        (
+            "garbage-describe",
+            wasm(Mischief { words: &[(1024, &[u32::MAX - 9, 7])], ..Mischief::default() }),
+            "could not be read",
+        ),
+    ];
+    for (name, bytes, expected) in &cases {
+        let path = file(&folder, name, bytes);
+        let path = path.to_str().expect("path");
+        let arguments = ["deploy", path, "--name", name, "--no-wait", "--set", "limits.fuel_per_call=20000000"];
+        let said = world.refused(2, &arguments);
+        assert!(said.contains(expected), "{name}: {said}");
+        assert!(said.contains(path), "{name}: the file is named: {said}");
+    }
+    assert_eq!(world.traces().await, Vec::<String>::new(), "nothing was made");
+    let sound = file(&folder, "sound", &wasm(Mischief::default()));
+    world.ok(&["deploy", sound.to_str().expect("path"), "--name", "sound", "--no-wait"]);
+    assert!(!world.traces().await.is_empty(), "the module that all were spoilt from is a handler");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_misbehaves_stops_at_that_event_and_its_neighbour_decides_everything() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let sound = Mischief::default();
+    let outcome =
+        |words: &'static [(u32, &'static [u32])]| Mischief { words, apply: "(return (i32.const 4000))", ..sound };
+    let staged = |words: &'static [(u32, &'static [u32])]| Mischief { words, ..sound };
+    let cases = [
+        ("endless", Mischief { stage: FOREVER, ..sound }, "fuel", "used up its fuel"),
+        ("endless-apply", Mischief { apply: FOREVER, ..sound }, "fuel", "used up its fuel"),
+        ("bomb", Mischief { stage: BOMB, ..sound }, "memory", "asked for more memory"),
+        ("trap", Mischief { stage: "unreachable", ..sound }, "trap", "unreachable"),
+        ("flood", Mischief { stage: FLOOD, ..sound }, "output", "logged more than"),
+        ("deep", Mischief { functions: DEEP, stage: "(drop (call $deep (i32.const 1)))", ..sound }, "trap", "stack"),
+        (
+            "huge",
+            Mischief {
+                stage: "(drop (memory.grow (i32.const 1024))) (i32.store (i32.const 2140) (i32.const 67108864))
+                    (i32.store (i32.const 2136) (i32.const 0))",
+                ..sound
+            },
+            "output",
+            "larger than the output limit",
+        ),
+        ("far-key", staged(&[(3000, &[0, 999])]), "answer", "outside the blob"),
+        ("far-list", staged(&[(2112, &[u32::MAX - 99, 1])]), "answer", "could not be read"),
+        ("long-list", staged(&[(2112, &[3000, u32::MAX / 4])]), "answer", "could not be read"),
+        ("other-key", staged(&[(3100, &[0, 7])]), "answer", "a route's key is number 7"),
+        ("other-event", staged(&[(3100, &[4_000_000_000, 0])]), "answer", "a route's event is number 4000000000"),
+        ("twice", staged(&[(2112, &[3000, 2]), (3000, &[0, 1, 0, 0, 1, 0])]), "answer", "the same key stands twice"),
+        (
+            "rejects",
+            staged(&[(2128, &[3300, 1]), (3300, &[0, 0, 1])]),
+            "undecodable",
+            "cannot be applied (undecodable): k",
+        ),
+        ("unknown-route", outcome(&[(4000, &[4100, 1]), (4100, &[0, 9, 0, 0, 0])]), "answer", "does not touch its key"),
+        (
+            "unknown-key",
+            outcome(&[(4000, &[4100, 1]), (4100, &[5, 0, 0, 0, 0])]),
+            "answer",
+            "a change's key is number 5",
+        ),
+        ("far-value", outcome(&[(4000, &[4100, 1]), (4100, &[0, 0, 0, 3, 3])]), "answer", "outside the blob"),
+        (
+            "two-changes",
+            outcome(&[(4000, &[4100, 2]), (4100, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0])]),
+            "answer",
+            "a key was changed twice",
+        ),
+    ];
+    let limits = ["--set", "limits.fuel_per_call=20000000"];
+    for (name, mischief, _, _) in &cases {
+        let path = file(&folder, name, &wasm(*mischief));
+        // A guest that rejects names the event itself: alone, so that it cannot name another one.
+        let batch = if *name == "rejects" { "batch_events=1" } else { "batch_events=500" };
+        let deploy = ["deploy", path.to_str().expect("path"), "--name", name, "--no-wait", "--set", batch];
+        world.ok(&[&deploy[..], &limits].concat());
+    }
+    // Talks a thousand lines in each batch, and is otherwise sound.
+    let chatter = "(local $line i32) (loop $again (call $log (i32.const 2) (i32.const 100) (i32.const 7))
+        (br_if $again (i32.lt_u (local.tee $line (i32.add (local.get $line) (i32.const 1))) (i32.const 1000))))
+        (return (i32.const 2048))";
+    let talker = wasm(Mischief {
+        functions: Box::leak(format!("(func $chatter (result i32) {chatter})").into_boxed_str()),
+        stage: "(return (call $chatter))",
+        ..sound
+    });
+    let path = file(&folder, "talker", &talker);
+    world.ok(&["deploy", path.to_str().expect("path"), "--name", "talker", "--no-wait"]);
+    world.deploy("order-chain", "neighbour", &["--set", "batch_events=10"]);
+    let events = orders(0, 2000);
+    world.publish(&events).await;
+
+    let mut host = world.host(&[]);
+    for (name, _, class, reason) in &cases {
+        let row = world.in_state(name, "failing").await;
+        let said = row["reason"].as_str().expect("a reason");
+        assert!(said.contains(&format!("ORDERS:{TRIGGER} ")), "{name}: the event is named: {said}");
+        assert!(said.contains(&format!("({class})")), "{name}: the class is named: {said}");
+        assert!(said.contains(reason), "{name}: {said}");
+        let (_, counts, positions) = world.last_record(name).await.expect("a record");
+        let before = TRIGGER - 1;
+        let expected = Counts { delivered: before, irrelevant: before, ..Counts::default() };
+        assert_eq!((counts, positions), (expected, vec![before]), "{name}: what came before is decided, nothing after");
+        assert!(world.documents(name).await.is_empty(), "{name}");
+    }
+    world.settled("neighbour", &chains(&events)).await;
+    world.caught_up("talker").await;
+    assert!(host.log().contains("log lines over the limit were dropped"), "{}", host.log());
+    assert!(host.log().matches("handler=\"talker\"").count() < 20_000, "the log is bounded");
+    let more = orders(2000, 500);
+    world.publish(&more).await;
+    world.settled("neighbour", &chains(&[events, more].concat())).await;
+    assert!(host.ended().is_none(), "the host lives");
+}
+
+fn cancel(number: u64, customer: &str, cents: u64) -> (Event, serde_json::Value) {
+    let event = Event {
+        id: format!("cancel-{number}"),
+        subject: "orders.cancelled".to_owned(),
+        aggregate: "order-0".to_owned(),
+        customer: customer.to_owned(),
+        cents,
+    };
+    let body = json!({ "eventId": event.id, "eventType": "OrderCancelled", "aggregateId": event.aggregate,
+        "payload": { "customer": customer, "cents": cents } });
+    (event, body)
+}
+
+async fn publish(world: &World, subject: &str, body: &serde_json::Value) {
+    let ack = world.jetstream.publish(subject.to_owned(), body.to_string().into()).await.expect("sent");
+    ack.await.expect("stored");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_event_stops_the_handler_there_until_a_module_that_takes_it_is_deployed() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    for (name, batch) in [("one", "1"), ("seven", "7"), ("many", "500")] {
+        world.deploy("customer-spend", name, &["--set", &format!("batch_events={batch}")]);
+    }
+    let events = orders(0, 150);
+    world.publish(&events[..100]).await;
+    let (event, body) = cancel(1, &events[0].customer, u64::MAX);
+    publish(&world, &event.subject, &body).await;
+    world.publish(&events[100..]).await;
+    let _host = world.host(&[]);
+    for name in ["one", "seven", "many"] {
+        let row = world.in_state(name, "failing").await;
+        let said = row["reason"].as_str().expect("a reason");
+        assert!(
+            said.contains("ORDERS:101 ") && said.contains("(refused)") && said.contains("cancels 18446744073709551615"),
+            "{said}"
+        );
+        assert_eq!(row["counts"]["delivered"], 100, "{name}");
+        world.settled(name, &spend(&events[..100])).await;
+    }
+
+    // A module to which every event is irrelevant takes the handler over and goes on from there.
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = file(&folder, "indifferent", &wasm(Mischief::default()));
+    world.ok(&["deploy", path.to_str().expect("path"), "--name", "seven"]);
+    world.caught_up("seven").await;
+    let (_, counts, positions) = world.last_record("seven").await.expect("a record");
+    assert_eq!((counts.delivered, counts.applied, counts.irrelevant, positions), (151, 100, 51, vec![151]));
+    world.settled("seven", &spend(&events[..100])).await;
+    assert_eq!(world.listed("one")["state"], "failing", "the others wait for their own deployment");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_cannot_be_decoded_stops_the_handler_there_and_is_named() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.deploy("customer-spend", "spend", &[]);
+    world.deploy("order-chain", "chain", &[]);
+    let events = orders(0, 60);
+    world.publish(&events[..40]).await;
+    let torn = json!({ "eventId": "torn", "eventType": "OrderPlaced", "aggregateId": "order-0", "payload": { "customer": "C1" } });
+    publish(&world, "orders.placed", &torn).await;
+    world.publish(&events[40..]).await;
+    let _host = world.host(&[]);
+    let row = world.in_state("spend", "failing").await;
+    let said = row["reason"].as_str().expect("a reason");
+    assert!(
+        said.contains("ORDERS:41 ") && said.contains("(undecodable)") && said.contains("missing field `cents`"),
+        "{said}"
+    );
+    world.settled("spend", &spend(&events[..40])).await;
+    let (_, counts, positions) = world.last_record("spend").await.expect("a record");
+    assert_eq!((counts.delivered, positions), (40, vec![40]));
+    // A handler that does not read the payload takes all 61.
+    let decided = async || world.last_record("chain").await.filter(|(_, counts, _)| counts.applied == 61);
+    until("the neighbour decides everything", decided).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_is_told_with_its_words_and_stops_the_handler_there() {
+    let world = World::new().await;
+    world.stream("EDITS", &["edits.>"]).await;
+    world.deploy("channel-stats", "stats", &[]);
+    let edit = |added: u64| {
+        json!({ "eventType": "PageEdited", "payload": { "channel": "#x", "user": "u", "added": added, "deleted": 0,
+            "isRobot": false, "isAnonymous": false, "isNew": false } })
+    };
+    for added in [1, 2, u64::MAX, 3] {
+        publish(&world, "edits.x", &edit(added)).await;
+    }
+    let _host = world.host(&[]);
+    let row = world.in_state("stats", "failing").await;
+    let said = row["reason"].as_str().expect("a reason");
+    assert!(
+        said.contains("EDITS:3 ") && said.contains("(trap)") && said.contains("attempt to add with overflow"),
+        "{said}"
+    );
+    let document = r##"{"events":2,"added":3,"deleted":0,"robots":0,"anonymous":0,"created":0,"users":["u"]}"##;
+    world.settled("stats", &[("#x".to_owned(), document.to_owned())].into()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_needs_more_fuel_goes_through_once_the_limit_is_raised() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.deploy("customer-spend", "spend", &["--set", "limits.fuel_per_call=3000000"]);
+    let mut events = orders(0, 30);
+    world.publish(&events[..20]).await;
+    let large = json!({ "eventId": "large", "eventType": "OrderPlaced", "aggregateId": "order-0",
+        "payload": { "customer": "C1", "cents": 5, "note": "\\ ".repeat(300_000) } });
+    publish(&world, "orders.placed", &large).await;
+    world.publish(&events[20..]).await;
+    let _host = world.host(&[]);
+    let row = world.in_state("spend", "failing").await;
+    let said = row["reason"].as_str().expect("a reason");
+    assert!(said.contains("ORDERS:21 ") && said.contains("(fuel)"), "{said}");
+    world.settled("spend", &spend(&events[..20])).await;
+    world.deploy("customer-spend", "spend", &["--set", "limits.fuel_per_call=500000000"]);
+    events.push(Event { customer: "C1".to_owned(), cents: 5, ..events[0].clone() });
+    world.settled("spend", &spend(&events)).await;
+    assert_eq!(world.in_state("spend", "running").await["reason"], serde_json::Value::Null);
+}
