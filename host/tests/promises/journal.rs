@@ -54,6 +54,38 @@ async fn a_trimmed_journal_stays_bounded_and_is_enough_to_resume() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_shown_is_never_trimmed() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    let settings =
+        ["--set", "journal_keep_records=10", "--set", "batch_events=2", "--set", "show_interval_milliseconds=300"];
+    world.deploy("order-chain", "chain", &settings);
+    let events = orders(0, 20_000);
+    world.publish(&events).await;
+    let first = async || {
+        let stream = world.jetstream.get_stream("MILLSTREAM_JOURNAL_chain").await.ok()?;
+        Some(stream.cached_info().state.first_sequence)
+    };
+    let mut kills_with_work = 0;
+    for _ in 0..4 {
+        let mut host = world.host(&[]);
+        let before = until("the journal", async || first().await).await;
+        // Right after a trim, with documents of the last 300 ms not in the bucket.
+        until("a trim, or the end", async || {
+            let (_, counts, _) = world.last_record("chain").await?;
+            (counts.delivered == 20_000 || first().await? > before.max(1)).then_some(())
+        })
+        .await;
+        host.kill();
+        let (_, counts, _) = world.last_record("chain").await.expect("a record");
+        kills_with_work += usize::from(counts.delivered < 20_000);
+    }
+    assert!(kills_with_work >= 2, "only {kills_with_work} kills met work");
+    let _host = world.host(&[]);
+    world.settled("chain", &chains(&events)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn handlers_of_one_host_go_on_without_each_other() {
     let world = World::new().await;
     world.stream("ORDERS", &["orders.>"]).await;

@@ -53,7 +53,7 @@ async fn decided(world: &World) -> u64 {
 async fn throttled(events: usize) -> World {
     let world = World::new().await;
     world.stream("ORDERS", &["orders.>"]).await;
-    world.deploy("order-chain", "chain", &["--set", "throttle_events_per_second=2000", "--set", "batch_events=100"]);
+    world.deploy("order-chain", "chain", &["--set", "throttle_events_per_second=2000", "--set", "batch_events=130"]);
     world.publish(&orders(0, events as u64)).await;
     world
 }
