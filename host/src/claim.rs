@@ -4,6 +4,7 @@
 use bytes::Bytes;
 
 use crate::journal::{Counts, Error, Journal, Kind, Position, Record};
+use crate::names;
 use crate::sandbox::Digest;
 
 /// Tries when hosts claim at the same moment; each loss means that another host got through.
@@ -12,6 +13,8 @@ const TRIES: usize = 5;
 /// Who claims.
 #[derive(Clone, Debug)]
 pub struct Claimant {
+    /// The handler's name.
+    pub handler: String,
     /// The host's name.
     pub host: String,
     /// The module it will run.
@@ -23,7 +26,7 @@ pub struct Claimant {
 }
 
 /// A claim, and what the last record says.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Claim {
     /// This claim's number.
     pub id: u64,
@@ -37,25 +40,26 @@ pub struct Claim {
     pub shown_through: u64,
     /// Effects of records up to here are published.
     pub acted_through: u64,
-    /// True when the journal was empty: the handler has never run.
-    pub first: bool,
+    /// When the documents' bucket was created, nanoseconds since 1970.
+    pub bucket: i64,
 }
 
-/// Claims the handler.
+/// Claims the handler, whose bucket was created at `bucket` (nanoseconds since 1970).
 ///
 /// # Errors
 /// `Fenced` when this life held the handler and no longer does, or when others claim faster.
-pub async fn take(journal: &Journal, claimant: &Claimant) -> Result<Claim, Error> {
+pub async fn take(journal: &Journal, claimant: &Claimant, bucket: i64) -> Result<Claim, Error> {
     let mut lost = 0;
     for _ in 0..TRIES {
         let last = journal.last().await?;
-        let mut claim = resume(last.as_ref(), claimant)?;
+        let mut claim = resume(last.as_ref(), claimant, bucket)?;
         let record = Record {
             time: now(),
             positions: claim.positions.clone(),
             counts: claim.counts,
             shown_through: claim.shown_through,
             acted_through: claim.acted_through,
+            bucket: claim.bucket,
             ..Record::new(Kind::Claim, claim.id, &claimant.host, claimant.digest)
         };
         match journal.append(claim.last, record.encode()?).await {
@@ -71,30 +75,26 @@ pub async fn take(journal: &Journal, claimant: &Claimant) -> Result<Claim, Error
 }
 
 /// What a claim carries over from the last record.
-fn resume(last: Option<&(u64, Bytes)>, claimant: &Claimant) -> Result<Claim, Error> {
+fn resume(last: Option<&(u64, Bytes)>, claimant: &Claimant, bucket: i64) -> Result<Claim, Error> {
     let Some((sequence, bytes)) = last else {
-        return Ok(Claim {
-            id: claimant.id,
-            last: 0,
-            positions: Vec::new(),
-            counts: Counts::default(),
-            shown_through: 0,
-            acted_through: 0,
-            first: true,
-        });
+        return Ok(Claim { id: claimant.id, bucket, ..Claim::default() });
     };
     let record = Record::decode(bytes, *sequence)?;
     if claimant.held && record.claim != claimant.id {
         return Err(Error::Fenced(*sequence));
     }
+    // Documents that are in no record's reach were in the other bucket.
+    if record.counts.delivered > 0 && record.bucket != bucket {
+        return Err(Error::OtherBucket(names::journal_stream(&claimant.handler)));
+    }
     Ok(Claim {
         id: claimant.id,
+        bucket,
         last: *sequence,
         positions: record.positions,
         counts: record.counts,
         shown_through: record.shown_through,
         acted_through: record.acted_through,
-        first: false,
     })
 }
 

@@ -29,6 +29,19 @@ pub enum Error {
     /// A bucket of this name is somebody else's.
     #[error("bucket {0} is already there and was not made by Millstream for this handler")]
     NotOurs(String),
+    /// A document that no handler wrote, where the fold would have to go on from it.
+    #[error(
+        "document {key} in bucket {bucket} was written or deleted by somebody else, so there is nothing to go on from; \
+        hint: to build the documents anew, `nats kv del -f {bucket}`, `nats stream rm -f {journal}` and start again"
+    )]
+    Foreign {
+        /// Its bucket.
+        bucket: String,
+        /// Its key.
+        key: String,
+        /// The journal's stream.
+        journal: String,
+    },
     /// The server refused for good.
     #[error("bucket {bucket} refused: {reason}")]
     Refused {
@@ -126,6 +139,7 @@ pub struct Documents {
     pub(crate) jetstream: Context,
     pub(crate) bucket: String,
     stream: String,
+    created: i64,
     state: Mutex<State>,
     /// A batch was committed: there may be something to show.
     pub(crate) committed: Notify,
@@ -170,6 +184,7 @@ impl Documents {
             jetstream: jetstream.clone(),
             bucket: handler.to_owned(),
             stream: names::bucket_stream(handler),
+            created: i64::try_from(stream.cached_info().created.unix_timestamp_nanos()).unwrap_or_default(),
             state: Mutex::new(state),
             committed: Notify::new(),
             shown: Notify::new(),
@@ -180,6 +195,12 @@ impl Documents {
     #[must_use]
     pub fn is_new(&self) -> bool {
         self.lock().fresh_from == 0
+    }
+
+    /// When the bucket was created, nanoseconds since 1970.
+    #[must_use]
+    pub fn created(&self) -> i64 {
+        self.created
     }
 
     /// The documents of these keys, in their order: first what is decided but not shown, then the bucket.
@@ -194,8 +215,13 @@ impl Documents {
         let missing: Vec<&str> =
             wanted.iter().zip(&found).filter(|(_, document)| document.is_none()).map(|(key, _)| *key).collect();
         if !missing.is_empty() {
+            let stored = self.read(&missing).await?;
+            if let Some(foreign) = stored.iter().find(|document| document.journal == 0) {
+                let (bucket, key) = (self.bucket.clone(), foreign.key.clone());
+                return Err(Error::Foreign { journal: names::journal_stream(&bucket), bucket, key });
+            }
             let mut stored: HashMap<String, Option<Bytes>> =
-                self.read(&missing).await?.into_iter().map(|document| (document.key, document.value)).collect();
+                stored.into_iter().map(|document| (document.key, document.value)).collect();
             for (key, document) in wanted.iter().zip(&mut found) {
                 if document.is_none() {
                     *document = Some(stored.remove(*key).flatten());
@@ -208,9 +234,23 @@ impl Documents {
     /// Reads these keys from the bucket, proved fresh, and remembers their revisions. Absent keys are not in the answer.
     pub(crate) async fn read(&self, wanted: &[&str]) -> Result<Vec<Stored>, Error> {
         let mut all = Vec::with_capacity(wanted.len());
-        for part in wanted.chunks(direct_get::KEYS - 1) {
-            let subjects: Vec<String> =
-                part.iter().map(|key| names::bucket_subject(&self.bucket, &keys::escape(key))).collect();
+        let subject = |key: &&str| names::bucket_subject(&self.bucket, &keys::escape(key));
+        let mut rest = wanted;
+        while !rest.is_empty() {
+            // A request must fit `max_payload` whatever the length of the keys; half of it leaves room for quoting.
+            let mut room = self.jetstream.client().server_info().max_payload / 2;
+            let mut count = 0;
+            for key in rest.iter().take(direct_get::KEYS - 1) {
+                let length = subject(key).len() + 8;
+                if count > 0 && length > room {
+                    break;
+                }
+                room = room.saturating_sub(length);
+                count += 1;
+            }
+            let (part, later) = rest.split_at(count);
+            rest = later;
+            let subjects: Vec<String> = part.iter().map(subject).collect();
             let by_subject: HashMap<&str, &str> =
                 subjects.iter().map(String::as_str).zip(part.iter().copied()).collect();
             let messages = self.fresh(&subjects).await?;

@@ -12,11 +12,12 @@ use crate::claim::{self, Claim, Claimant};
 use crate::documents::{self, Decided, Documents, Origin};
 use crate::inputs::{self, Input};
 use crate::intake::{self, Intake};
-use crate::journal::{self, Journal, Position, Record};
+use crate::journal::{self, Journal, Record};
 use crate::pipeline::{self, Pipeline};
+use crate::positions;
 use crate::progress::{Progress, State};
 use crate::sandbox::{Digest, Instantiate};
-use crate::settings::{OnLostEvents, Settings};
+use crate::settings::Settings;
 use crate::show::{self, Pace};
 
 /// Waits between two tries, doubling from the first to the last.
@@ -47,10 +48,22 @@ pub struct Handler {
 pub enum Ended {
     /// It was told to stop; everything decided is shown.
     Stopped,
+    /// It was told to stop while it was in trouble: what is decided but not shown is shown at the next start.
+    Interrupted(String),
     /// Another host claimed it.
     Fenced(String),
     /// It cannot go on until a person does something.
     Failing(String),
+}
+
+/// The parts of one claim.
+struct Opened {
+    claim: Claim,
+    journal: Journal,
+    documents: Arc<Documents>,
+    inputs: Vec<Input>,
+    /// The last order number that recovery used.
+    order: u64,
 }
 
 /// Why one claim ended.
@@ -85,18 +98,20 @@ impl Error {
                 journal::Error::Unreachable(_) | journal::Error::Refused(_) => Class::Retry,
                 journal::Error::TooLarge(_)
                 | journal::Error::Damaged { .. }
+                | journal::Error::Gone { .. }
+                | journal::Error::OtherBucket(_)
                 | journal::Error::Format { .. }
                 | journal::Error::Encode(_) => Class::Stop,
             },
             Self::Documents(error) | Self::Pipeline(pipeline::Error::Documents(error)) => match error {
-                documents::Error::NotOurs(_) => Class::Stop,
+                documents::Error::NotOurs(_) | documents::Error::Foreign { .. } => Class::Stop,
                 documents::Error::Refused { .. } | documents::Error::Unreachable { .. } => Class::Retry,
             },
             Self::Intake(error) | Self::Pipeline(pipeline::Error::Intake(error)) => match error {
                 intake::Error::NotOurs { .. } => Class::Stop,
                 intake::Error::Consumer { .. } | intake::Error::Interrupted { .. } => Class::Retry,
             },
-            Self::Inputs(_) => Class::Retry,
+            Self::Inputs(_) | Self::Pipeline(pipeline::Error::Inputs(_) | pipeline::Error::Lost { .. }) => Class::Retry,
             Self::Position(_) | Self::Pipeline(pipeline::Error::Failing { .. } | pipeline::Error::Instance(_)) => {
                 Class::Stop
             }
@@ -120,12 +135,19 @@ impl Error {
 impl Handler {
     /// Runs until told to stop, fenced, or stuck.
     pub async fn run(self, jetstream: Context, mut stop: watch::Receiver<bool>) -> Ended {
-        let mut claimant =
-            Claimant { host: self.host.clone(), digest: self.digest, id: claim::fresh_id(), held: false };
+        let mut claimant = Claimant {
+            handler: self.name.clone(),
+            host: self.host.clone(),
+            digest: self.digest,
+            id: claim::fresh_id(),
+            held: false,
+        };
         let mut wait = FIRST_WAIT;
         loop {
+            let before = self.progress.delivered();
             let result = self.live(&jetstream, &mut claimant, &mut stop).await;
-            if self.progress.was_running() {
+            // Only events decided count as success: an error that comes back at once must not be tried at full speed.
+            if self.progress.delivered() > before {
                 wait = FIRST_WAIT;
             }
             let Err(error) = result else { return Ended::Stopped };
@@ -145,7 +167,7 @@ impl Handler {
                 }
             }
             if tokio::time::timeout(wait, pipeline::told_to_stop(&mut stop)).await.is_ok() {
-                return Ended::Stopped;
+                return Ended::Interrupted(reason);
             }
             wait = (wait * 2).min(LAST_WAIT);
         }
@@ -158,18 +180,23 @@ impl Handler {
         claimant: &mut Claimant,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), Error> {
-        let settings = &self.settings;
-        let filters = if settings.subjects.is_empty() { &self.subjects } else { &settings.subjects };
-        let inputs = inputs::resolve(jetstream, filters, &settings.streams).await?;
-        // Opened before the claim so that somebody else's bucket stops us before anything is taken.
-        drop(Documents::open(jetstream, &self.name, settings.replicas, settings.known_revisions).await?);
-        let journal = Journal::open(jetstream, &self.name, settings.replicas).await?;
-        let mut claim = claim::take(&journal, claimant).await?;
-        claimant.held = true;
-        // Opened again after the claim: what its leader knows now is what later reads must know.
-        let documents =
-            Arc::new(Documents::open(jetstream, &self.name, settings.replicas, settings.known_revisions).await?);
-        if claim.first && !documents.is_new() {
+        let opened = tokio::select! {
+            biased;
+            () = pipeline::told_to_stop(stop) => return Ok(()),
+            opened = self.open(jetstream, claimant) => opened?,
+        };
+        self.work(jetstream, opened, stop).await
+    }
+
+    /// Finds, checks, claims, recovers.
+    async fn open(&self, jetstream: &Context, claimant: &mut Claimant) -> Result<Opened, Error> {
+        let Settings { streams, replicas, known_revisions, .. } = &self.settings;
+        let filters = if self.settings.subjects.is_empty() { &self.subjects } else { &self.settings.subjects };
+        inputs::resolve(jetstream, filters, streams).await?;
+        // Looked at before the claim, so that what a person must mend stops us before anything is written.
+        let bucket = Documents::open(jetstream, &self.name, *replicas, *known_revisions).await?;
+        let journal = Journal::open(jetstream, &self.name, *replicas).await?;
+        if !bucket.is_new() && journal.last().await?.is_none() {
             return Err(Error::Position(format!(
                 "bucket {name} has documents but the journal {journal} is empty: the handler's positions are gone; \
                  hint: to build the documents anew, `nats kv del -f {name}` and start again",
@@ -177,22 +204,21 @@ impl Handler {
                 journal = crate::names::journal_stream(&self.name),
             )));
         }
-        place(&mut claim, &inputs, settings.on_lost_events)?;
+        let mut claim = claim::take(&journal, claimant, bucket.created()).await?;
+        claimant.held = true;
+        // Read again after the claim: an earlier owner went on until then, and later reads must know what leaders know now.
+        let inputs = inputs::resolve(jetstream, filters, streams).await?;
+        let documents = Arc::new(Documents::open(jetstream, &self.name, *replicas, *known_revisions).await?);
+        positions::place(&mut claim, &inputs, self.settings.on_lost_events).map_err(Error::Position)?;
         let order = recover(&journal, &documents, &claim).await?;
-        self.work(jetstream, claim, journal, documents, inputs, order, stop).await
+        // Claims are records too: a handler that never gets further must not fill its journal.
+        let keep_from = claim.last.saturating_sub(self.settings.journal_keep_records).min(claim.shown_through + 1);
+        journal.trim(keep_from).await?;
+        Ok(Opened { claim, journal, documents, inputs, order })
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the parts of one claim, each made by one line above the only call")]
-    async fn work(
-        &self,
-        jetstream: &Context,
-        claim: Claim,
-        journal: Journal,
-        documents: Arc<Documents>,
-        inputs: Vec<Input>,
-        order: u64,
-        stop: &mut watch::Receiver<bool>,
-    ) -> Result<(), Error> {
+    async fn work(&self, jetstream: &Context, opened: Opened, stop: &mut watch::Receiver<bool>) -> Result<(), Error> {
+        let Opened { claim, journal, documents, inputs, order } = opened;
         let at: Vec<(Input, u64)> =
             inputs.into_iter().zip(&claim.positions).map(|(input, position)| (input, position.sequence)).collect();
         let mut intake = Intake::open(jetstream, &self.name, &at, &self.settings).await?;
@@ -226,55 +252,6 @@ impl Handler {
             show::round(&documents, documents.presentable()).await?;
         }
         ended
-    }
-}
-
-/// Lines the claim's positions up with the inputs, and checks that each stream is still the one we know.
-fn place(claim: &mut Claim, inputs: &[Input], on_lost: OnLostEvents) -> Result<(), Error> {
-    let mut known = std::mem::take(&mut claim.positions);
-    for input in inputs {
-        let position = match known.iter().position(|position| position.stream == input.stream) {
-            Some(index) => known.remove(index),
-            None => Position { stream: input.stream.clone(), created: input.created, sequence: 0 },
-        };
-        claim.counts.lost += check(&position, input, on_lost)?;
-        claim.positions.push(position);
-    }
-    // Streams that are no longer read keep their positions, in case they come back.
-    claim.positions.append(&mut known);
-    Ok(())
-}
-
-/// Answers how many events the stream dropped before we decided them.
-fn check(position: &Position, input: &Input, on_lost: OnLostEvents) -> Result<u64, Error> {
-    let (stream, decided) = (&input.stream, position.sequence);
-    if position.created != input.created {
-        return Err(Error::Position(format!(
-            "stream {stream} was deleted and made anew since event {decided} was decided; \
-             hint: deploy the handler under a new name to build its documents from the new stream"
-        )));
-    }
-    if decided > input.last {
-        return Err(Error::Position(format!(
-            "stream {stream} ends at {}, before the decided event {decided}: an older backup was restored; \
-             hint: restore a newer one, or deploy the handler under a new name",
-            input.last
-        )));
-    }
-    let lost = input.first.saturating_sub(decided + 1);
-    if decided == 0 || lost == 0 {
-        return Ok(0);
-    }
-    match on_lost {
-        OnLostEvents::Continue => {
-            tracing::error!(stream, lost, "the stream dropped events before they were decided");
-            Ok(lost)
-        }
-        OnLostEvents::Stop => Err(Error::Position(format!(
-            "stream {stream} now begins at {}, so {lost} messages after the decided event {decided} are gone; \
-             hint: go on without them with `millstream deploy ... --set on_lost_events=continue`",
-            input.first
-        ))),
     }
 }
 

@@ -104,6 +104,17 @@ pub async fn resolve(jetstream: &Context, filters: &[String], streams: &[String]
     choose(&known, filters, streams)
 }
 
+/// The first sequence that a stream still has, from its leader.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn first_sequence(jetstream: &Context, stream: &str) -> Result<u64, Error> {
+    let unreachable = |reason: String| Error::Unreachable(reason);
+    let stream = jetstream.get_stream_no_info(stream).await.map_err(|error| unreachable(error.to_string()))?;
+    let info = stream.get_info().await.map_err(|error| unreachable(error.to_string()))?;
+    Ok(info.state.first_sequence)
+}
+
 fn check_filters(filters: &[String]) -> Result<(), Error> {
     if filters.is_empty() {
         return Err(Error::NoSubjects);

@@ -107,6 +107,8 @@ pub struct Record<'a> {
     pub shown_through: u64,
     /// Effects of records up to this journal sequence are published.
     pub acted_through: u64,
+    /// When the documents' bucket was created, nanoseconds since 1970: a bucket made anew lacks what was shown before.
+    pub bucket: i64,
     /// Index into `positions` of the stream this batch came from.
     pub input: u16,
     /// Changed documents, each key once.
@@ -129,6 +131,7 @@ impl<'a> Record<'a> {
             counts: Counts::default(),
             shown_through: 0,
             acted_through: 0,
+            bucket: 0,
             input: 0,
             changes: Vec::new(),
         }
@@ -179,6 +182,21 @@ pub enum Error {
         /// Decoder's account.
         reason: String,
     },
+    /// Removed by somebody else before its documents were shown.
+    #[error(
+        "journal record {sequence} is gone, and its documents may not be in the bucket; \
+        hint: to build the documents anew, delete journal and bucket and start again"
+    )]
+    Gone {
+        /// Journal sequence.
+        sequence: u64,
+    },
+    /// The bucket is not the one that the documents were shown in.
+    #[error(
+        "the handler's bucket was deleted and made anew, so documents that the journal takes for shown are missing; \
+        hint: to build them anew, `nats stream rm -f {0}` and start again"
+    )]
+    OtherBucket(String),
     /// Written by another version.
     #[error("journal record {sequence} has format {found}; this version reads format {FORMAT}")]
     Format {
@@ -282,12 +300,19 @@ impl Journal {
             )
             .await
             .map_err(|error| Error::Unreachable(error.to_string()))?;
-            let Some((last, _)) = batch.last() else {
+            if batch.is_empty() {
                 return Err(Error::Unreachable(format!("records from {next} to {through} are not there")));
-            };
-            next = last + 1;
-            records.extend(batch.into_iter().filter(|(sequence, _)| *sequence <= through));
+            }
+            for (sequence, record) in batch {
+                // The journal has one subject, so a record that is skipped was removed.
+                if sequence != next {
+                    return Err(Error::Gone { sequence: next });
+                }
+                next += 1;
+                records.push((sequence, record));
+            }
         }
+        records.retain(|(sequence, _)| *sequence <= through);
         Ok(records)
     }
 

@@ -13,7 +13,7 @@
 //! | `documents.rs` | decided documents, shown or not | a read proves itself fresh |
 //! | `journal.rs` | one record decides one batch | compare-and-set: two owners are impossible |
 //! | `show.rs` | documents go into the bucket | compare-and-set per key, one write in flight per key |
-//! | `claim.rs`, `handler.rs` | take a handler, recover, run, begin again | the last record alone is enough |
+//! | `claim.rs`, `positions.rs`, `handler.rs` | take a handler, recover, run, begin again | the last record alone is enough |
 //! | `supervisor.rs`, `registry.rs` | which handlers run here | deployments are plain NATS buckets |
 //! | `survey.rs`, `lag.rs` | how far behind | computed from JetStream, not from what a host says |
 //!
@@ -36,6 +36,7 @@ pub mod keys;
 pub mod lag;
 pub mod names;
 pub mod pipeline;
+mod positions;
 pub mod progress;
 pub mod registry;
 pub mod sandbox;

@@ -24,6 +24,7 @@ use crate::blame::{Blame, Verdict};
 use crate::claim::{self, Claim};
 use crate::crash;
 use crate::documents::{self, Decided, Documents, KEY_BYTES, Origin};
+use crate::inputs;
 use crate::intake::{self, Arrival, Arrivals, Intake};
 use crate::journal::{self, Change, Counts, Journal, Kind, Position, Record};
 use crate::keys;
@@ -50,6 +51,17 @@ pub enum Error {
     /// The bucket refused or is away.
     #[error(transparent)]
     Documents(#[from] documents::Error),
+    /// An input stream could not be looked at.
+    #[error(transparent)]
+    Inputs(#[from] inputs::Error),
+    /// An input stream dropped events that were not decided yet. The next claim counts them, and stops or goes on as configured.
+    #[error("stream {stream} dropped events after {after} before they were decided")]
+    Lost {
+        /// Stream name.
+        stream: String,
+        /// The last event before the gap.
+        after: u64,
+    },
     /// An event that the handler cannot take. Nothing is lost; it is the first undecided one.
     #[error("event {event} cannot be applied ({class}): {reason}")]
     Failing {
@@ -172,6 +184,10 @@ impl Pipeline {
         let mut rest = arrivals.messages;
         // A message at or below our position was decided before: own positions rule.
         rest.retain(|arrival| arrival.sequence > position);
+        let lost = self.lost_after(arrivals.input, position, &rest).await?;
+        if let Some(after) = lost {
+            rest.retain(|arrival| arrival.sequence <= after);
+        }
         // A throttled batch may take minutes, and a stop must not.
         while !rest.is_empty() && !*stop.borrow() {
             self.wait_for_room().await;
@@ -197,7 +213,32 @@ impl Pipeline {
                 }
             }
         }
-        Ok(())
+        match lost {
+            Some(after) if !*stop.borrow() => {
+                self.finish().await?;
+                Err(Error::Lost { stream: self.stream_name(arrivals.input), after })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The event before the first gap in the stream's sequence, if the stream now begins behind that gap. Other gaps are
+    /// messages under other subjects, or ones that somebody deleted on purpose.
+    async fn lost_after(&self, input: usize, position: u64, arrivals: &[Arrival]) -> Result<Option<u64>, Error> {
+        let mut before = position;
+        for arrival in arrivals {
+            // A handler that begins takes the stream as it is.
+            if arrival.sequence > before + 1 && before > 0 {
+                let first = inputs::first_sequence(&self.documents.jetstream, &self.stream_name(input)).await?;
+                return Ok((first > before + 1).then_some(before));
+            }
+            before = arrival.sequence;
+        }
+        Ok(None)
+    }
+
+    fn stream_name(&self, input: usize) -> String {
+        self.positions.get(input).map(|position| position.stream.clone()).unwrap_or_default()
     }
 
     /// Steps 2 to 4.
@@ -315,6 +356,7 @@ impl Pipeline {
             counts: self.counts,
             shown_through: self.documents.shown_through(),
             acted_through: self.acted_through,
+            bucket: self.documents.created(),
             input: u16::try_from(input).unwrap_or(u16::MAX),
             changes: outcome.changes.iter().map(as_change).collect(),
             ..Record::new(Kind::Batch, self.claim, &self.handler.host, self.handler.digest)

@@ -80,10 +80,10 @@ impl Progress {
         self.turned.notify_one();
     }
 
-    /// Whether the handler got as far as deciding events.
+    /// Events decided since the generation began, as far as this life knows.
     #[must_use]
-    pub fn was_running(&self) -> bool {
-        self.report.lock().unwrap_or_else(PoisonError::into_inner).state == State::Running
+    pub fn delivered(&self) -> u64 {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).counts.delivered
     }
 
     /// The numbers as they are now.

@@ -92,6 +92,9 @@ pub enum Error {
     /// Zero where that means "never".
     #[error("setting `{0}` must be at least 1")]
     Zero(&'static str),
+    /// More than any machine or server takes.
+    #[error("setting `{0}` must be at most {1}")]
+    TooLarge(&'static str, usize),
 }
 
 impl Settings {
@@ -131,17 +134,19 @@ impl Settings {
     /// # Errors
     /// Names the setting.
     pub fn check(&self) -> Result<(), Error> {
-        let positive = [
-            ("batch_events", self.batch_events),
-            ("batch_bytes", self.batch_bytes),
-            ("prefetch_events", self.prefetch_events),
-            ("unshown_documents", self.unshown_documents),
-            ("unshown_bytes", self.unshown_bytes),
-            ("known_revisions", self.known_revisions),
-            ("replicas", self.replicas),
+        let bounded = [
+            ("batch_events", self.batch_events, 100_000),
+            ("batch_bytes", self.batch_bytes, 64 << 20),
+            ("prefetch_events", self.prefetch_events, 100_000),
+            ("unshown_documents", self.unshown_documents, 100_000_000),
+            ("unshown_bytes", self.unshown_bytes, 64 << 30),
+            ("known_revisions", self.known_revisions, 100_000_000),
+            // What JetStream allows.
+            ("replicas", self.replicas, 5),
         ];
-        match positive.iter().find(|(_, value)| *value == 0) {
-            Some((name, _)) => Err(Error::Zero(name)),
+        match bounded.iter().find(|(_, value, most)| !(1..=*most).contains(value)) {
+            Some((name, 0, _)) => Err(Error::Zero(name)),
+            Some((name, _, most)) => Err(Error::TooLarge(name, *most)),
             None => Ok(()),
         }
     }
@@ -169,6 +174,8 @@ mod tests {
             ("batch_event=7", "setting `batch_event`: there is no such setting"),
             ("batch_events", "`batch_events` is not of the form name=value"),
             ("batch_events=0", "setting `batch_events` must be at least 1"),
+            ("prefetch_events=18446744073709551615", "setting `prefetch_events` must be at most 100000"),
+            ("replicas=6", "setting `replicas` must be at most 5"),
         ] {
             assert_eq!(with(pair).unwrap_err().to_string(), expected);
         }

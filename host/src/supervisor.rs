@@ -22,6 +22,9 @@ use crate::sandbox::{Cache, Guest, Instantiate, Module, Sandbox};
 /// How often a running handler's numbers go to the status bucket.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a host that shall stop waits for its handlers. What they leave is done at the next start.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
 /// This host.
 pub struct Supervisor {
     jetstream: Context,
@@ -37,6 +40,8 @@ pub struct Supervisor {
 /// A handler's task.
 struct Running {
     deployment: Deployment,
+    /// Revision of the deployment in its bucket.
+    revision: u64,
     stop: watch::Sender<bool>,
     /// None once it has ended by itself.
     task: Option<JoinHandle<Ended>>,
@@ -56,8 +61,8 @@ impl Running {
 /// Why a host stopped.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was told to.
-    Stopped,
+    /// It was told to; the handlers named could not show everything that is decided, which the next start does.
+    Stopped(Vec<String>),
     /// Every handler it ran was taken by another host.
     Fenced(Vec<String>),
 }
@@ -79,37 +84,52 @@ impl Supervisor {
     /// When the deployments cannot be watched.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<Outcome> {
         tokio::pin!(stop);
-        let mut reports = tokio::time::interval(REPORT_EVERY);
-        reports.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let announcing = tokio::spawn(keep_announcing(self.registry.clone(), self.host.clone()));
+        let outcome = tokio::select! {
+            biased;
+            () = &mut stop => None,
+            outcome = self.look_after_all() => Some(outcome),
+        };
+        announcing.abort();
+        match outcome {
+            Some(outcome) => Ok(outcome),
+            None => Ok(self.shut_down().await),
+        }
+    }
+
+    /// Follows the deployments until there is nothing left to do for this host.
+    async fn look_after_all(&mut self) -> Outcome {
+        self.warn_of_unknown().await;
+        let mut looks = tokio::time::interval(REPORT_EVERY);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             // A watch that ends (the server went away) is begun again: it tells everything anew.
             let mut deployments = match self.registry.handlers.watch_with_history(">").await {
                 Ok(watch) => watch,
                 Err(error) => {
                     tracing::warn!(%error, "deployments cannot be watched; trying again");
-                    tokio::select! {
-                        () = &mut stop => return Ok(self.shut_down().await),
-                        () = tokio::time::sleep(REPORT_EVERY) => continue,
-                    }
+                    tokio::time::sleep(REPORT_EVERY).await;
+                    continue;
                 }
             };
             loop {
                 tokio::select! {
-                    () = &mut stop => return Ok(self.shut_down().await),
                     entry = deployments.next() => match entry {
                         Some(Ok(entry)) => self.follow(entry).await,
                         Some(Err(error)) => tracing::warn!(%error, "deployments: trying again"),
                         None => break,
                     },
-                    _ = reports.tick() => {
-                        if let Some(outcome) = self.look_after().await {
-                            return Ok(outcome);
-                        }
-                        if let Err(error) = self.registry.announce(&self.host).await {
-                            tracing::debug!(%error, "host not announced");
-                        }
-                    }
+                    _ = looks.tick() => if let Some(outcome) = self.look_after().await { return outcome },
                 }
+            }
+        }
+    }
+
+    /// A handler that was asked for by name may be deployed later; a typing error is more likely.
+    async fn warn_of_unknown(&self) {
+        for name in &self.only {
+            if matches!(self.registry.deployment(name).await, Ok(None)) {
+                tracing::warn!(handler = name, "not deployed; see `millstream list`");
             }
         }
     }
@@ -125,20 +145,23 @@ impl Supervisor {
         }
         match registry::parse(&name, &entry.value) {
             Ok(deployment) => {
-                // The same deployment again is how a person says that what made the handler fail is mended.
+                // A watch that began anew tells what we know; the same deployment put again is how a person says that what
+                // made the handler fail is mended.
                 let same = self.running.get(&name).is_some_and(|running| {
-                    running.deployment == deployment && running.task.as_ref().is_some_and(|task| !task.is_finished())
+                    running.revision == entry.revision
+                        || running.deployment == deployment
+                            && running.task.as_ref().is_some_and(|task| !task.is_finished())
                 });
                 if !same {
                     self.stop(&name).await;
-                    self.start(name, deployment);
+                    self.start(name, deployment, entry.revision);
                 }
             }
             Err(error) => tracing::error!(handler = name, %error, "deployment ignored"),
         }
     }
 
-    fn start(&mut self, name: String, deployment: Deployment) {
+    fn start(&mut self, name: String, deployment: Deployment, revision: u64) {
         let (stop, stopped) = watch::channel(false);
         let progress = Arc::new(Progress::new(&self.host, &deployment.digest.to_string()));
         let life = Life {
@@ -151,7 +174,7 @@ impl Supervisor {
             progress,
         };
         let task = tokio::spawn(life.run(deployment.clone(), stopped));
-        self.running.insert(name, Running { deployment, stop, task: Some(task), fenced: false });
+        self.running.insert(name, Running { deployment, revision, stop, task: Some(task), fenced: false });
     }
 
     async fn stop(&mut self, name: &str) {
@@ -165,10 +188,21 @@ impl Supervisor {
         for running in self.running.values() {
             let _ = running.stop.send(true);
         }
-        for (_, running) in self.running.drain() {
-            running.end().await;
+        let deadline = tokio::time::Instant::now() + STOP_WITHIN;
+        let mut unfinished = Vec::new();
+        for (name, mut running) in self.running.drain() {
+            let Some(mut task) = running.task.take() else { continue };
+            match tokio::time::timeout_at(deadline, &mut task).await {
+                Ok(Ok(Ended::Interrupted(_)) | Err(_)) => unfinished.push(name),
+                Ok(Ok(Ended::Stopped | Ended::Fenced(_) | Ended::Failing(_))) => {}
+                Err(_) => {
+                    task.abort();
+                    unfinished.push(name);
+                }
+            }
         }
-        Outcome::Stopped
+        unfinished.sort();
+        Outcome::Stopped(unfinished)
     }
 
     /// Looks after tasks that ended by themselves. Answers an outcome when there is nothing left to do for this host.
@@ -180,7 +214,7 @@ impl Supervisor {
                     tracing::error!(handler = name, reason, "fenced");
                     running.fenced = true;
                 }
-                Ok(Ended::Failing(_) | Ended::Stopped) => {}
+                Ok(Ended::Failing(_) | Ended::Stopped | Ended::Interrupted(_)) => {}
                 Err(error) => tracing::error!(handler = name, %error, "the handler's task broke off"),
             }
         }
@@ -249,6 +283,18 @@ impl Life {
             instantiate,
             progress: Arc::clone(&self.progress),
         })
+    }
+}
+
+/// Says every second that this host lives.
+async fn keep_announcing(registry: Registry, host: String) {
+    let mut ticks = tokio::time::interval(REPORT_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = registry.announce(&host).await {
+            tracing::debug!(%error, "host not announced");
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::registry::{Deployment, Desired, Registry};
 use crate::sandbox::wire::{Batch, Description, Documents, Kind, Span};
 use crate::sandbox::{Cache, Guest as _, Limits, Module, Sandbox};
 use crate::settings::Settings;
+use crate::subject;
 
 /// How long to wait for a host's word.
 const WAIT: Duration = Duration::from_secs(5);
@@ -115,18 +116,35 @@ impl Deploy {
             Some(registry) => registry.deployment(name).await.ok().flatten(),
             None => None,
         };
-        let mut settings = before.map_or_else(Settings::default, |deployment| deployment.settings);
+        let mut settings = before.as_ref().map_or_else(Settings::default, |deployment| deployment.settings.clone());
         settings = settings.with(&self.set).map_err(bad_setting)?;
         if !self.streams.is_empty() {
             settings.streams.clone_from(&self.streams);
         }
-        Ok(Deployment {
+        if settings.replicas > 1 && jetstream.client().server_info().cluster.is_none() {
+            return Err(Fault::usage(anyhow::anyhow!(
+                "replicas={} needs a cluster, and this is a single server",
+                settings.replicas
+            ))
+            .hint("leave it out, or give --set replicas=1"));
+        }
+        let deployment = Deployment {
             digest: crate::sandbox::Digest::of(bytes),
             label: self.label.clone(),
             subjects: description.subjects.clone(),
             settings,
             desired: Desired::Running,
-        })
+        };
+        let old: &[String] = before.as_ref().map_or(&[], Deployment::filters);
+        let widened = deployment.filters().iter().find(|filter| !old.iter().any(|old| subject::covers(old, filter)));
+        match widened.filter(|_| !old.is_empty()) {
+            Some(filter) => Err(Fault::usage(anyhow::anyhow!(
+                "{name} reads {} now; events of {filter} that it has already passed would never be applied",
+                old.join(", ")
+            ))
+            .hint("deploy it under a new name with --name, to read them all from the first one")),
+            None => Ok(deployment),
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! `millstream get`: documents of a handler, one, several, or all under a prefix. Keys are given and shown as the handler
 //! wrote them; escaping for NATS is done here.
 
-use anyhow::Context as _;
+use std::collections::HashMap;
+
 use async_nats::jetstream;
-use bytes::Bytes;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::GetStreamErrorKind;
 use clap::Args;
 use futures::TryStreamExt as _;
 use serde::Serialize;
@@ -39,14 +41,16 @@ struct Document<'a> {
 impl Get {
     pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
         let jetstream = jetstream::new(super::open(connection).await?);
-        let bucket = jetstream.get_key_value(&self.handler).await.map_err(|error| {
-            if is_missing(&error) {
-                Fault::usage(anyhow::anyhow!("there is no handler {} with documents on this server", self.handler))
-                    .hint("see what is deployed with `millstream list`")
-            } else {
-                Fault::failed(error)
-            }
-        })?;
+        if let Err(error) = jetstream.get_stream(names::bucket_stream(&self.handler)).await {
+            return Err(match error.kind() {
+                GetStreamErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                    Fault::usage(anyhow::anyhow!("there is no handler {} with documents on this server", self.handler))
+                        .hint("see what is deployed with `millstream list`")
+                }
+                _ => Fault::failed(error),
+            });
+        }
+        let bucket = jetstream.get_key_value(&self.handler).await?;
         let asked = !self.keys.is_empty();
         let wanted = if asked {
             self.keys.clone()
@@ -64,7 +68,7 @@ impl Get {
             missing.extend(self.print(&jetstream, part, bare, json).await?);
         }
         if asked && !missing.is_empty() {
-            return Err(Fault::failed(anyhow::anyhow!("no document under {}", missing.join(", ")))
+            return Err(Fault::failed(anyhow::anyhow!("no document under {missing:?}"))
                 .hint(format!("list the keys with `millstream get {}`", self.handler)));
         }
         Ok(())
@@ -81,17 +85,21 @@ impl Get {
         let subject = |key: &String| names::bucket_subject(&self.handler, &keys::escape(key));
         let subjects: Vec<String> = part.iter().map(subject).collect();
         let (found, _) = direct_get::last_of(jetstream, &names::bucket_stream(&self.handler), &subjects).await?;
+        let found: HashMap<String, direct_get::Last> =
+            found.into_iter().map(|message| (message.subject.clone(), message)).collect();
         let mut missing = Vec::new();
         for (key, subject) in part.iter().zip(&subjects) {
-            let message = found.iter().find(|message| message.subject == *subject);
-            let Some(message) = message.filter(|message| message.headers.get("KV-Operation").is_none()) else {
+            let Some(message) = found.get(subject).filter(|message| message.headers.get("KV-Operation").is_none())
+            else {
                 missing.push(key.clone());
                 continue;
             };
             if json {
                 let position = message.headers.get(names::POSITION_HEADER).map(ToString::to_string);
-                let value = value(&message.payload).with_context(|| format!("document {key} is not JSON"))?;
-                output::json(&Document { key, revision: message.sequence, position, value: &value })?;
+                match serde_json::from_slice::<Box<RawValue>>(&message.payload) {
+                    Ok(value) => output::json(&Document { key, revision: message.sequence, position, value: &value })?,
+                    Err(_) => eprintln!("warning: document {key:?} is not JSON and is left out"),
+                }
             } else if bare {
                 output::bytes(&message.payload)?;
             } else {
@@ -100,20 +108,4 @@ impl Get {
         }
         Ok(missing)
     }
-}
-
-/// Whether the server said that there is no such stream, rather than nothing at all.
-fn is_missing(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(refusal) = error.downcast_ref::<jetstream::Error>() {
-            return refusal.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND;
-        }
-        cause = error.source();
-    }
-    false
-}
-
-fn value(payload: &Bytes) -> anyhow::Result<Box<RawValue>> {
-    Ok(serde_json::from_slice(payload)?)
 }

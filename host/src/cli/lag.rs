@@ -18,23 +18,27 @@ pub(super) struct LagCommand {
 impl LagCommand {
     pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
         let jetstream = jetstream::new(super::open(connection).await?);
-        let rows = self.survey(&jetstream).await?;
+        let (rows, failed) = self.survey(&jetstream).await?;
         if json {
             for row in &rows {
                 output::json(row)?;
             }
-        } else if rows.is_empty() {
+        } else if rows.is_empty() && failed.is_empty() {
             eprintln!("nothing is deployed here\nhint: millstream deploy MODULE.wasm");
-        } else {
+        } else if !rows.is_empty() {
             output::line(&table(&rows))?;
             for row in rows.iter().filter(|row| !row.reason.is_empty()) {
                 eprintln!("{}: {}", row.handler, row.reason);
             }
         }
-        Ok(())
+        if failed.is_empty() {
+            return Ok(());
+        }
+        Err(Fault::failed(anyhow::anyhow!("the lag of some handlers cannot be told: {}", failed.join("; ")))
+            .hint("see what is deployed with `millstream list`"))
     }
 
-    async fn survey(&self, jetstream: &jetstream::Context) -> Result<Vec<Lag>, Fault> {
+    async fn survey(&self, jetstream: &jetstream::Context) -> Result<(Vec<Lag>, Vec<String>), Fault> {
         let deployments = match Registry::peek(jetstream).await? {
             Some(registry) => Some((registry.deployments().await?, registry)),
             None => None,
@@ -48,15 +52,23 @@ impl LagCommand {
             return Err(Fault::usage(anyhow::anyhow!("handler {unknown} is not deployed"))
                 .hint("see what is deployed with `millstream list`"));
         }
-        let mut rows = Vec::new();
+        let (mut rows, mut failed) = (Vec::new(), Vec::new());
         if let Some((deployments, registry)) = deployments {
             for (name, deployment) in deployments {
                 if self.handlers.is_empty() || self.handlers.contains(&name) {
-                    rows.extend(survey::handler(jetstream, &registry, &name, &deployment?).await?);
+                    let surveyed = match deployment {
+                        Ok(deployment) => survey::handler(jetstream, &registry, &name, &deployment).await,
+                        Err(error) => Err(error.into()),
+                    };
+                    // One that cannot be measured must not hide the others.
+                    match surveyed {
+                        Ok(found) => rows.extend(found),
+                        Err(error) => failed.push(format!("{name}: {error:#}")),
+                    }
                 }
             }
         }
-        Ok(rows)
+        Ok((rows, failed))
     }
 }
 

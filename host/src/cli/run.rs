@@ -28,8 +28,16 @@ impl Run {
         let supervisor =
             Supervisor::new(jetstream::new(client), host.clone(), Cache::for_user(), self.handlers).await?;
         match supervisor.run(told_to_stop()).await? {
-            Outcome::Stopped => {
+            Outcome::Stopped(unfinished) if unfinished.is_empty() => {
                 tracing::info!(host, "stopped; everything decided is in the buckets");
+                Ok(())
+            }
+            Outcome::Stopped(unfinished) => {
+                let names = unfinished.join(", ");
+                tracing::warn!(
+                    host,
+                    "stopped; what {names} decided last is in the journal, and in the bucket after the next start"
+                );
                 Ok(())
             }
             Outcome::Fenced(handlers) => {

@@ -1,0 +1,112 @@
+//! Where a claim goes on in each input stream. In: the last record's positions and the streams as they are now. Out: positions
+//! in the order of the inputs, or the sentence that stops the handler. Pure. Never: skips an event without being told to.
+
+use crate::claim::Claim;
+use crate::inputs::Input;
+use crate::journal::Position;
+use crate::settings::OnLostEvents;
+
+/// Lines the claim's positions up with the inputs, and checks that each stream is still the one we know.
+///
+/// # Errors
+/// The sentence for people, with what to do.
+pub(crate) fn place(claim: &mut Claim, inputs: &[Input], on_lost: OnLostEvents) -> Result<(), String> {
+    let mut known = std::mem::take(&mut claim.positions);
+    for input in inputs {
+        let mut position = match known.iter().position(|position| position.stream == input.stream) {
+            Some(index) => known.remove(index),
+            None => Position { stream: input.stream.clone(), created: input.created, sequence: 0 },
+        };
+        let lost = check(&position, input, on_lost)?;
+        claim.counts.lost += lost;
+        position.sequence += lost;
+        claim.positions.push(position);
+    }
+    // Streams that are no longer read keep their positions, in case they come back.
+    claim.positions.append(&mut known);
+    Ok(())
+}
+
+/// Answers how many events the stream dropped before we decided them.
+fn check(position: &Position, input: &Input, on_lost: OnLostEvents) -> Result<u64, String> {
+    let (stream, decided) = (&input.stream, position.sequence);
+    if position.created != input.created {
+        return Err(format!(
+            "stream {stream} was deleted and made anew since event {decided} was decided; \
+             hint: deploy the handler under a new name to build its documents from the new stream"
+        ));
+    }
+    if decided > input.last {
+        return Err(format!(
+            "stream {stream} ends at {}, before the decided event {decided}: an older backup was restored; \
+             hint: restore a newer one, or deploy the handler under a new name",
+            input.last
+        ));
+    }
+    let lost = input.first.saturating_sub(decided + 1);
+    if decided == 0 || lost == 0 {
+        return Ok(0);
+    }
+    match on_lost {
+        OnLostEvents::Continue => {
+            tracing::error!(stream, lost, "the stream dropped events before they were decided");
+            Ok(lost)
+        }
+        OnLostEvents::Stop => Err(format!(
+            "stream {stream} now begins at {}, so {lost} messages after the decided event {decided} are gone; \
+             hint: go on without them with `millstream deploy ... --set on_lost_events=continue`",
+            input.first
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn input(first: u64, last: u64) -> Input {
+        Input { stream: "S".to_owned(), filters: vec!["s.>".to_owned()], created: 7, first, last, direct: true }
+    }
+
+    fn placed(decided: u64, created: i64, input: Input, on_lost: OnLostEvents) -> Result<(u64, u64), String> {
+        let position = Position { stream: "S".to_owned(), created, sequence: decided };
+        let mut claim = Claim { positions: vec![position], ..Claim::default() };
+        place(&mut claim, &[input], on_lost)?;
+        Ok((claim.positions[0].sequence, claim.counts.lost))
+    }
+
+    #[test]
+    fn a_sound_stream_goes_on_where_it_was() {
+        for (decided, first, last) in [(0, 1, 0), (0, 500, 900), (7, 1, 7), (7, 8, 7), (7, 8, 20)] {
+            assert_eq!(
+                placed(decided, 7, input(first, last), OnLostEvents::Stop),
+                Ok((decided, 0)),
+                "{decided} {first} {last}"
+            );
+        }
+    }
+
+    #[test]
+    fn lost_events_stop_or_are_counted_and_passed() {
+        let stopped = placed(7, 7, input(11, 20), OnLostEvents::Stop).unwrap_err();
+        assert!(stopped.contains("so 3 messages after the decided event 7 are gone"), "{stopped}");
+        assert_eq!(placed(7, 7, input(11, 20), OnLostEvents::Continue), Ok((10, 3)));
+    }
+
+    #[test]
+    fn another_stream_of_the_same_name_and_an_older_backup_stop() {
+        let anew = placed(7, 6, input(1, 20), OnLostEvents::Continue).unwrap_err();
+        assert!(anew.contains("was deleted and made anew"), "{anew}");
+        let backup = placed(7, 7, input(1, 5), OnLostEvents::Continue).unwrap_err();
+        assert!(backup.contains("an older backup was restored"), "{backup}");
+    }
+
+    #[test]
+    fn inputs_set_the_order_and_unread_streams_keep_their_positions() {
+        let position = |stream: &str, sequence| Position { stream: stream.to_owned(), created: 7, sequence };
+        let mut claim = Claim { positions: vec![position("OLD", 4), position("S", 3)], ..Claim::default() };
+        place(&mut claim, &[input(1, 9), Input { stream: "NEW".to_owned(), ..input(1, 9) }], OnLostEvents::Stop)
+            .unwrap();
+        assert_eq!(claim.positions, [position("S", 3), position("NEW", 0), position("OLD", 4)]);
+    }
+}
