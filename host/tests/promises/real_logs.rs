@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::harness::{Documents, World};
+use crate::harness::{Documents, PATIENCE, World, pause};
 
 /// A pack of real events with their answers.
 struct Pack {
@@ -56,11 +57,27 @@ impl Pack {
 async fn run(world: &World, handlers: &[&str]) {
     let mut host = world.host(&[]);
     for handler in handlers {
-        world.caught_up(handler).await;
+        decided(world, handler).await;
     }
     host.signal("TERM");
     assert_eq!(host.end().await.code(), Some(0), "{}", host.log());
     assert!(!host.log().contains("ERROR"), "{}", host.log());
+}
+
+/// Waits until a handler is caught up, for as long as it makes progress: how long that takes is the machine's.
+async fn decided(world: &World, handler: &str) {
+    let (mut least, mut deadline) = (u64::MAX, Instant::now() + PATIENCE);
+    loop {
+        let behind: u64 = world.lag(handler).iter().filter_map(|row| row["events"].as_u64()).sum();
+        if behind == 0 {
+            return;
+        }
+        if behind < least {
+            (least, deadline) = (behind, Instant::now() + PATIENCE);
+        }
+        assert!(Instant::now() < deadline, "{handler} stands still, {behind} events behind");
+        pause().await;
+    }
 }
 
 /// A handler's documents, read once.
@@ -159,16 +176,18 @@ async fn real_edits_give_the_answers_computed_elsewhere_whatever_the_batch() {
     world.stream("EDITS", &["edits.>"]).await;
     let mut handlers = vec!["stats"];
     world.deploy("channel-stats", "stats", &[]);
-    for (pages, chain, batch) in [("pages-1", "chain-1", 1), ("pages-7", "chain-7", 7), ("pages", "chain", 500)] {
-        let batch = format!("batch_events={batch}");
-        world.deploy("page-edits", pages, &["--set", &batch]);
-        world.deploy("order-chain", chain, &["--set", &batch, "--set", "subjects=edits.>"]);
-        handlers.extend([pages, chain]);
+    for (pages, batch) in [("pages-7", "7"), ("pages", "500")] {
+        world.deploy("page-edits", pages, &["--set", &format!("batch_events={batch}")]);
+        handlers.push(pages);
+    }
+    for (chain, batch) in [("chain-1", "1"), ("chain-7", "7"), ("chain", "500")] {
+        world.deploy("order-chain", chain, &["--set", &format!("batch_events={batch}"), "--set", "subjects=edits.>"]);
+        handlers.push(chain);
     }
     assert_eq!(pack.publish(&world, "edits.{aggregateId}", None), 39_244);
     run(&world, &handlers).await;
     assert_eq!(channels_answer(&documents(&world, "stats", 39_244).await), pack.answers["P3_channelStats"]);
-    for pages in ["pages-1", "pages-7", "pages"] {
+    for pages in ["pages-7", "pages"] {
         let pages = documents(&world, pages, 39_244).await;
         assert_eq!(pages_answer(&pages), pack.answers["P4_pageState"]);
         assert_eq!(top_pages_answer(&pages), pack.answers["P1_topPages"]);
