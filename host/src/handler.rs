@@ -209,8 +209,12 @@ impl Handler {
         // Read again after the claim: an earlier owner went on until then, and later reads must know what leaders know now.
         let inputs = inputs::resolve(jetstream, filters, streams).await?;
         let documents = Arc::new(Documents::open(jetstream, &self.name, *replicas, *known_revisions).await?);
-        positions::place(&mut claim, &inputs, self.settings.on_lost_events).map_err(Error::Position)?;
         let order = recover(&journal, &documents, &claim).await?;
+        if let Err(reason) = positions::place(&mut claim, &inputs, self.settings.on_lost_events) {
+            // What is decided stays decided: its documents are shown even if nothing more can be.
+            show::round(&documents, documents.presentable()).await?;
+            return Err(Error::Position(reason));
+        }
         // Claims are records too: a handler that never gets further must not fill its journal.
         let keep_from = claim.last.saturating_sub(self.settings.journal_keep_records).min(claim.shown_through + 1);
         journal.trim(keep_from).await?;

@@ -170,6 +170,12 @@ impl World {
         names
     }
 
+    /// What the handler's host said last.
+    pub async fn report(&self, handler: &str) -> Option<serde_json::Value> {
+        let bucket = self.jetstream.get_key_value("MILLSTREAM_STATUS").await.ok()?;
+        serde_json::from_slice(&bucket.get(handler).await.ok()??).ok()
+    }
+
     /// The record that a handler's journal ends with: its positions, counts and claim.
     pub async fn last_record(&self, handler: &str) -> Option<(u64, millstream::journal::Counts, Vec<u64>)> {
         let stream = self.jetstream.get_stream(format!("MILLSTREAM_JOURNAL_{handler}")).await.ok()?;

@@ -17,6 +17,7 @@ mod journal;
 mod kill_storm;
 mod lag;
 mod limits;
+mod loss;
 mod new;
 mod publish;
 mod real_logs;

@@ -1,0 +1,179 @@
+//! Something that the handler stands on is gone: the journal, the bucket, a record, a document, events of the stream. It stops
+//! and says so, every time it is started, and never folds on from what is left.
+
+use std::time::Duration;
+
+use async_nats::jetstream::stream;
+
+use crate::harness::{Host, World, chains, orders, until};
+
+/// A world in which `chain` has decided `count` orders and shown them.
+async fn decided(count: u64) -> World {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.deploy("order-chain", "chain", &[]);
+    let events = orders(0, count);
+    world.publish(&events).await;
+    let mut host = world.host(&[]);
+    world.settled("chain", &chains(&events)).await;
+    host.signal("TERM");
+    assert!(host.end().await.success(), "it ends well:\n{}", host.log());
+    world
+}
+
+/// Starts a host and waits until `handler` fails with a reason that contains `expected`; does so twice.
+async fn refused(world: &World, handler: &str, expected: &str) {
+    for start in 1..=2 {
+        let begun = millstream::claim::now();
+        let _host = world.host(&[]);
+        let reason = until("the handler fails", async || {
+            let report = world.report(handler).await.filter(|report| report["time"].as_i64() > Some(begun))?;
+            (report["state"] == "failing").then(|| report["reason"].as_str().unwrap_or_default().to_owned())
+        })
+        .await;
+        assert!(reason.contains(expected), "start {start}: {reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_whose_journal_is_gone_never_folds_its_events_again() {
+    let world = decided(2000).await;
+    world.jetstream.delete_stream("MILLSTREAM_JOURNAL_chain").await.unwrap();
+    refused(&world, "chain", "the journal MILLSTREAM_JOURNAL_chain is empty").await;
+    assert_eq!(world.documents("chain").await, chains(&orders(0, 2000)), "nothing was folded twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_whose_bucket_is_gone_never_begins_documents_anew() {
+    let world = decided(2000).await;
+    world.jetstream.delete_key_value("chain").await.unwrap();
+    world.publish(&orders(2000, 10)).await;
+    refused(&world, "chain", "bucket was deleted and made anew").await;
+    assert_eq!(world.documents("chain").await.len(), 0, "no document was begun from nothing");
+
+    // Doing what the hint says builds everything anew.
+    world.jetstream.delete_stream("MILLSTREAM_JOURNAL_chain").await.unwrap();
+    let _host = world.host(&[]);
+    world.settled("chain", &chains(&orders(0, 2010))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_gone_before_its_documents_are_shown_stops_the_handler() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    let slow = ["--set", "batch_events=20", "--set", "show_interval_milliseconds=600000"];
+    world.deploy("order-chain", "chain", &[&slow[..], &["--set", "throttle_events_per_second=2000"]].concat());
+    world.publish(&orders(0, 5000)).await;
+    let mut host = world.host(&[]);
+    until("some records", async || world.last_record("chain").await.filter(|(_, counts, _)| counts.delivered > 1000))
+        .await;
+    host.kill();
+    let journal = world.jetstream.get_stream("MILLSTREAM_JOURNAL_chain").await.unwrap();
+    journal.purge().keep(1).await.unwrap();
+    refused(&world, "chain", "is gone, and its documents may not be in the bucket").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_somebody_else_wrote_is_never_folded_on() {
+    let world = decided(2000).await;
+    let subject = "$KV.chain.order-1";
+    world.jetstream.publish(subject, r#"{"hash":"forged","events":1000}"#.into()).await.unwrap().await.unwrap();
+    world.publish(&orders(2000, 2000)).await;
+    refused(&world, "chain", "document order-1 in bucket chain was written or deleted by somebody else").await;
+}
+
+/// A stream that keeps 1,000 messages, and a handler on it that has begun and is too slow for what follows.
+async fn forgetful(on_lost: &str) -> (World, Host) {
+    let world = World::new().await;
+    let config = stream::Config {
+        name: "ORDERS".to_owned(),
+        subjects: vec!["orders.>".to_owned()],
+        max_messages: 1000,
+        allow_direct: true,
+        ..Default::default()
+    };
+    world.jetstream.create_stream(config).await.unwrap();
+    let on_lost = format!("on_lost_events={on_lost}");
+    let slow = ["--set", "throttle_events_per_second=2000", "--set", "prefetch_events=100", "--set", "batch_events=50"];
+    world.deploy("order-chain", "chain", &[&slow[..], &["--set", &on_lost]].concat());
+    let host = world.host(&[]);
+    let events = orders(0, 10_000);
+    world.publish(&events[..100]).await;
+    until("it has begun", async || world.last_record("chain").await.filter(|(_, counts, _)| counts.delivered == 100))
+        .await;
+    world.publish(&events[100..]).await;
+    (world, host)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_dropped_by_the_stream_while_the_handler_runs_stop_it() {
+    let (world, _host) = forgetful("stop").await;
+    let reason = until("the handler fails", async || {
+        let report = world.report("chain").await.filter(|report| report["state"] == "failing")?;
+        Some(report["reason"].as_str().unwrap_or_default().to_owned())
+    })
+    .await;
+    assert!(reason.contains("are gone") && reason.contains("on_lost_events=continue"), "{reason}");
+    let (_, counts, positions) = world.last_record("chain").await.unwrap();
+    assert_eq!(positions, [counts.delivered], "everything up to the gap is decided, nothing behind it");
+    let events = orders(0, counts.delivered);
+    world.settled("chain", &chains(&events)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_dropped_by_the_stream_are_counted_when_that_is_configured() {
+    let (world, _host) = forgetful("continue").await;
+    let (_, counts, _) = until("the head is reached", async || {
+        world.last_record("chain").await.filter(|(_, _, positions)| positions == &[10_000])
+    })
+    .await;
+    assert!(counts.lost > 0, "the stream was faster than the handler");
+    assert_eq!(counts.delivered + counts.lost, 10_000, "each event is either decided or counted as lost");
+    assert_eq!(counts.applied, counts.delivered);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn takeovers_under_load_stop_nobody_but_the_overtaken() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.deploy("order-chain", "chain", &[]);
+    let events = orders(0, 24_000);
+    let mut hosts = Vec::new();
+    for part in events.chunks(3000) {
+        hosts.push(world.host(&[]));
+        let before = world.last_record("chain").await.map_or(0, |(_, counts, _)| counts.delivered);
+        for few in part.chunks(100) {
+            world.publish(few).await;
+        }
+        until("the newest host works", async || {
+            world.last_record("chain").await.filter(|(_, counts, _)| counts.delivered > before)
+        })
+        .await;
+    }
+    world.settled("chain", &chains(&events)).await;
+    let last = hosts.len() - 1;
+    for (index, host) in hosts.iter_mut().enumerate() {
+        if index < last {
+            assert_eq!(host.end().await.code(), Some(1), "host {index} was overtaken:\n{}", host.log());
+            assert!(host.log().contains("fenced"), "host {index}:\n{}", host.log());
+        } else {
+            assert_eq!(host.ended(), None, "the last host runs on:\n{}", host.log());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_ends_in_time_while_its_server_is_away() {
+    let mut world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.deploy("order-chain", "chain", &["--set", "throttle_events_per_second=1000"]);
+    world.publish(&orders(0, 5000)).await;
+    let mut host = world.host(&[]);
+    until("it works", async || world.last_record("chain").await.filter(|(_, counts, _)| counts.delivered > 100)).await;
+    world.server.kill();
+    host.signal("TERM");
+    let begun = std::time::Instant::now();
+    assert!(host.end().await.success(), "{}", host.log());
+    assert!(begun.elapsed() < Duration::from_secs(15), "it took {:?}", begun.elapsed());
+    assert!(!host.log().contains("everything decided is in the buckets"), "it cannot know:\n{}", host.log());
+}
