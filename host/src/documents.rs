@@ -309,7 +309,10 @@ impl Documents {
         let mut state = self.lock();
         state.committed = origin.order;
         state.origins.push_back(origin);
-        state.settle();
+        // With documents waiting, only a round of showing can move it, and looking at all of them for each batch is dear.
+        if state.unshown.is_empty() {
+            state.settle();
+        }
         drop(state);
         self.committed.notify_one();
     }

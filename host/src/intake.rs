@@ -4,24 +4,26 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::pull::{Config, MessagesError, Stream as Messages};
+use async_nats::Message;
+use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
-use async_nats::jetstream::{Context, Message, stream};
-use futures::{FutureExt as _, StreamExt as _};
+use async_nats::jetstream::{Context, stream};
+use futures::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::inputs::Input;
 use crate::names;
+use crate::pull::{Delivery, Pull};
 use crate::settings::Settings;
 
 /// Ack wait: longer than any pause of a healthy host. Redelivery never helps us, it only disturbs.
 const ACK_WAIT: Duration = Duration::from_secs(3600);
 
-/// A pull request lives this long, with a heartbeat every fifth of it.
-const PULL_EXPIRES: Duration = Duration::from_secs(25);
+/// How long a batch waits for messages that the server has and is sending. Bounds the wait when it stops in between.
+const FILL_WITHIN: Duration = Duration::from_millis(5);
 
 /// A feed that hears nothing for so long asks whether messages went to somebody else.
 const IDLE_CHECK: Duration = Duration::from_secs(4);
@@ -120,8 +122,8 @@ impl Intake {
         let (sender, batches) = mpsc::channel(1);
         let mut tasks = Vec::new();
         for (index, (input, position)) in inputs.iter().enumerate() {
-            let consumer = consumer(jetstream, handler, input, *position, settings).await?;
-            let messages = messages(jetstream, &consumer, input, settings).await?;
+            let consumer = make_consumer(jetstream, handler, input, *position, settings).await?;
+            let messages = messages(jetstream, handler, input, settings).await?;
             let feed = Feed {
                 input: index,
                 stream: input.stream.clone(),
@@ -149,7 +151,7 @@ impl Intake {
 }
 
 /// Deletes the consumer of an earlier claim and makes one that begins after `position`.
-async fn consumer(
+async fn make_consumer(
     jetstream: &Context,
     handler: &str,
     input: &Input,
@@ -198,22 +200,12 @@ async fn is_there(opened: &stream::Stream<()>, handler: &str, stream: &str) -> R
     }
 }
 
-async fn messages(
-    jetstream: &Context,
-    consumer: &Consumer<Config>,
-    input: &Input,
-    settings: &Settings,
-) -> Result<Messages, Error> {
+async fn messages(jetstream: &Context, handler: &str, input: &Input, settings: &Settings) -> Result<Pull, Error> {
     let largest = jetstream.client().server_info().max_payload;
-    consumer
-        .stream()
-        .max_bytes_per_batch(PREFETCH_BYTES.max(largest.saturating_mul(2)))
-        .max_messages_per_batch(settings.prefetch_events)
-        .expires(PULL_EXPIRES)
-        .heartbeat(PULL_EXPIRES / 5)
-        .messages()
+    let bytes = PREFETCH_BYTES.max(largest.saturating_mul(2));
+    Pull::open(jetstream, &input.stream, handler, settings.prefetch_events, bytes)
         .await
-        .map_err(|error| Error::Consumer { stream: input.stream.clone(), reason: error.to_string() })
+        .map_err(|reason| Error::Consumer { stream: input.stream.clone(), reason })
 }
 
 /// Groups the messages of one input.
@@ -221,7 +213,7 @@ struct Feed {
     input: usize,
     stream: String,
     consumer: Consumer<Config>,
-    messages: Messages,
+    messages: Pull,
     /// The consumer sequence that must come next: a gap means that somebody else took messages or moved the consumer.
     expected: u64,
     /// The last stream sequence that came: one that is not above it is a redelivery.
@@ -249,33 +241,42 @@ impl Feed {
         sender: &'a mpsc::Sender<Result<Arrivals, Error>>,
     ) -> Result<(mpsc::Permit<'a, Result<Arrivals, Error>>, Vec<Arrival>), Option<Error>> {
         let mut batch = Vec::with_capacity(self.settings.batch_events.min(1024));
-        let mut bytes = 0;
-        bytes += self.take(&mut batch, None).await.map_err(Some)?;
-        let ready_at = Instant::now() + Duration::from_millis(self.settings.batch_wait_milliseconds);
+        let first = self.first().await.map_err(Some)?;
+        let mut bytes = self.take(&mut batch, first).map_err(Some)?;
+        let begun = Instant::now();
+        let wait = tokio::time::sleep_until(begun);
+        tokio::pin!(wait);
         loop {
             while self.has_room(&batch, bytes)
                 && let Some(message) = self.messages.next().now_or_never()
             {
-                bytes += self.take(&mut batch, Some(message)).await.map_err(Some)?;
+                bytes += self.take(&mut batch, message).map_err(Some)?;
             }
             if !self.has_room(&batch, bytes) {
                 return Ok((sender.reserve().await.map_err(|_| None)?, batch));
             }
+            let until = begun + self.patience(&batch);
             let free = async {
-                tokio::time::sleep_until(ready_at).await;
+                // A timer wakes a whole millisecond late: none is set where there is nothing to wait for.
+                if until > Instant::now() {
+                    if wait.deadline() != until {
+                        wait.as_mut().reset(until);
+                    }
+                    wait.as_mut().await;
+                }
                 sender.reserve().await
             };
             tokio::select! {
                 biased;
                 permit = free => return Ok((permit.map_err(|_| None)?, batch)),
-                message = self.messages.next() => bytes += self.take(&mut batch, Some(message)).await.map_err(Some)?,
+                message = self.messages.next() => bytes += self.take(&mut batch, message).map_err(Some)?,
             }
         }
     }
 
     /// The next message, whenever it comes. Without further events, nothing else would tell that the last ones were taken by
     /// a foreign client.
-    async fn first(&mut self) -> Result<Option<Result<Message, MessagesError>>, Error> {
+    async fn first(&mut self) -> Result<Result<(Message, Delivery), String>, Error> {
         let mut suspicious = false;
         loop {
             if let Ok(message) = tokio::time::timeout(IDLE_CHECK, self.messages.next()).await {
@@ -292,32 +293,25 @@ impl Feed {
         }
     }
 
+    /// How long the batch may wait for company: as the settings say, and a little where company is known to be on its way.
+    fn patience(&self, batch: &[Arrival]) -> Duration {
+        let wait = Duration::from_millis(self.settings.batch_wait_milliseconds);
+        let more_to_come = batch.last().is_some_and(|arrival| arrival.pending > 0);
+        if more_to_come { wait.max(FILL_WITHIN) } else { wait }
+    }
+
     fn has_room(&self, batch: &[Arrival], bytes: usize) -> bool {
         batch.len() < self.settings.batch_events && bytes < self.settings.batch_bytes
     }
 
-    /// Adds a message (the given one, or the next) to the batch and answers its size.
-    async fn take(
-        &mut self,
-        batch: &mut Vec<Arrival>,
-        message: Option<Option<Result<Message, MessagesError>>>,
-    ) -> Result<usize, Error> {
-        let message = match message {
-            Some(message) => message,
-            None => self.first().await?,
-        };
+    /// Adds a message to the batch and answers its size.
+    fn take(&mut self, batch: &mut Vec<Arrival>, message: Result<(Message, Delivery), String>) -> Result<usize, Error> {
         let interrupted = |reason: String| Error::Interrupted { stream: self.stream.clone(), reason };
-        let message = message
-            .ok_or_else(|| interrupted("the consumer ended".to_owned()))?
-            .map_err(|error| interrupted(error.to_string()))?;
-        let (consumer_sequence, sequence, stored, pending) = {
-            let info = message.info().map_err(|error| interrupted(error.to_string()))?;
-            let stored = i64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(i64::MAX);
-            (info.consumer_sequence, info.stream_sequence, stored, info.pending)
-        };
-        if consumer_sequence != self.expected {
-            let expected = self.expected;
-            return Err(interrupted(format!("message {consumer_sequence} came where {expected} was due")));
+        let (message, delivery) = message.map_err(interrupted)?;
+        let (came, expected) = (delivery.consumer_sequence, self.expected);
+        let Delivery { sequence, stored, pending, .. } = delivery;
+        if came != expected {
+            return Err(interrupted(format!("message {came} came where {expected} was due")));
         }
         // A redelivery stands in the consumer's order but not in the stream's.
         if sequence <= self.last {

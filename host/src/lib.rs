@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | `pipeline.rs` | one batch's whole journey | the only file that knows the order of steps |
 //! | `inputs.rs` | finds the streams of a handler | a user's stream is never created or altered |
-//! | `intake.rs` | feeds batches from a pull consumer | own positions rule, never the consumer's |
+//! | `intake.rs`, `pull.rs` | feeds batches from a pull consumer | own positions rule, never the consumer's |
 //! | `envelope.rs`, `batch.rs` | messages become a flat batch | pure; a body that is no envelope is a payload |
 //! | `sandbox/` | runs the module within limits | a guest gets `log` and nothing else; answers are checked |
 //! | `blame.rs` | finds the event that makes a batch fail | what stands before it is committed |
@@ -38,6 +38,7 @@ pub mod names;
 pub mod pipeline;
 mod positions;
 pub mod progress;
+mod pull;
 pub mod registry;
 pub mod sandbox;
 pub mod server;

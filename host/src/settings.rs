@@ -22,8 +22,9 @@ pub struct Settings {
     pub batch_wait_milliseconds: u64,
     /// Events fetched ahead per input stream. Four batches keep the pipeline busy during a round trip.
     pub prefetch_events: usize,
-    /// How often documents are written while the handler is behind. A document that changes in every batch is then written
-    /// once a second, not thousands of times. When it is not behind, documents are written at once.
+    /// How often documents are written while the handler is behind, at most; less often where writing them takes more than a
+    /// tenth of the time. A document that changes in every batch is then written once a second, not thousands of times. When
+    /// it is not behind, documents are written at once.
     pub show_interval_milliseconds: u64,
     /// Documents decided but not yet in the bucket; the pipeline waits above this. Bounds memory and recovery time.
     pub unshown_documents: usize,

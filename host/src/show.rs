@@ -23,6 +23,13 @@ const IN_FLIGHT: usize = 256;
 /// Tries to place one document against other writers before giving the claim up.
 const TRIES: usize = 10;
 
+/// While behind, the pause after a round lasts so many times the round: catching up gets nine tenths of the time, however
+/// many documents there are. Without it, 10,000 of them took a fifth of the CPU of host and server.
+const PAUSE_PER_ROUND: u32 = 9;
+
+/// The longest such pause, in intervals, for people who watch and for recovery, which reads what is not shown.
+const LONGEST_PAUSE: u32 = 10;
+
 /// The pace that the pipeline asks for.
 #[derive(Default)]
 pub struct Pace {
@@ -66,9 +73,11 @@ pub async fn run(documents: Arc<Documents>, pace: Arc<Pace>, interval: Duration)
                 () = documents.committed.notified() => {}
             }
         }
-        next_round = Instant::now() + interval;
+        let begun = Instant::now();
         // What was decided while this round waited is shown with it.
         self::round(&documents, documents.presentable()).await?;
+        let pause = (begun.elapsed() * PAUSE_PER_ROUND).clamp(interval, interval.saturating_mul(LONGEST_PAUSE));
+        next_round = Instant::now() + pause;
     }
 }
 

@@ -218,7 +218,7 @@ async fn keys_come_back_as_the_handler_wrote_them(world: &World) {
     let talks = world.ok(&["get", "pages", "--prefix", "#ca.wikipedia|V"]);
     assert!(!talks.is_empty() && talks.lines().all(|line| line.starts_with("#ca.wikipedia|V")), "{talks}");
     let said = crate::harness::refused(&world.server.url(), 1, &["get", "pages", "#en.wikipedia|No such page"]);
-    assert!(said.contains("no document under #en.wikipedia|No such page"), "{said}");
+    assert!(said.contains("no document under [\"#en.wikipedia|No such page\"]"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,156 @@
+//! Drains one backlog in four ways, side by side on one embedded server, and measures how soon a live event is visible:
+//!
+//! ```text
+//! cargo bench -p millstream --bench drain -- [--events N] [--keys K] [--spread zipf] [--json FILE] [--short]
+//! ```
+//!
+//! bare: the client counts messages (the floor). plain: get, put, ack for each event. native: the projection compiled into
+//! this process, in the real pipeline. wasm: the same projection as a module in the real pipeline. The rows take turns, so
+//! that whatever else the machine does hits all of them; trust the ratios. Wrong documents fail the bench.
+
+mod floor;
+mod guest;
+mod live;
+mod ours;
+mod report;
+mod shop;
+mod world;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use live::{Latency, Load};
+use ours::{Candidate, Running};
+use report::{Drains, Report};
+use shop::{Shop, Spread};
+use world::{Run, World};
+
+/// Events of the plain consumer, a fiftieth of the backlog: it is that slow.
+const PLAIN_SHARE: u64 = 50;
+
+/// A row of the interleaved runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Row {
+    Bare,
+    Plain,
+    Native,
+    Wasm,
+    Live,
+}
+
+/// Measure drains and latency against an embedded server.
+#[derive(Parser)]
+struct Arguments {
+    /// Events in the backlog; 1,000,000, or 100,000 with --short.
+    #[arg(long)]
+    events: Option<u64>,
+    /// Customers, and so documents.
+    #[arg(long, default_value_t = 10_000)]
+    keys: usize,
+    /// Only this spread of keys, instead of both.
+    #[arg(long)]
+    spread: Option<Spread>,
+    /// Only these rows, for profiles; ratios need all.
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<Row>,
+    /// Times that each row is run.
+    #[arg(long, default_value_t = 3)]
+    repeats: usize,
+    /// Write all numbers to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// A small backlog, as CI runs it.
+    #[arg(long)]
+    short: bool,
+    /// Given by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+impl Arguments {
+    fn runs(&self, row: Row) -> bool {
+        self.rows.is_empty() || self.rows.contains(&row)
+    }
+
+    fn spreads(&self) -> Vec<Spread> {
+        self.spread.map_or_else(|| vec![Spread::Zipf, Spread::Uniform], |spread| vec![spread])
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let events = arguments.events.unwrap_or(if arguments.short { 100_000 } else { 1_000_000 });
+    let (wasm, digest) = guest::module()?;
+    let native = Candidate { name: "native", make: guest::native(), digest };
+    let wasm = Candidate { name: "wasm", make: wasm, digest };
+    let world = World::new().await?;
+    let mut report =
+        Report { events, keys: arguments.keys, repeats: arguments.repeats, drains: Vec::new(), live: Vec::new() };
+    for spread in arguments.spreads() {
+        let shop = Shop::new(spread, arguments.keys);
+        eprintln!("{}: {events} events of 256 bytes, {} keys", spread.name(), arguments.keys);
+        world.fill(&shop, events).await?;
+        report.drains.push(drains(&arguments, &world, &shop, spread, events, [&native, &wasm]).await?);
+        if report.live.is_empty() && arguments.runs(Row::Live) {
+            report.live = live(&arguments, &world, &shop, events, &wasm).await?;
+        }
+    }
+    report.print();
+    if let Some(file) = &arguments.json {
+        std::fs::write(file, serde_json::to_vec_pretty(&report)?)?;
+    }
+    Ok(())
+}
+
+/// The rows in turn, so that drift hits all of them.
+async fn drains(
+    arguments: &Arguments,
+    world: &World,
+    shop: &Shop,
+    spread: Spread,
+    events: u64,
+    [native, wasm]: [&Candidate; 2],
+) -> anyhow::Result<Drains> {
+    let expected = shop.fold(events);
+    let mut drains = Drains { spread, bare: Vec::new(), plain: Vec::new(), native: Vec::new(), wasm: Vec::new() };
+    for _ in 0..arguments.repeats {
+        if arguments.runs(Row::Bare) {
+            drains.bare.push(tell("bare", floor::bare(world, events).await?));
+        }
+        if arguments.runs(Row::Native) {
+            drains.native.push(tell("native", ours::drain(world, native, events, &expected).await?));
+        }
+        if arguments.runs(Row::Wasm) {
+            drains.wasm.push(tell("wasm", ours::drain(world, wasm, events, &expected).await?));
+        }
+        if arguments.runs(Row::Plain) {
+            drains.plain.push(tell("plain", floor::plain(world, (events / PLAIN_SHARE).max(1)).await?));
+        }
+    }
+    Ok(drains)
+}
+
+async fn live(
+    arguments: &Arguments,
+    world: &World,
+    shop: &Shop,
+    events: u64,
+    wasm: &Candidate,
+) -> anyhow::Result<Vec<Latency>> {
+    let seconds = if arguments.short { 2 } else { 5 };
+    let loads = [(200, false), (2000, false), (200, true)];
+    let loads = loads.map(|(per_second, new_keys)| Load { per_second, seconds, new_keys });
+    let spend = shop.fold(events);
+    let running = Running::start(world, wasm).await?;
+    running.caught_up(world, events, &spend).await?;
+    let latencies = live::all(world, shop, &running, wasm.name, &loads, arguments.repeats, (events, spend)).await?;
+    running.end(world).await?;
+    Ok(latencies)
+}
+
+fn tell(row: &str, run: Run) -> Run {
+    eprintln!("  {row}: {:.0} events/s", run.rate());
+    run
+}

@@ -1,0 +1,166 @@
+//! The projection in the real pipeline: a handler run as the supervisor runs it. The clock stops at the moment the server
+//! stored the last document or record, and only counts if every document equals the fold.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, bail, ensure};
+use millstream::handler::{Ended, Handler};
+use millstream::progress::Progress;
+use millstream::sandbox::Digest;
+use millstream::settings::Settings;
+use millstream::{direct_get, names};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::guest::{Gauge, Make};
+use crate::shop::{self, Spend};
+use crate::world::{Run, STREAM, SUBJECT, World};
+
+/// How often positions and revisions are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// How long a handler may take.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A guest with the name of its handler.
+pub(crate) struct Candidate {
+    pub(crate) name: &'static str,
+    pub(crate) make: Make,
+    pub(crate) digest: Digest,
+}
+
+/// A handler that runs.
+pub(crate) struct Running {
+    name: &'static str,
+    gauge: Arc<Gauge>,
+    progress: Arc<Progress>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Ended>,
+    begun: SystemTime,
+    before: (f64, f64),
+}
+
+/// Runs a handler over the whole stream.
+pub(crate) async fn drain(
+    world: &World,
+    candidate: &Candidate,
+    events: u64,
+    expected: &[Spend],
+) -> anyhow::Result<Run> {
+    let running = Running::start(world, candidate).await?;
+    let run = running.caught_up(world, events, expected).await?;
+    running.end(world).await?;
+    Ok(run)
+}
+
+impl Running {
+    pub(crate) async fn start(world: &World, candidate: &Candidate) -> anyhow::Result<Self> {
+        let jetstream = world.connect().await?;
+        let gauge = Arc::new(Gauge::default());
+        let progress = Arc::new(Progress::new("bench", &candidate.digest.to_string()));
+        let handler = Handler {
+            name: candidate.name.to_owned(),
+            host: "bench".to_owned(),
+            digest: candidate.digest,
+            subjects: vec![SUBJECT.to_owned()],
+            settings: settings()?,
+            instantiate: (candidate.make)(Arc::clone(&gauge)),
+            progress: Arc::clone(&progress),
+        };
+        let (stop, stopped) = watch::channel(false);
+        let (before, begun) = (world.cpu()?, SystemTime::now());
+        let task = tokio::spawn(handler.run(jetstream, stopped));
+        Ok(Self { name: candidate.name, gauge, progress, stop, task, begun, before })
+    }
+
+    /// Waits until everything up to stream sequence `head` is decided and shown, and checks it.
+    pub(crate) async fn caught_up(&self, world: &World, head: u64, expected: &[Spend]) -> anyhow::Result<Run> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.position() < head {
+            ensure!(
+                !self.task.is_finished() && Instant::now() < deadline,
+                "stuck at {}: {:?}",
+                self.position(),
+                self.progress.report(0)
+            );
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        let mut revision = 0;
+        loop {
+            tokio::time::sleep(LOOK_EVERY * 2).await;
+            let now =
+                world.jetstream.get_stream(names::bucket_stream(self.name)).await?.cached_info().state.last_sequence;
+            if now == revision {
+                // What follows is the check's own work, not the pipeline's.
+                let mut run = world.cost(head, Instant::now(), self.before)?;
+                match self.check(world, expected).await {
+                    Ok(()) => {
+                        run.seconds = self.ended(world).await?.duration_since(self.begun)?.as_secs_f64();
+                        (run.guest_seconds, run.guest_bytes) = self.gauge.read();
+                        return Ok(run);
+                    }
+                    Err(error) if Instant::now() > deadline => return Err(error),
+                    Err(_) => {}
+                }
+            }
+            revision = now;
+        }
+    }
+
+    /// Ends the handler and removes what it made.
+    pub(crate) async fn end(self, world: &World) -> anyhow::Result<()> {
+        let _ = self.stop.send(true);
+        let ended = self.task.await?;
+        ensure!(ended == Ended::Stopped, "the handler ended as {ended:?}");
+        world.jetstream.delete_consumer_from_stream(self.name, STREAM).await?;
+        world.jetstream.delete_stream(names::bucket_stream(self.name)).await?;
+        world.jetstream.delete_stream(names::journal_stream(self.name)).await?;
+        Ok(())
+    }
+
+    fn position(&self) -> u64 {
+        self.progress.report(0).positions.first().map_or(0, |position| position.sequence)
+    }
+
+    /// When the server stored the last document or record.
+    async fn ended(&self, world: &World) -> anyhow::Result<SystemTime> {
+        let mut last = self.begun;
+        for name in [names::bucket_stream(self.name), names::journal_stream(self.name)] {
+            let stream = world.jetstream.get_stream(name).await?;
+            let message = stream.get_raw_message(stream.cached_info().state.last_sequence).await?;
+            last = last.max(message.time.into());
+        }
+        Ok(last)
+    }
+
+    /// Every document, its number included, must equal the fold.
+    async fn check(&self, world: &World, expected: &[Spend]) -> anyhow::Result<()> {
+        let stream = names::bucket_stream(self.name);
+        let ordered =
+            |(customer, spend): (usize, &Spend)| (spend.orders > 0).then(|| (shop::key(customer), spend.document()));
+        let documents: Vec<(String, String)> = expected.iter().enumerate().filter_map(ordered).collect();
+        let stored = world.jetstream.get_stream(&stream).await?.cached_info().state.messages;
+        ensure!(stored == documents.len() as u64, "{stored} documents instead of {}", documents.len());
+        for part in documents.chunks(direct_get::KEYS) {
+            let mut wanted: std::collections::HashMap<String, &str> =
+                part.iter().map(|(key, document)| (names::bucket_subject(self.name, key), document.as_str())).collect();
+            let subjects: Vec<&String> = wanted.keys().collect();
+            let (found, _) = direct_get::last_of(&world.jetstream, &stream, &subjects).await?;
+            for message in found {
+                let document = wanted.remove(&message.subject).context("a document that nobody asked for")?;
+                if message.payload != document {
+                    bail!("{} is {:?} instead of {document}", message.subject, message.payload);
+                }
+            }
+            ensure!(wanted.is_empty(), "{} documents are missing", wanted.len());
+        }
+        Ok(())
+    }
+}
+
+/// The defaults, or with what `MILLSTREAM_BENCH_SET` says (`batch_events=1000 prefetch_events=4000`), to try settings out.
+fn settings() -> anyhow::Result<Settings> {
+    let pairs = std::env::var("MILLSTREAM_BENCH_SET").unwrap_or_default();
+    Ok(Settings::default().with(&pairs.split_whitespace().map(str::to_owned).collect::<Vec<_>>())?)
+}

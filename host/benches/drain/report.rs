@@ -1,0 +1,138 @@
+//! Tables for people, ratios first, and all numbers as JSON.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use crate::live::Latency;
+use crate::shop::Spread;
+use crate::world::Run;
+
+/// All numbers of one invocation.
+#[derive(Serialize)]
+pub(crate) struct Report {
+    pub(crate) events: u64,
+    pub(crate) keys: usize,
+    pub(crate) repeats: usize,
+    pub(crate) drains: Vec<Drains>,
+    pub(crate) live: Vec<Latency>,
+}
+
+/// All runs over one backlog, in the order they were made.
+#[derive(Serialize)]
+pub(crate) struct Drains {
+    pub(crate) spread: Spread,
+    pub(crate) bare: Vec<Run>,
+    pub(crate) plain: Vec<Run>,
+    pub(crate) native: Vec<Run>,
+    pub(crate) wasm: Vec<Run>,
+}
+
+impl Report {
+    pub(crate) fn print(&self) {
+        println!("{}\n", ratios(&self.drains));
+        println!("{}\n", costs(&self.drains));
+        println!("{}", latencies(&self.live));
+    }
+}
+
+/// Each ratio is taken between neighbours in time, then the median of the repeats.
+fn ratios(drains: &[Drains]) -> String {
+    let mut rows = Vec::new();
+    for drains in drains {
+        let of = |above: &[Run], below: &[Run]| {
+            spread_of(above.iter().zip(below).map(|(above, below)| above.rate() / below.rate()), 2)
+        };
+        for (name, value) in [
+            ("wasm / bare drain", of(&drains.wasm, &drains.bare)),
+            ("native / wasm (tax)", of(&drains.native, &drains.wasm)),
+            ("wasm / plain consumer", of(&drains.wasm, &drains.plain)),
+        ] {
+            rows.push(vec![name.to_owned(), drains.spread.name().to_owned(), value]);
+        }
+    }
+    table(&["RATIO", "KEYS", "MEDIAN (MIN-MAX)"], 2, rows)
+}
+
+fn costs(drains: &[Drains]) -> String {
+    let mut rows = Vec::new();
+    for drains in drains {
+        for (name, runs) in [
+            ("bare drain", &drains.bare),
+            ("plain consumer", &drains.plain),
+            ("native", &drains.native),
+            ("wasm", &drains.wasm),
+        ] {
+            let all = |number: fn(&Run) -> f64, digits| spread_of(runs.iter().map(number), digits);
+            let median = |number: fn(&Run) -> f64, digits| {
+                let (median, _, _) = middle(runs.iter().map(number));
+                format!("{median:.digits$}")
+            };
+            rows.push(vec![
+                name.to_owned(),
+                drains.spread.name().to_owned(),
+                all(|run| run.rate() / 1e3, 1),
+                median(|run| run.host_cpu_seconds * 1e6 / run.events as f64, 2),
+                median(|run| run.server_cpu_seconds * 1e6 / run.events as f64, 2),
+                median(|run| run.guest_seconds * 1e6 / run.events as f64, 2),
+                median(|run| run.host_rss_bytes as f64 / 1e6, 0),
+                median(|run| run.server_rss_bytes as f64 / 1e6, 0),
+                median(|run| run.guest_bytes as f64 / 1e6, 1),
+            ]);
+        }
+    }
+    let header =
+        ["ROW", "KEYS", "1,000 EVENTS/S", "HOST US", "SERVER US", "GUEST US", "HOST MB", "SERVER MB", "GUEST MB"];
+    let table = table(&header, 2, rows);
+    format!(
+        "{table}\n(us: CPU microseconds an event, the same number as CPU seconds a million events; guest: time in its calls; MB: resident at the end)"
+    )
+}
+
+fn latencies(live: &[Latency]) -> String {
+    let mut loads: Vec<(u64, bool)> = live.iter().map(|one| (one.per_second, one.new_keys)).collect();
+    loads.sort_unstable();
+    loads.dedup();
+    let mut rows = Vec::new();
+    for (per_second, new_keys) in loads {
+        let all = |number: fn(&Latency) -> f64| {
+            let these = live.iter().filter(|one| (one.per_second, one.new_keys) == (per_second, new_keys));
+            spread_of(these.map(number), 2)
+        };
+        rows.push(vec![
+            format!("{per_second}/s, {} keys", if new_keys { "new" } else { "known" }),
+            all(|one| one.p50_milliseconds),
+            all(|one| one.p99_milliseconds),
+            all(|one| one.max_milliseconds),
+        ]);
+    }
+    table(&["PUBLISH TO VISIBLE, MS", "P50", "P99", "MAX"], 1, rows)
+}
+
+/// `median (min-max)`.
+fn spread_of(numbers: impl Iterator<Item = f64>, digits: usize) -> String {
+    let (median, least, most) = middle(numbers);
+    format!("{median:.digits$} ({least:.digits$}-{most:.digits$})")
+}
+
+fn middle(numbers: impl Iterator<Item = f64>) -> (f64, f64, f64) {
+    let mut numbers: Vec<f64> = numbers.collect();
+    numbers.sort_unstable_by(f64::total_cmp);
+    let at = |index: usize| numbers.get(index).copied().unwrap_or_default();
+    (at(numbers.len() / 2), at(0), at(numbers.len().saturating_sub(1)))
+}
+
+/// A table without lines; columns from `numbers` on are aligned right.
+fn table(header: &[&str], numbers: usize, rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if index >= numbers {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,129 @@
+//! The server, its stream of orders, and what a run costs: time, CPU and memory of both processes.
+
+use std::time::Instant;
+
+use anyhow::Context as _;
+use async_nats::jetstream::{self, Context, stream};
+use millstream::server::Server;
+use serde::Serialize;
+
+use crate::shop::Shop;
+
+/// The stream.
+pub(crate) const STREAM: &str = "ORDERS";
+/// The subject of every order.
+pub(crate) const SUBJECT: &str = "orders.placed";
+
+/// Publishes in flight before their acknowledgements are awaited.
+const IN_FLIGHT: u64 = 1000;
+
+/// Clock ticks a second in `/proc`; the same on every Linux.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// What one run cost.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Run {
+    pub(crate) events: u64,
+    pub(crate) seconds: f64,
+    /// CPU seconds of this process: client, pipeline, sandbox.
+    pub(crate) host_cpu_seconds: f64,
+    /// CPU seconds of nats-server.
+    pub(crate) server_cpu_seconds: f64,
+    /// Resident bytes of this process at the end.
+    pub(crate) host_rss_bytes: u64,
+    /// Resident bytes of nats-server at the end.
+    pub(crate) server_rss_bytes: u64,
+    /// Linear memory of the guest at the end; 0 without one.
+    pub(crate) guest_bytes: u64,
+    /// Seconds inside the guest's two calls, copies in and out included; 0 without one.
+    pub(crate) guest_seconds: f64,
+}
+
+impl Run {
+    pub(crate) fn rate(&self) -> f64 {
+        self.events as f64 / self.seconds
+    }
+}
+
+/// A server with a stream.
+pub(crate) struct World {
+    pub(crate) server: Server,
+    pub(crate) jetstream: Context,
+}
+
+impl World {
+    pub(crate) async fn new() -> anyhow::Result<Self> {
+        let server = Server::builder().start().await?;
+        let jetstream = connect(&server).await?;
+        Ok(Self { server, jetstream })
+    }
+
+    /// A connection of its own, so that no run inherits another one's buffers.
+    pub(crate) async fn connect(&self) -> anyhow::Result<Context> {
+        connect(&self.server).await
+    }
+
+    /// Makes the stream anew and fills it.
+    pub(crate) async fn fill(&self, shop: &Shop, events: u64) -> anyhow::Result<()> {
+        let _ = self.jetstream.delete_stream(STREAM).await;
+        let config = stream::Config {
+            name: STREAM.to_owned(),
+            subjects: vec!["orders.>".to_owned()],
+            allow_direct: true,
+            ..Default::default()
+        };
+        self.jetstream.create_stream(config).await?;
+        let mut next = 0;
+        while next < events {
+            let until = events.min(next + IN_FLIGHT);
+            let mut acks = Vec::new();
+            for index in next..until {
+                acks.push(self.jetstream.publish(SUBJECT, shop.order(index).body()).await?);
+            }
+            for ack in acks {
+                ack.await?;
+            }
+            next = until;
+        }
+        Ok(())
+    }
+
+    /// CPU seconds so far, of this process and of the server.
+    pub(crate) fn cpu(&self) -> anyhow::Result<(f64, f64)> {
+        Ok((cpu_seconds(std::process::id())?, cpu_seconds(self.server.pid())?))
+    }
+
+    /// The cost of what began at `begun` with the CPU clocks at `before`.
+    pub(crate) fn cost(&self, events: u64, begun: Instant, before: (f64, f64)) -> anyhow::Result<Run> {
+        let seconds = begun.elapsed().as_secs_f64();
+        let now = self.cpu()?;
+        Ok(Run {
+            events,
+            seconds,
+            host_cpu_seconds: now.0 - before.0,
+            server_cpu_seconds: now.1 - before.1,
+            host_rss_bytes: resident_bytes(std::process::id())?,
+            server_rss_bytes: resident_bytes(self.server.pid())?,
+            guest_bytes: 0,
+            guest_seconds: 0.0,
+        })
+    }
+}
+
+async fn connect(server: &Server) -> anyhow::Result<Context> {
+    Ok(jetstream::new(async_nats::connect(server.url()).await?))
+}
+
+fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("no /proc: this bench needs Linux")?;
+    // The name may hold blanks; after its bracket the state is field 0, user time 11 and system time 12.
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default();
+    Ok((ticks(11) + ticks(12)) / TICKS_PER_SECOND)
+}
+
+fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    Ok(line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() * 1024)
+}
