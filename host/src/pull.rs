@@ -1,7 +1,7 @@
 //! Pull requests of one consumer. In: a consumer's name and how much to fetch ahead. Out: its messages as they come, each with
 //! what its reply subject says. Never: acks, reorders, or hides a gap; the intake looks for those.
-//! Own code because the client's message stream gives every message a copy of its whole context: two allocations and some
-//! thirty counters touched, which cost the host more than decoding the event.
+//! Own code because the client's message stream gives every message a copy of its whole context, made here and dropped in the
+//! pipeline: with the client's own reading of the reply subject a sixteenth of the host's CPU in a drain, allocations aside.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
