@@ -1,9 +1,15 @@
 //! Which part of a failing batch to try next. In: how many events were tried and how it went. Out: how many to try, or the
 //! verdict that the first one is to blame. Pure. Never: skips an event; what is good before the culprit gets committed.
+//! It also learns how many events fit into one call and one record, so that large documents do not fail batch after batch.
+
+/// After a batch that went through, the next may be larger by one part in so many.
+const GROWTH: usize = 32;
 
 /// The search for one culprit.
 #[derive(Debug, Default)]
 pub struct Blame {
+    /// How many events fitted last, after more did not; none while everything fits.
+    fitting: Option<usize>,
     /// Events among which the culprit stands, counted from the next one.
     suspects: usize,
     /// How many to try at once while the search lasts.
@@ -23,7 +29,8 @@ impl Blame {
     /// How many of the `available` next events to try.
     #[must_use]
     pub fn take(&self, available: usize) -> usize {
-        if self.suspects == 0 { available } else { available.min(self.step) }
+        let most = if self.suspects == 0 { self.fitting.unwrap_or(available) } else { self.step };
+        available.min(most)
     }
 
     /// `tried` events failed; `culprit` is the index of the guilty one where the guest named it.
@@ -33,13 +40,21 @@ impl Blame {
             *self = Self::default();
             return Verdict::First;
         }
+        if culprit.is_none() {
+            self.fitting = Some(tried / 2);
+        }
         self.suspects = culprit.map_or(tried, |index| index + 1);
         self.step = culprit.unwrap_or(tried / 2);
         Verdict::Narrow
     }
 
-    /// `tried` events went through.
+    /// `tried` events went through. What fits grows again, slowly: a try that fails costs a call.
     pub fn passed(&mut self, tried: usize) {
+        if self.suspects == 0
+            && let Some(fitting) = &mut self.fitting
+        {
+            *fitting += fitting.div_ceil(GROWTH);
+        }
         self.suspects = self.suspects.saturating_sub(tried);
         self.step = (self.suspects / 2).max(1);
     }
@@ -99,6 +114,27 @@ mod tests {
         blame.passed(2);
         blame.passed(1);
         blame.passed(1);
-        assert_eq!(blame.take(100), 100, "the search is over");
+        assert_eq!(blame.take(100), 4, "the search is over, and what fits is known");
+        for _ in 0..32 {
+            blame.passed(4);
+        }
+        assert!(blame.take(100) > 30, "what fits grows again");
+    }
+
+    #[test]
+    fn documents_too_large_for_a_full_batch_cost_few_calls_in_the_long_run() {
+        let (mut blame, mut done, mut calls, mut failed) = (Blame::default(), 0, 0, 0);
+        while done < 100_000 {
+            let tried = blame.take(2000);
+            calls += 1;
+            if tried > 300 {
+                failed += 1;
+                assert_eq!(blame.failed(tried, None), Verdict::Narrow);
+            } else {
+                blame.passed(tried);
+                done += tried;
+            }
+        }
+        assert!(calls < 800 && failed < 30, "{calls} calls, {failed} of them in vain");
     }
 }

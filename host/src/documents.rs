@@ -115,11 +115,18 @@ struct Revisions {
     young: HashMap<String, u64>,
     old: HashMap<String, u64>,
     limit: usize,
+    /// Every revision of the bucket is here: it was empty when the claim began, and none was forgotten.
+    complete: bool,
 }
 
 impl Revisions {
     fn get(&self, key: &str) -> Option<u64> {
         self.young.get(key).or_else(|| self.old.get(key)).copied()
+    }
+
+    /// The key was never written, for all that is known of a bucket that was empty once. A rebuild then reads nothing.
+    fn is_absent(&self, key: &str) -> bool {
+        self.complete && self.get(key).unwrap_or_default() == 0
     }
 
     fn set(&mut self, key: &str, revision: u64) {
@@ -128,6 +135,7 @@ impl Revisions {
             return;
         }
         if self.young.len() >= (self.limit / 2).max(1) {
+            self.complete &= self.old.is_empty();
             self.old = std::mem::take(&mut self.young);
         }
         self.young.insert(key.to_owned(), revision);
@@ -177,7 +185,7 @@ impl Documents {
         let state = State {
             fresh_from,
             witness,
-            revisions: Revisions { limit: known_revisions, ..Revisions::default() },
+            revisions: Revisions { limit: known_revisions, complete: fresh_from == 0, ..Revisions::default() },
             ..State::default()
         };
         Ok(Self {
@@ -210,7 +218,11 @@ impl Documents {
     pub async fn load(&self, wanted: &[&str]) -> Result<Vec<Option<Bytes>>, Error> {
         let mut found: Vec<Option<Option<Bytes>>> = {
             let state = self.lock();
-            wanted.iter().map(|key| state.unshown.get(*key).map(|document| document.value.clone())).collect()
+            let known = |key: &&str| match state.unshown.get(*key) {
+                Some(document) => Some(document.value.clone()),
+                None => state.revisions.is_absent(key).then_some(None),
+            };
+            wanted.iter().map(known).collect()
         };
         let missing: Vec<&str> =
             wanted.iter().zip(&found).filter(|(_, document)| document.is_none()).map(|(key, _)| *key).collect();
@@ -351,7 +363,8 @@ impl Documents {
 
     /// The revision last seen of a key; 0 when it was absent; none when unknown.
     pub(crate) fn revision(&self, key: &str) -> Option<u64> {
-        self.lock().revisions.get(key)
+        let state = self.lock();
+        state.revisions.get(key).or_else(|| state.revisions.is_absent(key).then_some(0))
     }
 
     /// The document of this batch is in the bucket at this revision.

@@ -17,6 +17,10 @@ use crate::sandbox::Digest;
 /// Format of the records this version writes and reads.
 const FORMAT: u8 = 1;
 
+/// Bytes of a record beside its changes, and of a change beside its key and value; more only costs another allocation.
+const RECORD_ROOM: usize = 512;
+const CHANGE_ROOM: usize = 16;
+
 /// How long a commit may stay unanswered. Then the claim ends, and the last record tells what became of it.
 const ACK_WITHIN: Duration = Duration::from_secs(2);
 
@@ -142,7 +146,10 @@ impl<'a> Record<'a> {
     /// # Errors
     /// Only for want of memory.
     pub fn encode(&self) -> Result<Bytes, Error> {
-        postcard::to_stdvec(self).map(Bytes::from).map_err(|error| Error::Encode(error.to_string()))
+        let changes =
+            self.changes.iter().map(|change| change.key.len() + change.value.map_or(0, <[u8]>::len) + CHANGE_ROOM);
+        let buffer = Vec::with_capacity(changes.sum::<usize>() + RECORD_ROOM);
+        postcard::to_extend(self, buffer).map(Bytes::from).map_err(|error| Error::Encode(error.to_string()))
     }
 
     /// Reads a message's bytes.

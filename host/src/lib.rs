@@ -9,6 +9,7 @@
 //! | `intake.rs`, `pull.rs` | feeds batches from a pull consumer | own positions rule, never the consumer's |
 //! | `envelope.rs`, `batch.rs` | messages become a flat batch | pure; a body that is no envelope is a payload |
 //! | `sandbox/` | runs the module within limits | a guest gets `log` and nothing else; answers are checked |
+//! | `decision.rs` | what the guest's answer means | nothing that no record can hold gets through |
 //! | `blame.rs` | finds the event that makes a batch fail | what stands before it is committed |
 //! | `documents.rs` | decided documents, shown or not | a read proves itself fresh |
 //! | `journal.rs` | one record decides one batch | compare-and-set: two owners are impossible |
@@ -25,6 +26,7 @@ pub mod blame;
 pub mod claim;
 pub mod cli;
 pub mod crash;
+mod decision;
 pub mod direct_get;
 pub mod documents;
 pub mod envelope;

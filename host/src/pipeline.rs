@@ -19,17 +19,17 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::batch;
+use crate::batch::{self, Undecodable};
 use crate::blame::{Blame, Verdict};
 use crate::claim::{self, Claim};
 use crate::crash;
-use crate::documents::{self, Decided, Documents, KEY_BYTES, Origin};
+use crate::decision::{self, Decision, Undecided};
+use crate::documents::{self, Decided, Documents, Origin};
 use crate::inputs;
 use crate::intake::{self, Arrival, Arrivals, Intake};
 use crate::journal::{self, Change, Counts, Journal, Kind, Position, Record};
-use crate::keys;
 use crate::progress::Progress;
-use crate::sandbox::{self, Digest, Failure, Guest, Instantiate, slice, str_slice, wire};
+use crate::sandbox::{Digest, Failure, Guest, Instantiate, str_slice, wire};
 use crate::settings::Settings;
 use crate::show::Pace;
 
@@ -91,20 +91,6 @@ pub struct Handler {
     pub settings: Settings,
     /// Where progress is told.
     pub progress: Arc<Progress>,
-}
-
-/// A batch that the sandbox has folded, not yet committed.
-struct Outcome {
-    changes: Vec<Decided>,
-    counts: Counts,
-}
-
-/// Why a batch could not be decided.
-enum Undecided {
-    /// The events' or the guest's fault; the index where it is known.
-    Guilty { index: Option<usize>, class: String, reason: String, backtrace: String },
-    /// Not the events' fault.
-    Trouble(Error),
 }
 
 /// The pipeline of one claim.
@@ -194,9 +180,9 @@ impl Pipeline {
             let part = self.throttle(self.blame.take(rest.len())).await;
             let later = rest.split_off(part);
             match self.decide(arrivals.input, &rest).await {
-                Ok(outcome) => {
+                Ok(decision) => {
                     self.blame.passed(part);
-                    self.commit(arrivals.input, rest, outcome).await?;
+                    self.commit(arrivals.input, rest, decision).await?;
                     rest = later;
                 }
                 Err(Undecided::Trouble(error)) => return Err(error),
@@ -242,26 +228,21 @@ impl Pipeline {
     }
 
     /// Steps 2 to 4.
-    async fn decide(&mut self, input: usize, arrivals: &[Arrival]) -> Result<Outcome, Undecided> {
+    async fn decide(&mut self, input: usize, arrivals: &[Arrival]) -> Result<Decision, Undecided> {
         let stream = self.positions.get(input).map(|position| position.stream.clone()).unwrap_or_default();
-        let batch = batch::encode(&stream, arrivals).map_err(|undecodable| Undecided::Guilty {
-            index: Some(undecodable.index),
-            class: "undecodable".to_owned(),
-            reason: undecodable.reason,
-            backtrace: String::new(),
-        })?;
+        let batch = batch::encode(&stream, arrivals)
+            .map_err(|Undecodable { index, reason }| Undecided::at(index, "undecodable", &reason))?;
         let mut guest = self.guest().map_err(|failure| Undecided::Trouble(Error::Instance(failure)))?;
-        let staged = tokio::task::block_in_place(|| guest.stage(&batch)).map_err(guilty)?;
+        let staged = tokio::task::block_in_place(|| guest.stage(&batch)).map_err(Undecided::failure)?;
         crash::point("staged");
-        check_staged(&staged)?;
+        decision::check_staged(&staged)?;
         let documents = self.load(&staged).await?;
         crash::point("loaded");
-        let outcome = tokio::task::block_in_place(|| guest.apply(&documents, &[])).map_err(guilty)?;
+        let outcome = tokio::task::block_in_place(|| guest.apply(&documents, &[])).map_err(Undecided::failure)?;
         crash::point("applied");
-        check_refusals(&staged, &outcome)?;
-        let decided = self.changes(arrivals, &staged, &outcome)?;
+        let decision = decision::of(arrivals, &staged, &outcome, self.record_bytes)?;
         self.guest = Some(guest);
-        Ok(decided)
+        Ok(decision)
     }
 
     /// The live guest, or a fresh one where it failed or grew too large.
@@ -295,61 +276,15 @@ impl Pipeline {
         Ok(wire::Documents { documents, blob })
     }
 
-    /// Takes the changes out of an answer, or refuses one that no record can hold.
-    fn changes(
-        &self,
-        arrivals: &[Arrival],
-        staged: &wire::Staged,
-        outcome: &wire::Outcome,
-    ) -> Result<Outcome, Undecided> {
-        let mut changes = Vec::with_capacity(outcome.changes.len());
-        let mut bytes = 0;
-        for change in &outcome.changes {
-            let name =
-                staged.keys.get(change.key as usize).map(|key| str_slice(&staged.blob, key.name)).unwrap_or_default();
-            let event = staged.routes.get(change.route as usize).map_or(0, |route| route.event as usize);
-            let value = slice(&outcome.blob, change.value);
-            bytes += name.len() + value.len() + 16;
-            changes.push(Decided {
-                key: name.to_owned(),
-                value: (!change.deleted).then(|| Bytes::copy_from_slice(value)),
-                sequence: arrivals.get(event).map_or(0, |arrival| arrival.sequence),
-            });
-        }
-        if bytes > self.record_bytes {
-            // One event alone is to blame; several are decided in smaller parts.
-            return Err(Undecided::Guilty {
-                index: None,
-                class: "too-large".to_owned(),
-                reason: format!(
-                    "its documents have {bytes} bytes; a record, and so a document, may have {} (the server's max_payload)",
-                    self.record_bytes
-                ),
-                backtrace: String::new(),
-            });
-        }
-        let delivered = arrivals.len() as u64;
-        let mut applied = 0;
-        let mut last = None;
-        for route in &staged.routes {
-            if last != Some(route.event) {
-                applied += 1;
-                last = Some(route.event);
-            }
-        }
-        let counts = Counts { delivered, applied, irrelevant: delivered - applied, ..Counts::default() };
-        Ok(Outcome { changes, counts })
-    }
-
     /// Steps 5 and 6: sends the record as soon as the one before it has landed, and goes on.
-    async fn commit(&mut self, input: usize, arrivals: Vec<Arrival>, outcome: Outcome) -> Result<(), Error> {
+    async fn commit(&mut self, input: usize, arrivals: Vec<Arrival>, decision: Decision) -> Result<(), Error> {
         self.finish().await?;
         let Some(newest) = arrivals.last() else { return Ok(()) };
         self.order += 1;
         if let Some(position) = self.positions.get_mut(input) {
             position.sequence = newest.sequence;
         }
-        self.counts.add(&outcome.counts);
+        self.counts.add(&decision.counts);
         let record = Record {
             time: claim::now(),
             positions: self.positions.clone(),
@@ -358,13 +293,13 @@ impl Pipeline {
             acted_through: self.acted_through,
             bucket: self.documents.created(),
             input: u16::try_from(input).unwrap_or(u16::MAX),
-            changes: outcome.changes.iter().map(as_change).collect(),
+            changes: decision.changes.iter().map(as_change).collect(),
             ..Record::new(Kind::Batch, self.claim, &self.handler.host, self.handler.digest)
         }
         .encode()?;
         crash::point("encoded");
         self.pace.set_behind(newest.pending > self.handler.settings.batch_events as u64);
-        self.documents.decide(self.order, outcome.changes);
+        self.documents.decide(self.order, decision.changes);
         let stream = self.positions.get(input).map(|position| position.stream.as_str()).unwrap_or_default();
         let commit = Commit {
             journal: self.journal.clone(),
@@ -494,50 +429,4 @@ impl Commit {
 
 fn as_change(change: &Decided) -> Change<'_> {
     Change { key: &change.key, sequence: change.sequence, value: change.value.as_deref() }
-}
-
-fn guilty(failure: Failure) -> Undecided {
-    if failure.class == sandbox::Class::Host {
-        return Undecided::Trouble(Error::Instance(failure));
-    }
-    Undecided::Guilty {
-        index: None,
-        class: format!("{:?}", failure.class).to_lowercase(),
-        reason: failure.message,
-        backtrace: failure.backtrace,
-    }
-}
-
-fn refused(index: u32, class: &str, reason: &str) -> Undecided {
-    Undecided::Guilty {
-        index: Some(index as usize),
-        class: class.to_owned(),
-        reason: reason.to_owned(),
-        backtrace: String::new(),
-    }
-}
-
-/// Events that the guest could not decode, and keys that no bucket can hold.
-fn check_staged(staged: &wire::Staged) -> Result<(), Undecided> {
-    if let Some(rejection) = staged.rejections.iter().min_by_key(|rejection| rejection.event) {
-        return Err(refused(rejection.event, "undecodable", str_slice(&staged.blob, rejection.reason)));
-    }
-    for (index, key) in (0..).zip(&staged.keys) {
-        let name = str_slice(&staged.blob, key.name);
-        let length = if name.len() > KEY_BYTES / 3 { keys::escape(name).len() } else { 0 };
-        if length > KEY_BYTES {
-            let event = staged.routes.iter().find(|route| route.key == index).map_or(0, |route| route.event);
-            let reason = format!("its key has {length} bytes when escaped; the limit is {KEY_BYTES}");
-            return Err(refused(event, "key-too-long", &reason));
-        }
-    }
-    Ok(())
-}
-
-fn check_refusals(staged: &wire::Staged, outcome: &wire::Outcome) -> Result<(), Undecided> {
-    let event = |route: u32| staged.routes.get(route as usize).map_or(0, |route| route.event);
-    match outcome.refusals.iter().min_by_key(|refusal| event(refusal.route)) {
-        Some(refusal) => Err(refused(event(refusal.route), "refused", str_slice(&outcome.blob, refusal.reason))),
-        None => Ok(()),
-    }
 }

@@ -251,6 +251,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_bucket_that_was_empty_is_read_only_after_a_revision_was_forgotten() {
+        let (_server, jetstream) = world().await;
+        let documents = Documents::open(&jetstream, "h", 1, 4).await.unwrap();
+        let bucket = jetstream.get_key_value("h").await.unwrap();
+        bucket.put("C=2042", "forged".into()).await.unwrap();
+        assert_eq!(documents.load(&[KEY]).await.unwrap(), [None], "nobody asked the server");
+        decide(&documents, 1, 1, Some("ours"));
+        show(&documents).await;
+        assert_eq!(
+            stored(&documents).await,
+            Some((1, "ours".to_owned())),
+            "and what was forged meanwhile did not stay"
+        );
+        bucket.put("other", "forged".into()).await.unwrap();
+        for (order, key) in (2..).zip(["a", "b", "c", "d", "e"]) {
+            let value = Some(Bytes::from_static(b"1"));
+            documents.decide(order, vec![Decided { key: key.to_owned(), value, sequence: order }]);
+            documents.commit(Origin { order, journal: order, stream: "S".into(), digest: Digest([0; 32]) });
+            show(&documents).await;
+        }
+        assert!(documents.load(&["other"]).await.is_err(), "a foreign document is seen");
+    }
+
+    #[tokio::test]
     async fn a_document_that_changed_often_is_written_once_and_a_deleted_one_is_gone() {
         let (_server, jetstream) = world().await;
         let documents = owner(&jetstream).await;

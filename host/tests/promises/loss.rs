@@ -7,14 +7,18 @@ use async_nats::jetstream::stream;
 
 use crate::harness::{Host, World, chains, orders, until};
 
-/// A world in which `chain` has decided `count` orders and shown them.
+/// A world in which `chain` has decided `count` orders and shown them, and its last record says so of all but the last one:
+/// what it does not say, the next claim shows again from the journal.
 async fn decided(count: u64) -> World {
     let world = World::new().await;
     world.stream("ORDERS", &["orders.>"]).await;
     world.deploy("order-chain", "chain", &[]);
     let events = orders(0, count);
-    world.publish(&events).await;
+    let (last, before) = events.split_last().expect("some orders");
+    world.publish(before).await;
     let mut host = world.host(&[]);
+    world.settled("chain", &chains(before)).await;
+    world.publish(std::slice::from_ref(last)).await;
     world.settled("chain", &chains(&events)).await;
     host.signal("TERM");
     assert!(host.end().await.success(), "it ends well:\n{}", host.log());

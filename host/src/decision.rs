@@ -1,0 +1,122 @@
+//! What a guest's answer means. In: the staged batch and the outcome of `apply`. Out: the changes and counts that a record will
+//! hold, or which event is to blame. Pure. Never: lets through what no record or bucket can hold.
+
+use bytes::Bytes;
+
+use crate::documents::{Decided, KEY_BYTES};
+use crate::intake::Arrival;
+use crate::journal::Counts;
+use crate::keys;
+use crate::pipeline;
+use crate::sandbox::{Class, Failure, slice, str_slice, wire};
+
+/// Bytes of a change in a record beside its key and value, at most.
+const CHANGE_ROOM: usize = 16;
+
+/// A batch that the sandbox has folded, not yet committed.
+pub(crate) struct Decision {
+    pub(crate) changes: Vec<Decided>,
+    pub(crate) counts: Counts,
+}
+
+/// Why a batch could not be decided.
+pub(crate) enum Undecided {
+    /// The events' or the guest's fault; the index where it is known.
+    Guilty { index: Option<usize>, class: String, reason: String, backtrace: String },
+    /// Not the events' fault.
+    Trouble(pipeline::Error),
+}
+
+impl Undecided {
+    /// The fault of the event at this index.
+    pub(crate) fn at(index: usize, class: &str, reason: &str) -> Self {
+        let (class, reason) = (class.to_owned(), reason.to_owned());
+        Self::Guilty { index: Some(index), class, reason, backtrace: String::new() }
+    }
+
+    /// A call that failed; the guest did not say at which event.
+    pub(crate) fn failure(failure: Failure) -> Self {
+        if failure.class == Class::Host {
+            return Self::Trouble(pipeline::Error::Instance(failure));
+        }
+        let class = format!("{:?}", failure.class).to_lowercase();
+        Self::Guilty { index: None, class, reason: failure.message, backtrace: failure.backtrace }
+    }
+}
+
+/// Refuses events that the guest could not decode, and keys that no bucket can hold.
+pub(crate) fn check_staged(staged: &wire::Staged) -> Result<(), Undecided> {
+    if let Some(rejection) = staged.rejections.iter().min_by_key(|rejection| rejection.event) {
+        let reason = str_slice(&staged.blob, rejection.reason);
+        return Err(Undecided::at(rejection.event as usize, "undecodable", reason));
+    }
+    for (index, key) in (0..).zip(&staged.keys) {
+        let name = str_slice(&staged.blob, key.name);
+        let length = if name.len() > KEY_BYTES / 3 { keys::escape(name).len() } else { 0 };
+        if length > KEY_BYTES {
+            let event = staged.routes.iter().find(|route| route.key == index).map_or(0, |route| route.event);
+            let reason = format!("its key has {length} bytes when escaped; the limit is {KEY_BYTES}");
+            return Err(Undecided::at(event as usize, "key-too-long", &reason));
+        }
+    }
+    Ok(())
+}
+
+/// Takes the changes out of an answer.
+///
+/// # Errors
+/// The first refusal, or documents that do not fit into a record of `record_bytes`: one event alone is to blame for that,
+/// several are decided in smaller parts.
+pub(crate) fn of(
+    arrivals: &[Arrival],
+    staged: &wire::Staged,
+    outcome: &wire::Outcome,
+    record_bytes: usize,
+) -> Result<Decision, Undecided> {
+    check_refusals(staged, outcome)?;
+    let mut changes = Vec::with_capacity(outcome.changes.len());
+    let mut bytes = 0;
+    for change in &outcome.changes {
+        let name =
+            staged.keys.get(change.key as usize).map(|key| str_slice(&staged.blob, key.name)).unwrap_or_default();
+        let event = staged.routes.get(change.route as usize).map_or(0, |route| route.event as usize);
+        let value = slice(&outcome.blob, change.value);
+        bytes += name.len() + value.len() + CHANGE_ROOM;
+        changes.push(Decided {
+            key: name.to_owned(),
+            value: (!change.deleted).then(|| Bytes::copy_from_slice(value)),
+            sequence: arrivals.get(event).map_or(0, |arrival| arrival.sequence),
+        });
+    }
+    if bytes > record_bytes {
+        let reason = format!(
+            "its documents have {bytes} bytes; a record, and so a document, may have {record_bytes} (the server's max_payload)"
+        );
+        return Err(Undecided::Guilty { index: None, class: "too-large".to_owned(), reason, backtrace: String::new() });
+    }
+    Ok(Decision { changes, counts: count(arrivals.len() as u64, &staged.routes) })
+}
+
+fn check_refusals(staged: &wire::Staged, outcome: &wire::Outcome) -> Result<(), Undecided> {
+    let event = |route: u32| staged.routes.get(route as usize).map_or(0, |route| route.event);
+    match outcome.refusals.iter().min_by_key(|refusal| event(refusal.route)) {
+        Some(refusal) => {
+            let reason = str_slice(&outcome.blob, refusal.reason);
+            Err(Undecided::at(event(refusal.route) as usize, "refused", reason))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Routes stand in the order of events: an event with at least one was applied.
+fn count(delivered: u64, routes: &[wire::Route]) -> Counts {
+    let mut applied = 0;
+    let mut last = None;
+    for route in routes {
+        if last != Some(route.event) {
+            applied += 1;
+            last = Some(route.event);
+        }
+    }
+    Counts { delivered, applied, irrelevant: delivered - applied, ..Counts::default() }
+}
