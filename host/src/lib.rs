@@ -21,6 +21,7 @@
 //! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `server.rs` (the
 //! embedded nats-server of demo, tests and benchmarks), `cli/` (a file per command), `crash.rs` (where tests end the process).
 
+pub mod acks;
 mod batch;
 pub mod blame;
 pub mod claim;
@@ -40,6 +41,7 @@ pub mod names;
 pub mod pipeline;
 mod positions;
 pub mod progress;
+pub mod publication;
 mod pull;
 pub mod registry;
 pub mod sandbox;
@@ -49,3 +51,4 @@ pub mod show;
 pub mod subject;
 pub mod supervisor;
 pub mod survey;
+pub mod timers;

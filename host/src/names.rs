@@ -13,6 +13,9 @@ pub const STATUS: &str = "MILLSTREAM_STATUS";
 /// KV bucket of live hosts; a host that falls silent drops out by itself.
 pub const HOSTS: &str = "MILLSTREAM_HOSTS";
 
+/// Stream of all handlers' timers.
+pub const TIMERS: &str = "MILLSTREAM_TIMERS";
+
 /// Metadata key on streams and buckets that belong to a handler.
 const OWNER: &str = "millstream.handler";
 
@@ -57,6 +60,30 @@ pub fn journal_subject(handler: &str, generation: u32, lane: u32) -> String {
     format!("millstream.journal.{handler}.{generation}.{lane}")
 }
 
+/// All subjects of timers.
+#[must_use]
+pub fn timer_subjects() -> String {
+    "millstream.timers.>".to_owned()
+}
+
+/// Where a timer is set; an id may hold dots.
+#[must_use]
+pub fn timer_set_subject(handler: &str, id: &str) -> String {
+    format!("millstream.timers.{handler}.set.{id}")
+}
+
+/// Where a handler's timers come when they are due.
+#[must_use]
+pub fn timer_due_subject(handler: &str) -> String {
+    format!("millstream.timers.{handler}.due")
+}
+
+/// Where a handler's timers are taken back.
+#[must_use]
+pub fn timer_cancel_subject(handler: &str) -> String {
+    format!("millstream.timers.{handler}.cancel")
+}
+
 /// The stream under a KV bucket.
 #[must_use]
 pub fn bucket_stream(bucket: &str) -> String {
@@ -69,7 +96,7 @@ pub fn bucket_subject(bucket: &str, escaped: &str) -> String {
     format!("$KV.{bucket}.{escaped}")
 }
 
-/// Metadata that marks a stream as ours.
+/// Metadata that marks a stream as ours; one that all handlers share is its own owner.
 #[must_use]
 pub fn ours(handler: &str) -> HashMap<String, String> {
     HashMap::from([(OWNER.to_owned(), handler.to_owned())])
