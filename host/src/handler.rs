@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_nats::jetstream::Context;
 use tokio::sync::watch;
 
+use crate::acks::{self, Acks};
 use crate::claim::{self, Claim, Claimant};
 use crate::documents::{self, Decided, Documents, Origin};
 use crate::inputs::{self, Input};
@@ -73,6 +74,8 @@ enum Error {
     Inputs(#[from] inputs::Error),
     #[error(transparent)]
     Journal(#[from] journal::Error),
+    #[error("documents cannot be written: {0}")]
+    Acks(#[from] acks::Error),
     #[error(transparent)]
     Documents(#[from] documents::Error),
     #[error(transparent)]
@@ -111,7 +114,9 @@ impl Error {
                 intake::Error::NotOurs { .. } => Class::Stop,
                 intake::Error::Consumer { .. } | intake::Error::Interrupted { .. } => Class::Retry,
             },
-            Self::Inputs(_) | Self::Pipeline(pipeline::Error::Inputs(_) | pipeline::Error::Lost { .. }) => Class::Retry,
+            Self::Acks(_)
+            | Self::Inputs(_)
+            | Self::Pipeline(pipeline::Error::Inputs(_) | pipeline::Error::Lost { .. }) => Class::Retry,
             Self::Position(_) | Self::Pipeline(pipeline::Error::Failing { .. } | pipeline::Error::Instance(_)) => {
                 Class::Stop
             }
@@ -212,7 +217,8 @@ impl Handler {
         let order = recover(&journal, &documents, &claim).await?;
         if let Err(reason) = positions::place(&mut claim, &inputs, self.settings.on_lost_events) {
             // What is decided stays decided: its documents are shown even if nothing more can be.
-            show::round(&documents, documents.presentable()).await?;
+            let acks = Acks::open(&jetstream.client()).await?;
+            show::round(&documents, &acks, documents.presentable()).await?;
             return Err(Error::Position(reason));
         }
         // Claims are records too: a handler that never gets further must not fill its journal.
@@ -228,7 +234,9 @@ impl Handler {
         let mut intake = Intake::open(jetstream, &self.name, &at, &self.settings).await?;
         let pace = Arc::new(Pace::default());
         let interval = Duration::from_millis(self.settings.show_interval_milliseconds);
-        let mut shower = tokio::spawn(show::run(Arc::clone(&documents), Arc::clone(&pace), interval));
+        let acks = Arc::new(Acks::open(&jetstream.client()).await?);
+        let showing = show::run(Arc::clone(&documents), Arc::clone(&acks), Arc::clone(&pace), interval);
+        let mut shower = tokio::spawn(showing);
         self.progress.decided(&claim.positions, &claim.counts);
         self.progress.set(State::Running, "");
         let parts = pipeline::Handler {
@@ -253,7 +261,7 @@ impl Handler {
         }
         // What was committed before the end is shown: by us if we still can, else by the next claim.
         if let Ok(()) | Err(Error::Pipeline(pipeline::Error::Failing { .. })) = &ended {
-            show::round(&documents, documents.presentable()).await?;
+            show::round(&documents, &acks, documents.presentable()).await?;
         }
         ended
     }

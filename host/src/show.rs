@@ -7,18 +7,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::message::PublishMessage;
+use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use futures::StreamExt as _;
 use tokio::time::Instant;
 
+use crate::acks::{self, Acks};
 use crate::crash;
 use crate::documents::{Documents, Error, Unshown};
 use crate::keys;
 use crate::names;
+use crate::publication::Publication;
 
 /// Puts in flight. Enough to hide a round trip, few enough not to fill the server's queue.
 const IN_FLIGHT: usize = 256;
+
+/// What the server says where the key's revision is not the expected one: alone, and inside a batch.
+const WRONG_LAST_SEQUENCE: [u64; 2] = [10_071, 10_164];
 
 /// Tries to place one document against other writers before giving the claim up.
 const TRIES: usize = 10;
@@ -59,7 +63,7 @@ impl Pace {
 ///
 /// # Errors
 /// When the bucket cannot be written; nothing is lost, the journal still has it.
-pub async fn run(documents: Arc<Documents>, pace: Arc<Pace>, interval: Duration) -> Result<(), Error> {
+pub async fn run(documents: Arc<Documents>, acks: Arc<Acks>, pace: Arc<Pace>, interval: Duration) -> Result<(), Error> {
     let mut next_round = Instant::now();
     loop {
         let round = documents.presentable();
@@ -75,7 +79,7 @@ pub async fn run(documents: Arc<Documents>, pace: Arc<Pace>, interval: Duration)
         }
         let begun = Instant::now();
         // What was decided while this round waited is shown with it.
-        self::round(&documents, documents.presentable()).await?;
+        self::round(&documents, &acks, documents.presentable()).await?;
         let pause = (begun.elapsed() * PAUSE_PER_ROUND).clamp(interval, interval.saturating_mul(LONGEST_PAUSE));
         next_round = Instant::now() + pause;
     }
@@ -85,12 +89,12 @@ pub async fn run(documents: Arc<Documents>, pace: Arc<Pace>, interval: Duration)
 ///
 /// # Errors
 /// As `run`.
-pub(crate) async fn round(documents: &Documents, round: Vec<(String, Unshown)>) -> Result<(), Error> {
+pub(crate) async fn round(documents: &Documents, acks: &Acks, round: Vec<(String, Unshown)>) -> Result<(), Error> {
     crash::point("showing");
     let round = settled_before(documents, round).await?;
     let half = round.len() / 2;
     let mut puts = futures::stream::iter(round)
-        .map(|(key, document)| put(documents, key, document))
+        .map(|(key, document)| put(documents, acks, key, document))
         .buffer_unordered(IN_FLIGHT)
         .enumerate();
     while let Some((done, result)) = puts.next().await {
@@ -128,7 +132,7 @@ async fn settled_before(documents: &Documents, round: Vec<(String, Unshown)>) ->
     Ok(round.into_iter().filter(waiting).collect())
 }
 
-async fn put(documents: &Documents, key: String, document: Unshown) -> Result<(), Error> {
+async fn put(documents: &Documents, acks: &Acks, key: String, document: Unshown) -> Result<(), Error> {
     let Some(origin) = documents.origin(document.order) else { return Ok(()) };
     let refused = |reason: String| Error::Refused { bucket: documents.bucket.clone(), reason };
     let mut headers = HeaderMap::new();
@@ -145,12 +149,11 @@ async fn put(documents: &Documents, key: String, document: Unshown) -> Result<()
             documents.shown(&key, document.order, 0);
             return Ok(());
         }
-        let publish = PublishMessage::build()
-            .payload(document.value.clone().unwrap_or_default())
-            .headers(headers.clone())
-            .expected_last_subject_sequence(revision);
-        let ack = match documents.jetstream.send_publish(subject.clone(), publish).await {
-            Ok(ack) => ack.await,
+        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string());
+        let payload = document.value.clone().unwrap_or_default();
+        let put = Publication { subject: subject.clone(), headers: headers.clone(), payload };
+        let ack = match acks.publish(put).await {
+            Ok(answer) => answer.await,
             Err(error) => Err(error),
         };
         match ack {
@@ -158,7 +161,7 @@ async fn put(documents: &Documents, key: String, document: Unshown) -> Result<()
                 documents.shown(&key, document.order, ack.sequence);
                 return Ok(());
             }
-            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
+            Err(acks::Error::Refused { code, .. }) if WRONG_LAST_SEQUENCE.contains(&code) => {
                 // Somebody wrote this key since we looked: an earlier owner, a later one, or a person.
                 if let Some(stored) = documents.read(&[&key]).await?.pop()
                     && stored.journal >= origin.journal
@@ -203,7 +206,8 @@ mod tests {
     }
 
     async fn show(documents: &Documents) {
-        round(documents, documents.presentable()).await.unwrap();
+        let acks = Acks::open(&documents.jetstream.client()).await.unwrap();
+        round(documents, &acks, documents.presentable()).await.unwrap();
     }
 
     async fn stored(documents: &Documents) -> Option<(u64, String)> {
