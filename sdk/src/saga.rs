@@ -100,8 +100,8 @@ pub trait Saga: Default + Serialize + DeserializeOwned + 'static {
     /// The events it reads: an enum with `#[derive(Event)]`, or [`Raw`](crate::Raw).
     type Event: Event;
 
-    /// The instances that an event belongs to. An answer must name its instance too: by a field, its aggregate id or its
-    /// correlation id.
+    /// The instances that an event belongs to. Answers are found by it too, those to an undo included: they need a variant in
+    /// the event type, and name their instance by a field, their aggregate id or their correlation id.
     fn correlate(event: &Recorded<Self::Event>) -> Keys<'_>;
 
     /// Whether the event begins an instance where there is none.

@@ -14,6 +14,7 @@ const SOURCE: &str = "MILLSTREAM_TIMERS";
 /// A timer that fired: what [`Saga::wake`](crate::Saga::wake) gets.
 #[derive(Clone, Debug)]
 pub struct Timer {
+    key: String,
     name: String,
     due: i64,
     payload: Option<Box<RawValue>>,
@@ -24,6 +25,12 @@ impl Timer {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The key of the instance that set it.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
     }
 
     /// When it was due, in nanoseconds since 1970-01-01T00:00:00Z, however late it fired.
@@ -48,8 +55,8 @@ impl Timer {
             .map_err(|error| Refusal::new(format_args!("payload of timer `{}` does not fit: {error}", self.name)))
     }
 
-    /// The key and the timer, if this event of a batch is one.
-    pub(crate) fn decode(batch: &Batch, envelope: &contract::Event) -> Result<Option<(String, Self)>, String> {
+    /// The timer, if this event of a batch is one.
+    pub(crate) fn decode(batch: &Batch, envelope: &contract::Event) -> Result<Option<Self>, String> {
         #[derive(Deserialize)]
         struct Fired {
             key: String,
@@ -62,7 +69,7 @@ impl Timer {
             return Ok(None);
         }
         match serde_json::from_slice::<Fired>(contract::bytes(&batch.blob, envelope.payload)) {
-            Ok(Fired { key, name, payload }) => Ok(Some((key, Self { name, due: envelope.time, payload }))),
+            Ok(Fired { key, name, payload }) => Ok(Some(Self { key, name, due: envelope.time, payload })),
             Err(error) => Err(format!("not a timer: {error}")),
         }
     }

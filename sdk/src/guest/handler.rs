@@ -89,8 +89,8 @@ pub struct SagaOf<S>(PhantomData<S>);
 pub enum Input<E> {
     /// An event.
     Event(Recorded<E>),
-    /// A timer that fired, and the key of the instance that had set it.
-    Timer(String, Timer),
+    /// A timer of its own that fired.
+    Timer(Timer),
 }
 
 impl<S: Saga> Handler for SagaOf<S> {
@@ -116,7 +116,7 @@ impl<S: Saga> Handler for SagaOf<S> {
 
     fn decode(batch: &Arc<Batch>, envelope: contract::Event) -> Result<Option<Self::Unit>, String> {
         match Timer::decode(batch, &envelope)? {
-            Some((key, timer)) => Ok(Some(Input::Timer(key, timer))),
+            Some(timer) => Ok(Some(Input::Timer(timer))),
             None => Ok(recorded(batch, envelope)?.map(Input::Event)),
         }
     }
@@ -124,21 +124,21 @@ impl<S: Saga> Handler for SagaOf<S> {
     fn keys(unit: &Self::Unit) -> Keys<'_> {
         match unit {
             Input::Event(event) => S::correlate(event),
-            Input::Timer(key, _) => Keys::one(key),
+            Input::Timer(timer) => Keys::one(timer.key()),
         }
     }
 
     fn starts(unit: &Self::Unit) -> bool {
         match unit {
             Input::Event(event) => S::starts(event),
-            Input::Timer(..) => false,
+            Input::Timer(_) => false,
         }
     }
 
     fn fold(state: &mut S, unit: &Self::Unit, effects: &mut Effects) -> Verdict {
         match unit {
             Input::Event(event) => state.react(event, effects)?,
-            Input::Timer(_, timer) => state.wake(timer, effects)?,
+            Input::Timer(timer) => state.wake(timer, effects)?,
         }
         keep()
     }

@@ -70,7 +70,7 @@ impl Saga for Counter {
 
     fn wake(&mut self, timer: &Timer, effects: &mut Effects) -> Result<(), Refusal> {
         self.count += timer.payload::<Option<u32>>()?.unwrap_or(100);
-        effects.publish("commands.woken", &json!([timer.name(), timer.due(), timer.due_rfc3339()]));
+        effects.publish("commands.woken", &json!([timer.key(), timer.name(), timer.due(), timer.due_rfc3339()]));
         Ok(())
     }
 }
@@ -135,7 +135,7 @@ fn a_fired_timer_wakes_the_instance_that_set_it() {
         assert_eq!((keys(&staged)[0].0, staged.routes[0].starts), ("a", false));
         let outcome = runtime.apply(&documents(&[(0, Some(r#"{"count":4}"#))]), &[]);
         assert_eq!(changes(&outcome), [(0, 0, &*json!({ "count": after }).to_string())]);
-        let woken = json!(["later", 5_007_000_001_u64, "1970-01-01T00:00:05.007Z"]);
+        let woken = json!(["a", "later", 5_007_000_001_u64, "1970-01-01T00:00:05.007Z"]);
         let publish = json!({ "subject": "commands.woken", "type": "woken", "payload": woken });
         assert_eq!(effects(&outcome), [(0, json!({ "publish": publish }))]);
     }
