@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use millstream_sdk::contract::{Batch, Document, Documents, Event as Envelope, Span};
-use millstream_sdk::guest::Runtime;
+use millstream_sdk::guest::{ProjectionOf, Runtime};
 use millstream_sdk::prelude::*;
 
 const KEYS: u64 = 10_000;
@@ -113,7 +113,7 @@ fn envelope(sequence: u64, key: u64, blob: &mut Vec<u8>) -> Envelope {
 }
 
 /// One round: nanoseconds of `stage`, of `apply`, and allocations, all per event.
-fn round(runtime: &mut Runtime<Spend>) -> [f64; 3] {
+fn round(runtime: &mut Runtime<ProjectionOf<Spend>>) -> [f64; 3] {
     let (mut stage, mut apply, mut allocations) = (0, 0, 0);
     for batch in batches() {
         let before = ALLOCATIONS.load(Ordering::Relaxed);

@@ -65,6 +65,8 @@
 extern crate self as millstream_sdk;
 
 pub mod contract;
+mod duration;
+pub mod effects;
 pub mod event;
 #[doc(hidden)]
 pub mod guest;
@@ -73,16 +75,24 @@ pub mod log;
 mod module;
 pub mod prelude;
 mod projection;
+mod reaction;
 mod recorded;
+mod saga;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+mod timer;
 mod timestamp;
 mod verdict;
 
+pub use duration::{days, hours, minutes, seconds};
+pub use effects::Effects;
 pub use event::{DecodeError, Event, Raw};
 pub use keys::Keys;
 pub use projection::Projection;
+pub use reaction::Reaction;
 pub use recorded::Recorded;
+pub use saga::{Late, Saga};
+pub use timer::Timer;
 pub use verdict::{Refusal, Then, Verdict, delete, keep, refuse};
 
 pub use serde;

@@ -5,6 +5,7 @@
 
 pub use crate::export;
 pub use crate::{
-    DecodeError, Event, Keys, Projection, Raw, Recorded, Refusal, Then, Verdict, delete, keep, log, refuse,
+    DecodeError, Effects, Event, Keys, Late, Projection, Raw, Reaction, Recorded, Refusal, Saga, Then, Timer, Verdict,
+    days, delete, hours, keep, log, minutes, refuse, seconds,
 };
 pub use serde::{Deserialize, Serialize};

@@ -9,6 +9,11 @@ use crate::{Event, Keys, Recorded, Verdict};
 /// `apply` must depend on nothing but the document and the event. The module cannot reach a clock or a network anyway; what
 /// is left to get wrong is a document whose JSON varies or does not read back: use `BTreeMap` and `BTreeSet`, not `HashMap`,
 /// and no `#[serde(skip)]` for what matters. The test kit checks this with every scenario.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a projection",
+    label = "`Projection` is not implemented for `{Self}`",
+    note = "write `impl Projection for {Self}`; a saga is exported with `export!(saga {Self})`, a reaction with `export!(reaction {Self})`"
+)]
 pub trait Projection: Default + Serialize + DeserializeOwned + 'static {
     /// The handler's name unless a deployment says otherwise; also the name of its bucket. Not set: the name of the crate.
     const NAME: &'static str = "";

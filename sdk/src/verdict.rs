@@ -82,10 +82,10 @@ pub const fn delete() -> Verdict {
     Ok(Then::Delete)
 }
 
-/// The event cannot be applied to this document; see [`Refusal`].
+/// The event cannot be applied to this document; see [`Refusal`]. It ends `apply`, `react` and `wake` alike.
 ///
 /// # Errors
 /// Always: the refusal.
-pub fn refuse(reason: impl fmt::Display) -> Verdict {
+pub fn refuse<T>(reason: impl fmt::Display) -> Result<T, Refusal> {
     Err(Refusal::new(reason))
 }

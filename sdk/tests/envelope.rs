@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use millstream_sdk::guest::describe;
+use millstream_sdk::contract::Kind;
+use millstream_sdk::guest::{Handler, ProjectionOf};
 use millstream_sdk::prelude::*;
 use millstream_sdk::testing::{event, given, json};
 
@@ -112,11 +113,11 @@ impl Projection for Named {
 
 #[test]
 fn the_description_says_what_the_host_must_know() {
-    let named = describe::<Named>("crate-name");
+    let named = ProjectionOf::<Named>::describe("crate-name");
     assert_eq!((named.name.as_str(), named.state_version), ("tally", 7));
-    let seen = describe::<Seen>("crate-name");
+    let seen = ProjectionOf::<Seen>::describe("crate-name");
     assert_eq!((seen.name.as_str(), seen.state_version), ("crate-name", 1));
-    assert_eq!(seen.subjects, ["steps.>", "more"]);
+    assert_eq!((seen.kind, seen.subjects), (Kind::Projection, vec!["steps.>".to_owned(), "more".to_owned()]));
     let extra: BTreeMap<String, String> = serde_json::from_str(&seen.extra).unwrap();
     assert!(extra["sdk"].starts_with("millstream-sdk "), "{extra:?}");
 }

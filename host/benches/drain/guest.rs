@@ -12,7 +12,7 @@ use customer_spend::CustomerSpend;
 use millstream::sandbox::wire;
 use millstream::sandbox::{Cache, Digest, Failure, Guest, Instantiate, Limits, Module, Sandbox};
 use millstream_sdk::contract;
-use millstream_sdk::guest::Runtime;
+use millstream_sdk::guest::{ProjectionOf, Runtime};
 
 /// What is seen of a guest from outside.
 #[derive(Default)]
@@ -99,7 +99,7 @@ impl Guest for Watched {
 }
 
 /// The projection without a sandbox. Its answers are not checked either: that is part of the sandbox's price.
-struct Native(Runtime<CustomerSpend>);
+struct Native(Runtime<ProjectionOf<CustomerSpend>>);
 
 impl Guest for Native {
     fn stage(&mut self, batch: &wire::Batch) -> Result<wire::Staged, Failure> {
@@ -109,7 +109,7 @@ impl Guest for Native {
             blob: batch.blob.clone(),
         });
         let key = |key: contract::Key| wire::Key { name: outward(key.name), cached: key.cached };
-        let route = |route: contract::Route| wire::Route { event: route.event, key: route.key };
+        let route = |route: contract::Route| wire::Route { event: route.event, key: route.key, starts: route.starts };
         let rejection = |one: contract::Rejection| wire::Rejection { event: one.event, reason: outward(one.reason) };
         Ok(wire::Staged {
             keys: staged.keys.into_iter().map(key).collect(),

@@ -33,15 +33,16 @@ pub fn check_staged(staged: &Staged, events: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Checks the answer of `apply` against the keys and routes (by their key) that `stage` announced.
+/// Checks the answer of `apply` against the keys that `stage` announced and the routes that this call was to fold, each by
+/// its key; `None` for those that were skipped or folded before.
 ///
 /// # Errors
 /// A failure of class `answer`.
-pub fn check_outcome(outcome: &Outcome, keys: usize, routes: &[u32]) -> Result<(), Failure> {
+pub fn check_outcome(outcome: &Outcome, keys: usize, routes: &[Option<u32>]) -> Result<(), Failure> {
     let mut seen = vec![false; keys];
     for change in &outcome.changes {
         index(change.key, keys, "a change's key")?;
-        if routes.get(change.route as usize) != Some(&change.key) {
+        if routes.get(change.route as usize) != Some(&Some(change.key)) {
             return Err(Failure::answer("a change names a route that does not touch its key"));
         }
         if seen.get_mut(change.key as usize).is_none_or(|seen| std::mem::replace(seen, true)) {
@@ -49,13 +50,18 @@ pub fn check_outcome(outcome: &Outcome, keys: usize, routes: &[u32]) -> Result<(
         }
         bytes(&outcome.blob, change.value, "a document")?;
     }
-    for effect in &outcome.effects {
-        index(effect.route, routes.len(), "an effect's route")?;
-        text(&outcome.blob, effect.body, "an effect")?;
-    }
+    let mut refused = HashSet::with_capacity(outcome.refusals.len());
     for refusal in &outcome.refusals {
-        index(refusal.route, routes.len(), "a refusal's route")?;
+        asked(refusal.route, routes, "a refusal's route")?;
         text(&outcome.blob, refusal.reason, "a refusal's reason")?;
+        refused.insert(refusal.route);
+    }
+    for effect in &outcome.effects {
+        asked(effect.route, routes, "an effect's route")?;
+        text(&outcome.blob, effect.body, "an effect")?;
+        if refused.contains(&effect.route) {
+            return Err(Failure::answer("an effect names a route that was refused"));
+        }
     }
     Ok(())
 }
@@ -80,6 +86,14 @@ fn index(value: u32, length: usize, what: &str) -> Result<(), Failure> {
     Err(Failure::answer(format!("{what} is number {value}, but there are only {length}")))
 }
 
+fn asked(route: u32, routes: &[Option<u32>], what: &str) -> Result<(), Failure> {
+    index(route, routes.len(), what)?;
+    match routes.get(route as usize) {
+        Some(Some(_)) => Ok(()),
+        _ => Err(Failure::answer(format!("{what} is number {route}, which was not to be folded in this call"))),
+    }
+}
+
 fn bytes<'a>(blob: &'a [u8], span: Span, what: &str) -> Result<&'a [u8], Failure> {
     let start = span.start as usize;
     blob.get(start..start.saturating_add(span.length as usize)).ok_or_else(|| {
@@ -101,10 +115,13 @@ mod tests {
         Span { start, length }
     }
 
+    /// Of three routes the last was skipped.
+    const ROUTES: [Option<u32>; 3] = [Some(0), Some(1), None];
+
     fn staged() -> Staged {
         Staged {
             keys: vec![Key { name: span(0, 2), cached: false }, Key { name: span(2, 2), cached: true }],
-            routes: vec![Route { event: 0, key: 0 }, Route { event: 1, key: 1 }],
+            routes: vec![Route { event: 0, key: 0, starts: true }, Route { event: 1, key: 1, starts: false }],
             rejections: vec![],
             blob: b"k1k2".to_vec(),
         }
@@ -119,7 +136,7 @@ mod tests {
             refusals: vec![Refusal { route: 0, reason: span(0, 2) }],
             blob: b"{}".to_vec(),
         };
-        assert_eq!(check_outcome(&outcome, 2, &[0, 1]).map_err(|failure| failure.message), Ok(()));
+        assert_eq!(check_outcome(&outcome, 3, &ROUTES).map_err(|failure| failure.message), Ok(()));
     }
 
     #[test]
@@ -146,18 +163,24 @@ mod tests {
     #[test]
     fn each_garbled_outcome_is_named() {
         let change = Change { key: 0, route: 0, deleted: false, value: span(0, 2) };
+        let effect = |route| Effect { route, body: span(0, 0) };
+        let refusal = |route| Refusal { route, reason: span(0, 0) };
         let with = |changes, effects, refusals| Outcome { changes, effects, refusals, blob: b"{}".to_vec() };
         let cases = [
             ("outside the blob", with(vec![Change { value: span(1, 2), ..change }], vec![], vec![])),
-            ("a change's key is number 2", with(vec![Change { key: 2, ..change }], vec![], vec![])),
+            ("a change's key is number 3", with(vec![Change { key: 3, ..change }], vec![], vec![])),
+            ("does not touch its key", with(vec![Change { key: 2, route: 2, ..change }], vec![], vec![])),
             ("does not touch its key", with(vec![Change { route: 1, ..change }], vec![], vec![])),
             ("does not touch its key", with(vec![Change { route: 9, ..change }], vec![], vec![])),
             ("changed twice", with(vec![change, change], vec![], vec![])),
-            ("an effect's route is number 2", with(vec![], vec![Effect { route: 2, body: span(0, 0) }], vec![])),
-            ("a refusal's route is number 4", with(vec![], vec![], vec![Refusal { route: 4, reason: span(0, 0) }])),
+            ("an effect's route is number 3", with(vec![], vec![effect(3)], vec![])),
+            ("an effect's route is number 2, which was not to be folded", with(vec![], vec![effect(2)], vec![])),
+            ("an effect names a route that was refused", with(vec![], vec![effect(1)], vec![refusal(1)])),
+            ("a refusal's route is number 4", with(vec![], vec![], vec![refusal(4)])),
+            ("a refusal's route is number 2, which was not to be folded", with(vec![], vec![], vec![refusal(2)])),
         ];
         for (expected, outcome) in cases {
-            let message = check_outcome(&outcome, 2, &[0, 1]).unwrap_err().message;
+            let message = check_outcome(&outcome, 3, &ROUTES).unwrap_err().message;
             assert!(message.contains(expected), "{message} should contain {expected}");
         }
     }

@@ -31,7 +31,7 @@ fn wasm(mischief: Mischief) -> Vec<u8> {
     let mut data = String::new();
     let described: &[u32] = &[100, 7, 0, 1200, 1, 1, 300, 2];
     let sound: [(u32, &[u32]); 5] =
-        [(1024, described), (1200, &[200, 8]), (2112, &STAGED), (3000, &[0, 1, 0]), (3100, &[0, 0])];
+        [(1024, described), (1200, &[200, 8]), (2112, &STAGED), (3000, &[0, 1, 0]), (3100, &[0, 0, 1])];
     for (address, words) in sound.iter().chain(words) {
         let bytes: String = words.iter().flat_map(|word| word.to_le_bytes()).fold(String::new(), |mut text, byte| {
             let _ = write!(text, "\\{byte:02x}");

@@ -1,23 +1,25 @@
-//! Phase two. In: the documents that the cache lacks, and the routes to leave alone. Out: a change per key whose bytes
-//! differ, and the refusals. A refused unit leaves no trace in its document.
+//! Phase two, once or more. In: the documents that the cache lacks, and the routes to leave alone. Out: a change per key whose
+//! bytes differ, the effects, and the refusals. A refused unit leaves no trace in its document and has no effects.
+
+use serde::de::DeserializeOwned;
 
 use super::cache::{Document, Slot};
-use super::{Runtime, Staging};
-use crate::contract::{self, Change, Documents, Outcome, Span, broken};
-use crate::{Projection, Recorded, Refusal, Then};
+use super::{Handler, Runtime, Staging};
+use crate::contract::{self, Change, Documents, Effect, Outcome, Span, broken};
+use crate::{Effects, Refusal, Then};
 
-impl<P: Projection> Runtime<P> {
-    /// Folds the staged events into the documents.
+impl<H: Handler> Runtime<H> {
+    /// Folds the staged events into the documents, but for the routes in `skip` and those that an earlier call folded.
     ///
     /// # Panics
     /// If the host breaks the contract (nothing staged, an index out of range, a document missing), or the handler does (a
     /// document that JSON cannot hold, or that does not read back).
     pub fn apply(&mut self, documents: &Documents, skip: &[u32]) -> Outcome {
         let Some(mut staging) = self.staged.take() else {
-            broken(format_args!("contract: `apply` without `stage`"));
+            broken(format_args!("contract: `apply` without `stage`, or after all of its routes"));
         };
         self.load(&staging, documents);
-        let skipped = skipped(staging.routes.len(), skip);
+        let alone = staging.alone(skip);
         let mut outcome = Outcome {
             changes: Vec::with_capacity(staging.keys.len()),
             effects: Vec::new(),
@@ -25,21 +27,33 @@ impl<P: Projection> Runtime<P> {
             blob: Vec::new(),
         };
         for number in 0..staging.routes.len() {
-            if !is_set(&skipped, number)
-                && let Err(refusal) = self.apply_route(&mut staging, number, &skipped)
-            {
-                let reason = contract::append(&mut outcome.blob, refusal.reason().as_bytes());
-                let route = contract::number(number);
-                outcome.refusals.push(contract::Refusal { route, reason });
+            if is_set(&alone, number) {
+                continue;
+            }
+            match self.apply_route(&mut staging, number, &alone) {
+                Ok(()) if H::ASKS => hand_over(&self.effects, number, &mut outcome),
+                Ok(()) => {}
+                Err(refusal) => {
+                    let reason = contract::append(&mut outcome.blob, refusal.reason().as_bytes());
+                    let route = contract::number(number);
+                    outcome.refusals.push(contract::Refusal { route, reason });
+                }
+            }
+            if H::ASKS {
+                self.effects.clear();
             }
         }
-        self.collect(&staging, &mut outcome);
-        self.release(&staging.keys);
+        self.collect(&mut staging, &mut outcome);
+        if staging.close(&alone) {
+            self.release(&staging.keys);
+        } else {
+            self.staged = Some(staging);
+        }
         outcome
     }
 
-    /// Puts the host's documents into their slots, unread.
-    fn load(&mut self, staging: &Staging<P::Event>, documents: &Documents) {
+    /// Puts the host's documents into their slots, unread, whatever lay there: the host knows better.
+    fn load(&mut self, staging: &Staging<H::Unit>, documents: &Documents) {
         for document in &documents.documents {
             let Some(key) = staging.keys.get(document.key as usize) else {
                 broken(format_args!(
@@ -49,9 +63,7 @@ impl<P: Projection> Runtime<P> {
                 ));
             };
             let slot = self.cache.slot_mut(key.slot);
-            if slot.is_known() {
-                broken(format_args!("contract: the document of `{}` was sent, but is known already", slot.key));
-            }
+            slot.bytes.clear();
             if document.present {
                 slot.bytes.extend_from_slice(contract::bytes(&documents.blob, document.value));
                 slot.document = Document::Unread;
@@ -61,8 +73,8 @@ impl<P: Projection> Runtime<P> {
         }
     }
 
-    fn apply_route(&mut self, staging: &mut Staging<P::Event>, number: usize, skipped: &[bool]) -> Result<(), Refusal> {
-        let Some((route, event)) = staging.unit(number) else {
+    fn apply_route(&mut self, staging: &mut Staging<H::Unit>, number: usize, alone: &[bool]) -> Result<(), Refusal> {
+        let Some((route, unit)) = staging.unit(number) else {
             return Ok(());
         };
         let Some(key) = staging.keys.get(route.key as usize) else {
@@ -72,9 +84,9 @@ impl<P: Projection> Runtime<P> {
             return Ok(());
         }
         let slot = self.cache.slot_mut(key.slot);
-        let result = read(slot).and_then(|()| fold(slot, event));
+        let result = read(slot).and_then(|()| fold::<H>(slot, unit, &mut self.effects));
         if result.is_err() {
-            restore(slot, staging, route.key, number, skipped);
+            restore::<H>(slot, staging, route.key, number, alone);
         }
         if let Some(key) = staging.keys.get_mut(route.key as usize) {
             match &result {
@@ -86,9 +98,9 @@ impl<P: Projection> Runtime<P> {
     }
 
     /// Writes each touched document and reports those that differ from what the host has.
-    fn collect(&mut self, staging: &Staging<P::Event>, outcome: &mut Outcome) {
-        for (number, key) in staging.keys.iter().enumerate() {
-            let Some(route) = key.applied else { continue };
+    fn collect(&mut self, staging: &mut Staging<H::Unit>, outcome: &mut Outcome) {
+        for (number, key) in staging.keys.iter_mut().enumerate() {
+            let Some(route) = key.applied.take() else { continue };
             let slot = self.cache.slot_mut(key.slot);
             let start = outcome.blob.len();
             let deleted = match &slot.document {
@@ -114,17 +126,58 @@ impl<P: Projection> Runtime<P> {
     }
 }
 
-impl<E> Staging<E> {
-    /// The route of that number, with its event.
-    fn unit(&self, number: usize) -> Option<(contract::Route, &Recorded<E>)> {
+impl<U> Staging<U> {
+    /// The route of that number, with its unit.
+    fn unit(&self, number: usize) -> Option<(contract::Route, &U)> {
         let route = *self.routes.get(number)?;
-        let event = self.events.get(route.event as usize)?.as_ref()?;
-        Some((route, event))
+        let unit = self.units.get(route.event as usize)?.as_ref()?;
+        Some((route, unit))
+    }
+
+    /// The routes that a call leaves alone, as a table; none at all if there are none.
+    fn alone(&self, skip: &[u32]) -> Vec<bool> {
+        let routes = self.routes.len();
+        if skip.is_empty() && self.folded.is_empty() {
+            return Vec::new();
+        }
+        let mut alone = self.folded.clone();
+        alone.resize(routes, false);
+        for &number in skip {
+            match alone.get_mut(number as usize) {
+                Some(flag) => *flag = true,
+                None => broken(format_args!("contract: route {number} to skip in a batch with {routes} routes")),
+            }
+        }
+        alone
+    }
+
+    /// Notes what a call folded, and says whether nothing is left.
+    fn close(&mut self, alone: &[bool]) -> bool {
+        if alone.is_empty() {
+            return true;
+        }
+        self.folded.resize(alone.len(), false);
+        for (folded, alone) in self.folded.iter_mut().zip(alone) {
+            *folded |= !alone;
+        }
+        self.folded.iter().all(|folded| *folded)
+    }
+}
+
+/// Writes what a unit asked for into the answer.
+fn hand_over(effects: &Effects, route: usize, outcome: &mut Outcome) {
+    for effect in effects.as_slice() {
+        let start = outcome.blob.len();
+        if let Err(error) = serde_json::to_writer(&mut outcome.blob, effect) {
+            broken(format_args!("an effect cannot be written as JSON: {error}"));
+        }
+        let body = contract::span_from(&outcome.blob, start);
+        outcome.effects.push(Effect { route: contract::number(route), body });
     }
 }
 
 /// Makes a value of the bytes, if that has not been done. What cannot be read is asked for again in the next batch.
-fn read<P: Projection>(slot: &mut Slot<P>) -> Result<(), Refusal> {
+fn read<D: DeserializeOwned>(slot: &mut Slot<D>) -> Result<(), Refusal> {
     match slot.document {
         Document::Unknown => broken(format_args!("contract: the document of `{}` is missing", slot.key)),
         Document::Absent | Document::Present(_) => Ok(()),
@@ -145,25 +198,35 @@ fn read<P: Projection>(slot: &mut Slot<P>) -> Result<(), Refusal> {
     }
 }
 
-/// Applies one event to a document that was read. After an error the document is undefined.
-fn fold<P: Projection>(slot: &mut Slot<P>, event: &Recorded<P::Event>) -> Result<(), Refusal> {
+/// Applies one unit to a document that was read. After an error document and effects are undefined.
+fn fold<H: Handler>(slot: &mut Slot<H::Document>, unit: &H::Unit, effects: &mut Effects) -> Result<(), Refusal> {
     let verdict = match &mut slot.document {
-        Document::Present(document) => document.apply(event),
+        Document::Present(document) => H::fold(document, unit, effects),
         other => {
-            let mut document = P::default();
-            let verdict = document.apply(event);
+            let mut document = H::Document::default();
+            let verdict = H::fold(&mut document, unit, effects);
             *other = Document::Present(document);
             verdict
         }
     };
-    if verdict? == Then::Delete {
+    let then = verdict?;
+    if H::ASKS {
+        effects.check()?;
+    }
+    if then == Then::Delete {
         slot.document = Document::Absent;
     }
     Ok(())
 }
 
-/// Goes back to the host's bytes and folds the earlier units of the key again.
-fn restore<P: Projection>(slot: &mut Slot<P>, staging: &Staging<P::Event>, key: u32, refused: usize, skipped: &[bool]) {
+/// Goes back to the host's bytes and folds the earlier units of the key in this call again.
+fn restore<H: Handler>(
+    slot: &mut Slot<H::Document>,
+    staging: &Staging<H::Unit>,
+    key: u32,
+    refused: usize,
+    alone: &[bool],
+) {
     if !slot.is_known() {
         return;
     }
@@ -173,30 +236,18 @@ fn restore<P: Projection>(slot: &mut Slot<P>, staging: &Staging<P::Event>, key: 
         return;
     }
     for number in 0..refused {
-        if let Some((route, event)) = staging.unit(number)
+        if let Some((route, unit)) = staging.unit(number)
             && route.key == key
-            && !is_set(skipped, number)
-            && let Err(refusal) = read(slot).and_then(|()| fold(slot, event))
+            && !is_set(alone, number)
+            && let Err(refusal) = read(slot).and_then(|()| fold::<H>(slot, unit, &mut Effects::default()))
         {
             broken(format_args!(
-                "`apply` is not pure: it accepted an event for `{}` and then refused it: {}",
+                "the handler is not pure: it accepted an event for `{}` and then refused it: {}",
                 slot.key,
                 refusal.reason()
             ));
         }
     }
-}
-
-/// The routes to leave alone, as a table; none at all if there are none.
-fn skipped(routes: usize, skip: &[u32]) -> Vec<bool> {
-    let mut skipped = vec![false; if skip.is_empty() { 0 } else { routes }];
-    for &number in skip {
-        match skipped.get_mut(number as usize) {
-            Some(flag) => *flag = true,
-            None => broken(format_args!("contract: route {number} to skip in a batch with {routes} routes")),
-        }
-    }
-    skipped
 }
 
 fn is_set(skipped: &[bool], number: usize) -> bool {

@@ -1,47 +1,53 @@
-//! The engine of a projection, the same in a module and natively. Two calls per batch:
+//! The engine inside a module, the same natively; `handler.rs` adapts the kinds of handler to it. Calls per batch:
 //!
 //! - [`Runtime::stage`] (`stage.rs`): events in, the keys they touch out; decodes each event once and keeps it.
-//! - [`Runtime::apply`] (`apply.rs`): documents of uncached keys in, changed documents out.
+//! - [`Runtime::apply`] (`apply.rs`), once or more: documents of uncached keys in, changed documents and effects out.
 //!
 //! Between batches documents stay in the cache (`cache.rs`). It runs ahead of the host from `apply` on: a host that does not commit an
 //! outcome must throw the runtime away.
 
 mod apply;
 mod cache;
+mod handler;
 mod stage;
 
-use crate::contract::{Description, Kind, Route};
-use crate::{Projection, Recorded};
+use crate::Effects;
+use crate::contract::Route;
 use cache::Cache;
+pub use handler::{Handler, Input, ProjectionOf, ReactionOf, SagaOf};
 
-/// Folds the batches of one projection.
-pub struct Runtime<P: Projection> {
-    cache: Cache<P>,
-    staged: Option<Staging<P::Event>>,
+/// Folds the batches of one handler.
+pub struct Runtime<H: Handler> {
+    cache: Cache<H::Document>,
+    staged: Option<Staging<H::Unit>>,
+    /// Empty between two units.
+    effects: Effects,
 }
 
-/// A batch between `stage` and `apply`.
-struct Staging<E> {
+/// A batch from `stage` on, until each of its routes was folded or the next batch comes.
+struct Staging<U> {
     /// As in the batch; `None` for what is irrelevant or was rejected.
-    events: Vec<Option<Recorded<E>>>,
+    units: Vec<Option<U>>,
     keys: Vec<StagedKey>,
     routes: Vec<Route>,
+    /// The routes that earlier calls folded; empty before the second call.
+    folded: Vec<bool>,
 }
 
 /// A key of the batch.
 struct StagedKey {
     slot: u32,
-    /// The last route that was applied.
+    /// The last route that this call applied.
     applied: Option<u32>,
     /// A route of it was refused: the rest is left alone.
     refused: bool,
 }
 
-impl<P: Projection> Runtime<P> {
+impl<H: Handler> Runtime<H> {
     /// An engine without any document.
     #[must_use]
     pub fn new() -> Self {
-        Self { cache: Cache::new(P::CACHE_BYTES), staged: None }
+        Self { cache: Cache::new(H::CACHE_BYTES), staged: None, effects: Effects::default() }
     }
 
     /// Takes back the slots of keys whose document never came.
@@ -53,21 +59,9 @@ impl<P: Projection> Runtime<P> {
     }
 }
 
-impl<P: Projection> Default for Runtime<P> {
+impl<H: Handler> Default for Runtime<H> {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// What the host must know of a projection. `crate_name` is its name if it has none of its own.
-#[must_use]
-pub fn describe<P: Projection>(crate_name: &str) -> Description {
-    Description {
-        name: if P::NAME.is_empty() { crate_name } else { P::NAME }.to_owned(),
-        kind: Kind::Projection,
-        subjects: P::SUBJECTS.iter().map(|subject| (*subject).to_owned()).collect(),
-        state_version: P::STATE_VERSION,
-        extra: concat!(r#"{"sdk":"millstream-sdk "#, env!("CARGO_PKG_VERSION"), r#""}"#).to_owned(),
     }
 }
 
@@ -75,7 +69,7 @@ pub fn describe<P: Projection>(crate_name: &str) -> Description {
 mod tests {
     use super::*;
     use crate::contract::{Batch, Event, Span};
-    use crate::{Keys, Raw, Verdict, keep};
+    use crate::{Keys, Projection, Raw, Recorded, Verdict, keep};
 
     #[derive(Default, serde::Serialize, serde::Deserialize)]
     struct Nothing;
@@ -95,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_batch_that_is_never_applied_holds_no_memory_after_the_next() {
-        let mut runtime = Runtime::<Nothing>::new();
+        let mut runtime = Runtime::<ProjectionOf<Nothing>>::new();
         let none = Span { start: 0, length: 0 };
         for sequence in 1..=3 {
             let event = Event {

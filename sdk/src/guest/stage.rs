@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use super::{Runtime, StagedKey, Staging};
+use super::cache::Document;
+use super::{Handler, Runtime, StagedKey, Staging};
 use crate::contract::{self, Batch, Key, Rejection, Route, Staged};
-use crate::{Event, Projection, Recorded};
 
-impl<P: Projection> Runtime<P> {
-    /// Decodes and keeps the events. A batch that was staged but not applied is forgotten.
+impl<H: Handler> Runtime<H> {
+    /// Decodes and keeps the events. What was not applied of the batch before is forgotten.
     ///
     /// # Panics
     /// If a span lies outside the blob, or text is not UTF-8.
@@ -21,41 +21,36 @@ impl<P: Projection> Runtime<P> {
         let batch = Arc::new(batch);
         let count = batch.events.len();
         let mut keys = Vec::new();
-        let mut events = Vec::with_capacity(count);
+        let mut units = Vec::with_capacity(count);
         let mut staged =
             Staged { keys: Vec::new(), routes: Vec::with_capacity(count), rejections: Vec::new(), blob: Vec::new() };
-        for number in 0..contract::number(count) {
-            let recorded = decode::<P>(&batch, number).and_then(|recorded| {
-                if let Some(recorded) = &recorded {
-                    self.route(number, recorded, &mut keys, &mut staged)?;
+        for (number, envelope) in (0..).zip(&batch.events) {
+            let unit = H::decode(&batch, *envelope).and_then(|unit| {
+                if let Some(unit) = &unit {
+                    self.route(number, unit, &mut keys, &mut staged).map_err(|()| {
+                        let event_type = contract::text(&batch.blob, envelope.event_type);
+                        format!("event type `{event_type}` gives an empty key (does the event name its aggregate?)")
+                    })?;
                 }
-                Ok(recorded)
+                Ok(unit)
             });
-            events.push(recorded.unwrap_or_else(|reason| {
+            units.push(unit.unwrap_or_else(|reason| {
                 let reason = contract::append(&mut staged.blob, reason.as_bytes());
                 staged.rejections.push(Rejection { event: number, reason });
                 None
             }));
         }
-        self.staged = Some(Staging { events, keys, routes: staged.routes.clone() });
+        self.staged = Some(Staging { units, keys, routes: staged.routes.clone(), folded: Vec::new() });
         staged
     }
 
-    /// Adds the routes of one event, or says why it has none.
-    fn route(
-        &mut self,
-        event: u32,
-        recorded: &Recorded<P::Event>,
-        keys: &mut Vec<StagedKey>,
-        staged: &mut Staged,
-    ) -> Result<(), String> {
-        let touched = P::key(recorded);
+    /// Adds the routes of one event; an empty key is none.
+    fn route(&mut self, event: u32, unit: &H::Unit, keys: &mut Vec<StagedKey>, staged: &mut Staged) -> Result<(), ()> {
+        let touched = H::keys(unit);
         if touched.iter().any(str::is_empty) {
-            return Err(format!(
-                "event type `{}` gives an empty key (does the event name its aggregate?)",
-                recorded.event_type()
-            ));
+            return Err(());
         }
+        let starts = H::starts(unit);
         for name in touched.iter() {
             let slot = self.cache.find_or_insert(name);
             let mark = self.cache.mark(slot);
@@ -65,26 +60,17 @@ impl<P: Projection> Runtime<P> {
                 None => {
                     let key = contract::number(keys.len());
                     keys.push(StagedKey { slot, applied: None, refused: false });
+                    if H::STATELESS {
+                        self.cache.slot_mut(slot).document = Document::Absent;
+                    }
                     let name = contract::append(&mut staged.blob, name.as_bytes());
                     staged.keys.push(Key { name, cached: self.cache.slot(slot).is_known() });
                     key
                 }
             };
             self.cache.set_mark(slot, key, event);
-            staged.routes.push(Route { event, key });
+            staged.routes.push(Route { event, key, starts });
         }
         Ok(())
-    }
-}
-
-fn decode<P: Projection>(batch: &Arc<Batch>, number: u32) -> Result<Option<Recorded<P::Event>>, String> {
-    let Some(envelope) = batch.events.get(number as usize) else {
-        return Ok(None);
-    };
-    let event_type = contract::text(&batch.blob, envelope.event_type);
-    let payload = contract::bytes(&batch.blob, envelope.payload);
-    match P::Event::decode(event_type, payload) {
-        Ok(decoded) => Ok(decoded.map(|payload| Recorded::new(payload, Arc::clone(batch), *envelope))),
-        Err(error) => Err(error.to_string()),
     }
 }

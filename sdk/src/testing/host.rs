@@ -6,7 +6,7 @@ use std::fmt;
 use super::TestEvent;
 use crate::Projection;
 use crate::contract::{self, Batch, Document, Documents, Outcome, Span, Staged};
-use crate::guest::Runtime;
+use crate::guest::{ProjectionOf, Runtime};
 
 /// How events are cut into batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub(super) fn run<P: Projection>(events: &[TestEvent], batches: Batches) -> Run 
 
 /// A host of one projection.
 pub(super) struct Host<P: Projection> {
-    runtime: Runtime<P>,
+    runtime: Runtime<ProjectionOf<P>>,
     pub(super) documents: BTreeMap<String, Vec<u8>>,
     parked: BTreeSet<String>,
     place: u64,

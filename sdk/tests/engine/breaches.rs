@@ -1,13 +1,13 @@
 //! A host that breaks the contract meets a trap that says how.
 
-use millstream_sdk::guest::Runtime;
+use millstream_sdk::guest::{ProjectionOf, Runtime};
 
 use crate::tally::*;
 
 #[test]
 fn a_broken_contract_traps_with_a_sentence() {
-    type Break = fn(&mut Runtime<Tally>);
-    let cases: [(&str, Break); 7] = [
+    type Break = fn(&mut Runtime<ProjectionOf<Tally>>);
+    let cases: [(&str, Break); 8] = [
         ("contract: `apply` without `stage`", |runtime| {
             runtime.apply(&documents(&[]), &[]);
         }),
@@ -19,9 +19,15 @@ fn a_broken_contract_traps_with_a_sentence() {
             runtime.stage(batch(&[("add", &["a"])]));
             runtime.apply(&documents(&[(1, None)]), &[]);
         }),
-        ("contract: the document of `a` was sent, but is known already", |runtime| {
+        ("contract: `apply` without `stage`, or after all of its routes", |runtime| {
             runtime.stage(batch(&[("add", &["a"])]));
-            runtime.apply(&documents(&[(0, None), (0, None)]), &[]);
+            runtime.apply(&documents(&[(0, None)]), &[]);
+            runtime.apply(&documents(&[]), &[]);
+        }),
+        ("contract: the document of `b` is missing", |runtime| {
+            runtime.stage(batch(&[("add", &["a"]), ("add", &["b"])]));
+            runtime.apply(&documents(&[(0, None)]), &[1]);
+            runtime.apply(&documents(&[]), &[]);
         }),
         ("contract: route 1 to skip in a batch with 1 routes", |runtime| {
             runtime.stage(batch(&[("add", &["a"])]));

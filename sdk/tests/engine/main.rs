@@ -5,5 +5,7 @@
 mod breaches;
 mod folding;
 mod refusing;
+mod saga;
 mod staging;
 mod tally;
+mod waves;

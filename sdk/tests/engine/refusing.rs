@@ -1,12 +1,12 @@
 //! A refused unit leaves no trace, and nothing of its key follows in the batch.
 
-use millstream_sdk::guest::Runtime;
+use millstream_sdk::guest::{ProjectionOf, Runtime};
 
 use crate::tally::*;
 
 #[test]
 fn a_refusal_leaves_the_document_as_before_the_unit_and_later_units_alone() {
-    let mut runtime = Runtime::<Tally>::new();
+    let mut runtime = Runtime::<ProjectionOf<Tally>>::new();
     runtime.stage(batch(&[
         ("add", &["a", "b"]),
         ("add", &["a"]),
@@ -32,7 +32,7 @@ fn a_refusal_leaves_the_document_as_before_the_unit_and_later_units_alone() {
 
 #[test]
 fn a_document_that_does_not_read_refuses_the_first_unit_of_its_key() {
-    let mut runtime = Runtime::<Tally>::new();
+    let mut runtime = Runtime::<ProjectionOf<Tally>>::new();
     for _ in 0..2 {
         let staged = runtime.stage(batch(&[("add", &["b"]), ("add", &["old"]), ("add", &["old"])]));
         assert!(!staged.keys[1].cached, "a document that did not read is asked for again");

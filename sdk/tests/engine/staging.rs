@@ -1,12 +1,12 @@
 //! What `stage` answers: keys, routes, rejections, and which documents it still holds.
 
-use millstream_sdk::guest::Runtime;
+use millstream_sdk::guest::{ProjectionOf, Runtime};
 
 use crate::tally::*;
 
 #[test]
 fn keys_come_once_in_order_of_first_use_and_routes_in_order_of_events() {
-    let mut runtime = Runtime::<Tally>::new();
+    let mut runtime = Runtime::<ProjectionOf<Tally>>::new();
     let staged =
         runtime.stage(batch(&[("add", &["b", "a", "b"]), ("other", &["x"]), ("+", &["c", "a"]), ("add", &[])]));
     assert_eq!(keys(&staged), [("b", false), ("a", false), ("c", false)]);
@@ -16,7 +16,7 @@ fn keys_come_once_in_order_of_first_use_and_routes_in_order_of_events() {
 
 #[test]
 fn an_event_that_cannot_be_decoded_or_has_an_empty_key_is_rejected_alone() {
-    let mut runtime = Runtime::<Tally>::new();
+    let mut runtime = Runtime::<ProjectionOf<Tally>>::new();
     let mut events = batch(&[("add", &["a"]), ("add", &["b"]), ("add", &["a", ""])]);
     events.events[1].payload.length -= 1;
     let staged = runtime.stage(events);
@@ -34,7 +34,7 @@ fn an_event_that_cannot_be_decoded_or_has_an_empty_key_is_rejected_alone() {
 
 #[test]
 fn documents_are_sent_once_and_absence_is_remembered_too() {
-    let mut runtime = Runtime::<Tally>::new();
+    let mut runtime = Runtime::<ProjectionOf<Tally>>::new();
     let steps: &[(&str, &[&str])] = &[("add", &["a"]), ("delete", &["b"])];
     runtime.stage(batch(steps));
     let outcome = runtime.apply(&documents(&[(0, Some(r#"{"count":4}"#)), (1, None)]), &[]);
@@ -48,7 +48,7 @@ fn documents_are_sent_once_and_absence_is_remembered_too() {
 
 #[test]
 fn a_skipped_key_needs_no_document_and_is_asked_for_again() {
-    let mut runtime = Runtime::<Tally>::new();
+    let mut runtime = Runtime::<ProjectionOf<Tally>>::new();
     runtime.stage(batch(&[("add", &["a"]), ("add", &["b"])]));
     let outcome = runtime.apply(&documents(&[(1, None)]), &[0]);
     assert_eq!(changes(&outcome), [(1, 1, r#"{"count":1}"#)]);
@@ -58,7 +58,7 @@ fn a_skipped_key_needs_no_document_and_is_asked_for_again() {
 
 #[test]
 fn a_batch_that_is_staged_again_replaces_the_one_before() {
-    let mut runtime = Runtime::<Tally>::new();
+    let mut runtime = Runtime::<ProjectionOf<Tally>>::new();
     runtime.stage(batch(&[("add", &["a"]), ("add", &["b"])]));
     let staged = runtime.stage(batch(&[("add", &["b"])]));
     assert_eq!(keys(&staged), [("b", false)]);

@@ -1,7 +1,7 @@
 //! A projection to drive, and the host's side of the contract: batches and documents in, outcomes as plain values out.
 
 use millstream_sdk::contract::{Batch, Document, Documents, Event as Envelope, Outcome, Span, Staged};
-use millstream_sdk::guest::Runtime;
+use millstream_sdk::guest::{ProjectionOf, Runtime};
 use millstream_sdk::prelude::*;
 
 /// Counts; what it does depends on the event type alone. Keys are listed in the payload.
@@ -123,7 +123,7 @@ pub(crate) fn refusals(outcome: &Outcome) -> Vec<(u32, &str)> {
 }
 
 /// Stages and applies, all keys absent unless cached.
-pub(crate) fn fold(runtime: &mut Runtime<Tally>, steps: &[(&str, &[&str])], skip: &[u32]) -> Outcome {
+pub(crate) fn fold(runtime: &mut Runtime<ProjectionOf<Tally>>, steps: &[(&str, &[&str])], skip: &[u32]) -> Outcome {
     let staged = runtime.stage(batch(steps));
     let missing: Vec<_> =
         (0..).zip(&staged.keys).filter(|(_, key)| !key.cached).map(|(number, _)| (number, None)).collect();
