@@ -14,6 +14,8 @@
 //! | `documents.rs` | decided documents, shown or not | a read proves itself fresh |
 //! | `journal.rs` | one record decides one batch | compare-and-set: two owners are impossible |
 //! | `show.rs` | documents go into the bucket | compare-and-set per key, one write in flight per key |
+//! | `outbox.rs`, `timers.rs` | effects are published, timers are set | an effect's id is its message id; none is given up |
+//! | `publication.rs`, `acks.rs` | whole envelopes, acknowledgements | what is written is what `envelope.rs` reads |
 //! | `claim.rs`, `positions.rs`, `handler.rs` | take a handler, recover, run, begin again | the last record alone is enough |
 //! | `supervisor.rs`, `registry.rs` | which handlers run here | deployments are plain NATS buckets |
 //! | `survey.rs`, `lag.rs` | how far behind | computed from JetStream, not from what a host says |
@@ -38,6 +40,7 @@ pub mod journal;
 pub mod keys;
 pub mod lag;
 pub mod names;
+pub mod outbox;
 pub mod pipeline;
 mod positions;
 pub mod progress;

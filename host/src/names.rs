@@ -26,6 +26,15 @@ pub const POSITION_HEADER: &str = "Millstream-Position";
 /// Digest of the module that made a document; a header of every document.
 pub const DIGEST_HEADER: &str = "Millstream-Digest";
 
+/// How many messages of handlers led to one; a header of all that handlers send.
+pub const DEPTH_HEADER: &str = "Millstream-Depth";
+/// Which attempt of its step a command is, from 1.
+pub const ATTEMPT_HEADER: &str = "Millstream-Attempt";
+/// The step that a command belongs to, percent-encoded.
+pub const STEP_HEADER: &str = "Millstream-Step";
+/// When nobody waits for a command's answer any more, RFC 3339.
+pub const DEADLINE_HEADER: &str = "Millstream-Deadline";
+
 /// Longest handler name; it becomes part of stream, bucket and consumer names.
 const NAME_BYTES: usize = 64;
 
@@ -64,6 +73,12 @@ pub fn journal_subject(handler: &str, generation: u32, lane: u32) -> String {
 #[must_use]
 pub fn timer_subjects() -> String {
     "millstream.timers.>".to_owned()
+}
+
+/// All subjects of one handler's timers.
+#[must_use]
+pub fn timer_handler_subjects(handler: &str) -> String {
+    format!("millstream.timers.{handler}.>")
 }
 
 /// Where a timer is set; an id may hold dots.

@@ -1,0 +1,554 @@
+//! What is to be published, in a lane for each target subject, and how far it is done. Pure: times come in as arguments.
+//!
+//! Order: within a lane effects go in the order decided, many in flight, but one at a time for one key, and one at a time for the
+//! whole lane from a failure until the next success. So whatever fails, the effects of one instance on one subject are stored in
+//! their order; those of different instances are too, unless a server fails with several in flight.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use millstream_saga::Outgoing;
+use rustc_hash::FxHashSet;
+use tokio::time::Instant;
+
+use super::Undelivered;
+use super::stamp::Stamp;
+use super::targets::Target;
+use crate::names;
+
+/// The pause after a first failure; it doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Ids looked for at once.
+const LOOK: usize = 1000;
+
+/// Bytes of an effect beside its payload, roughly: ids, names, headers.
+const OVERHEAD_BYTES: usize = 512;
+
+/// One effect.
+#[derive(Debug)]
+pub(super) struct Effect {
+    /// Its place among all of this outbox.
+    order: u64,
+    /// Journal sequence of its record.
+    record: u64,
+    pub(super) outgoing: Outgoing,
+    pub(super) body: Bytes,
+    /// When it was decided, nanoseconds since 1970.
+    pub(super) decided: i64,
+    /// When its stream was known not to hold it.
+    absent: Stamp,
+    /// Waits for this one's acknowledgement: nobody has seen a command that is not there.
+    deadline: Option<Box<Effect>>,
+}
+
+impl Effect {
+    pub(super) fn id(&self) -> &str {
+        match &self.outgoing {
+            Outgoing::Message(message) => &message.id,
+            Outgoing::Timer { id, .. } | Outgoing::Wait { id, .. } | Outgoing::Cancel { id } => id,
+        }
+    }
+
+    /// What must be in order among its kind.
+    fn key(&self) -> &str {
+        match &self.outgoing {
+            Outgoing::Message(message) => &message.key,
+            Outgoing::Timer { id, .. } | Outgoing::Wait { id, .. } | Outgoing::Cancel { id } => id,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        OVERHEAD_BYTES + self.body.len()
+    }
+
+    /// A cancellation may come any number of times.
+    fn is_unique(&self) -> bool {
+        !matches!(self.outgoing, Outgoing::Cancel { .. })
+    }
+}
+
+struct Trouble {
+    reason: String,
+    pause: Duration,
+    until: Instant,
+    /// Key and id of the one that is being tried again.
+    trying: Option<(String, String)>,
+}
+
+#[derive(Default)]
+struct Lane {
+    waiting: VecDeque<Box<Effect>>,
+    /// Hashes of the keys in flight.
+    in_flight: FxHashSet<u64>,
+    target: Option<Arc<Target>>,
+    /// Its target, or ids in it, are being looked for.
+    is_looking: bool,
+    /// It stands in the line of lanes that may have something to do.
+    is_lined_up: bool,
+    trouble: Option<Trouble>,
+}
+
+impl Lane {
+    /// Puts an effect where it was decided.
+    fn insert(&mut self, effect: Box<Effect>) {
+        let place = self.waiting.partition_point(|other| other.order < effect.order);
+        self.waiting.insert(place, effect);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.in_flight.is_empty() && !self.is_looking
+    }
+}
+
+/// The next thing to do. What is done is told to the queue with the lane's name.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Find the stream of this lane.
+    Find(Arc<str>),
+    /// See which of these ids the stream holds, stored since then (nanoseconds since 1970).
+    Look(Arc<str>, Arc<Target>, HashSet<String>, i64),
+    /// Publish this.
+    Send(Arc<str>, Arc<Target>, Box<Effect>),
+}
+
+/// All of it.
+pub(super) struct Queue {
+    /// The lane of all that concerns timers. Its name is a filter, so no message's subject is the same.
+    timers: Arc<str>,
+    lanes: HashMap<Arc<str>, Lane>,
+    line: VecDeque<Arc<str>>,
+    pauses: BTreeSet<(Instant, Arc<str>)>,
+    /// Journal sequences and how many of their effects are left.
+    records: VecDeque<(u64, usize)>,
+    acted_through: u64,
+    next_order: u64,
+    pub(super) effects: usize,
+    pub(super) bytes: usize,
+}
+
+impl Queue {
+    pub(super) fn new(handler: &str, acted_through: u64) -> Self {
+        Self {
+            timers: Arc::from(names::timer_handler_subjects(handler)),
+            lanes: HashMap::new(),
+            line: VecDeque::new(),
+            pauses: BTreeSet::new(),
+            records: VecDeque::new(),
+            acted_through,
+            next_order: 0,
+            effects: 0,
+            bytes: 0,
+        }
+    }
+
+    pub(super) fn acted_through(&self) -> u64 {
+        self.acted_through
+    }
+
+    /// Takes the effects of a record; records come in their order.
+    pub(super) fn push(&mut self, record: u64, absent: Stamp, outgoing: Vec<Outgoing>) {
+        self.records.push_back((record, outgoing.len()));
+        let mut last: Option<Box<Effect>> = None;
+        for mut outgoing in outgoing {
+            let body = match &mut outgoing {
+                Outgoing::Message(message) => Bytes::from(std::mem::take(&mut message.payload)),
+                Outgoing::Timer { body, .. } | Outgoing::Wait { body, .. } => Bytes::from(std::mem::take(body)),
+                Outgoing::Cancel { .. } => Bytes::new(),
+            };
+            let effect = Box::new(Effect {
+                order: self.next_order,
+                record,
+                outgoing,
+                body,
+                decided: absent.wall,
+                absent,
+                deadline: None,
+            });
+            self.next_order += 1;
+            self.effects += 1;
+            self.bytes += effect.bytes();
+            match &mut last {
+                Some(command) if is_deadline_of(&effect, command) => command.deadline = Some(effect),
+                _ => {
+                    if let Some(before) = last.replace(effect) {
+                        self.place(before);
+                    }
+                }
+            }
+        }
+        if let Some(effect) = last {
+            self.place(effect);
+        }
+        self.settle_records();
+    }
+
+    fn place(&mut self, effect: Box<Effect>) {
+        let name = match &effect.outgoing {
+            Outgoing::Message(message) => match self.lanes.get_key_value(message.subject.as_str()) {
+                Some((name, _)) => Arc::clone(name),
+                None => Arc::from(message.subject.as_str()),
+            },
+            Outgoing::Timer { .. } | Outgoing::Wait { .. } | Outgoing::Cancel { .. } => Arc::clone(&self.timers),
+        };
+        self.lanes.entry(Arc::clone(&name)).or_default().insert(effect);
+        self.line_up(&name);
+    }
+
+    /// What to do now, if anything.
+    pub(super) fn next(&mut self, now: Stamp, instant: Instant) -> Option<Step> {
+        while self.pauses.first().is_some_and(|(until, _)| *until <= instant) {
+            if let Some((_, name)) = self.pauses.pop_first() {
+                self.line_up(&name);
+            }
+        }
+        while let Some(name) = self.line.pop_front() {
+            let Some(lane) = self.lanes.get_mut(&name) else { continue };
+            lane.is_lined_up = false;
+            if let Some(step) = step(&name, lane, now, instant) {
+                self.line_up(&name);
+                return Some(step);
+            }
+            if lane.is_idle() {
+                self.lanes.remove(&name);
+            }
+        }
+        None
+    }
+
+    /// When to look again though nothing has happened.
+    pub(super) fn next_pause(&self) -> Option<Instant> {
+        self.pauses.first().map(|(until, _)| *until)
+    }
+
+    /// The lane's stream is known, or why it is not.
+    pub(super) fn found(&mut self, name: &Arc<str>, target: Result<Arc<Target>, String>, now: Instant) {
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        lane.is_looking = false;
+        match target {
+            Ok(target) => {
+                lane.target = Some(target);
+                self.line_up(name);
+            }
+            Err(reason) => self.pause(name, reason, now),
+        }
+    }
+
+    /// The lane's stream was asked, at that moment, whether it holds `asked`. Gives how many it did.
+    pub(super) fn looked(
+        &mut self,
+        name: &Arc<str>,
+        asked: &HashSet<String>,
+        at: Stamp,
+        present: Result<HashSet<String>, String>,
+        now: Instant,
+    ) -> u64 {
+        let Some(lane) = self.lanes.get_mut(name) else { return 0 };
+        lane.is_looking = false;
+        let present = match present {
+            Ok(present) => present,
+            Err(reason) => {
+                self.pause(name, reason, now);
+                return 0;
+            }
+        };
+        let mut there = Vec::new();
+        for mut effect in std::mem::take(&mut lane.waiting) {
+            if effect.is_unique() && present.contains(effect.id()) {
+                there.push(effect);
+                continue;
+            }
+            if asked.contains(effect.id()) {
+                effect.absent = at;
+            }
+            lane.waiting.push_back(effect);
+        }
+        let count = there.len() as u64;
+        there.into_iter().for_each(|effect| self.finish(effect));
+        self.line_up(name);
+        count
+    }
+
+    /// An effect was not sent after all.
+    pub(super) fn unsent(&mut self, name: &Arc<str>, effect: Box<Effect>) {
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        lane.in_flight.remove(&hash(effect.key()));
+        lane.insert(effect);
+        self.line_up(name);
+    }
+
+    /// Another stream answered than was found for this lane.
+    pub(super) fn forget_target(&mut self, name: &Arc<str>) {
+        if let Some(lane) = self.lanes.get_mut(name) {
+            lane.target = None;
+        }
+    }
+
+    /// An effect is in its stream.
+    pub(super) fn sent(&mut self, name: &Arc<str>, effect: Box<Effect>) {
+        if let Some(lane) = self.lanes.get_mut(name) {
+            lane.in_flight.remove(&hash(effect.key()));
+            lane.trouble = None;
+        }
+        self.finish(effect);
+        self.line_up(name);
+    }
+
+    /// An effect may not be in its stream. It stands where it stood; its stream is found anew.
+    pub(super) fn failed(&mut self, name: &Arc<str>, effect: Box<Effect>, reason: String, now: Instant) {
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        lane.in_flight.remove(&hash(effect.key()));
+        lane.target = None;
+        if let Some(trouble) = &mut lane.trouble {
+            trouble.trying = None;
+        }
+        lane.insert(effect);
+        self.pause(name, reason, now);
+    }
+
+    /// What cannot be delivered at present: how many, and the first of each subject.
+    pub(super) fn undelivered(&self, most: usize) -> (usize, Vec<Undelivered>) {
+        let mut troubled: Vec<(&Arc<str>, &Lane, &Trouble)> =
+            self.lanes.iter().filter_map(|(name, lane)| Some((name, lane, lane.trouble.as_ref()?))).collect();
+        troubled.sort_by_key(|(name, _, _)| *name);
+        let of_each = (most / troubled.len().max(1)).max(1);
+        let mut count = 0;
+        let mut listed = Vec::new();
+        for (name, lane, trouble) in troubled {
+            let waiting = lane.waiting.iter().map(|effect| (effect.key(), effect.id()));
+            let trying = trouble.trying.iter().map(|(key, id)| (key.as_str(), id.as_str()));
+            count += lane.waiting.len() + trying.len();
+            listed.extend(trying.chain(waiting).take(of_each).map(|(key, id)| Undelivered {
+                key: key.to_owned(),
+                subject: name.to_string(),
+                id: id.to_owned(),
+                reason: trouble.reason.clone(),
+            }));
+        }
+        listed.truncate(most);
+        (count, listed)
+    }
+
+    fn pause(&mut self, name: &Arc<str>, reason: String, now: Instant) {
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        // Several in flight fail for one cause.
+        if lane.trouble.as_ref().is_some_and(|trouble| trouble.until > now) {
+            return;
+        }
+        let pause = lane.trouble.take().map_or(FIRST_PAUSE, |trouble| (trouble.pause * 2).min(LONGEST_PAUSE));
+        let until = now + pause;
+        lane.trouble = Some(Trouble { reason, pause, until, trying: None });
+        self.pauses.insert((until, Arc::clone(name)));
+    }
+
+    fn line_up(&mut self, name: &Arc<str>) {
+        if let Some(lane) = self.lanes.get_mut(name)
+            && !std::mem::replace(&mut lane.is_lined_up, true)
+        {
+            self.line.push_back(Arc::clone(name));
+        }
+    }
+
+    fn finish(&mut self, mut effect: Box<Effect>) {
+        if let Some(deadline) = effect.deadline.take() {
+            self.place(deadline);
+        }
+        self.effects -= 1;
+        self.bytes -= effect.bytes();
+        let place = self.records.partition_point(|(record, _)| *record < effect.record);
+        if let Some((_, left)) = self.records.get_mut(place) {
+            *left = left.saturating_sub(1);
+        }
+        self.settle_records();
+    }
+
+    fn settle_records(&mut self) {
+        while let Some((record, _)) = self.records.pop_front_if(|(_, left)| *left == 0) {
+            self.acted_through = record;
+        }
+    }
+}
+
+fn step(name: &Arc<str>, lane: &mut Lane, now: Stamp, instant: Instant) -> Option<Step> {
+    if lane.is_looking {
+        return None;
+    }
+    if let Some(trouble) = &lane.trouble
+        && (trouble.until > instant || !lane.in_flight.is_empty())
+    {
+        return None;
+    }
+    let first = lane.waiting.front()?;
+    let Some(target) = lane.target.clone() else {
+        lane.is_looking = true;
+        return Some(Step::Find(Arc::clone(name)));
+    };
+    let key = hash(first.key());
+    if lane.in_flight.contains(&key) {
+        return None;
+    }
+    let may_be_there = |effect: &Effect| effect.is_unique() && effect.absent.age(now) > target.window / 2;
+    if may_be_there(first) {
+        lane.is_looking = true;
+        let asked = || lane.waiting.iter().filter(|effect| may_be_there(effect)).take(LOOK);
+        let since = asked().map(|effect| effect.absent.wall).min().unwrap_or_default();
+        let ids = asked().map(|effect| effect.id().to_owned()).collect();
+        return Some(Step::Look(Arc::clone(name), target, ids, since));
+    }
+    lane.in_flight.insert(key);
+    if let Some(trouble) = &mut lane.trouble {
+        trouble.trying = Some((first.key().to_owned(), first.id().to_owned()));
+    }
+    lane.waiting.pop_front().map(|effect| Step::Send(Arc::clone(name), target, effect))
+}
+
+fn is_deadline_of(effect: &Effect, command: &Effect) -> bool {
+    let of = match &effect.outgoing {
+        Outgoing::Wait { id, .. } => id.strip_suffix(".deadline"),
+        Outgoing::Message(_) | Outgoing::Timer { .. } | Outgoing::Cancel { .. } => None,
+    };
+    matches!(command.outgoing, Outgoing::Message(_)) && command.deadline.is_none() && of == Some(command.id())
+}
+
+/// Two keys with one hash only wait for each other.
+fn hash(key: &str) -> u64 {
+    use std::hash::{BuildHasher as _, BuildHasherDefault};
+    BuildHasherDefault::<rustc_hash::FxHasher>::default().hash_one(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::tests::{cancel, message, wait};
+
+    struct Bench {
+        queue: Queue,
+        target: Arc<Target>,
+        now: Stamp,
+        instant: Instant,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let target = Arc::new(Target::of("S", Duration::from_secs(120)));
+            Self { queue: Queue::new("h", 7), target, now: Stamp::now(), instant: Instant::now() }
+        }
+
+        /// Everything that may be sent now, as far as the queue lets it.
+        fn sendable(&mut self) -> Vec<(Arc<str>, Box<Effect>)> {
+            let mut sendable = Vec::new();
+            while let Some(step) = self.queue.next(self.now, self.instant) {
+                match step {
+                    Step::Find(lane) => self.queue.found(&lane, Ok(Arc::clone(&self.target)), self.instant),
+                    Step::Send(lane, _, effect) => sendable.push((lane, effect)),
+                    Step::Look(..) => panic!("nothing is old"),
+                }
+            }
+            sendable
+        }
+
+        fn ids(sendable: &[(Arc<str>, Box<Effect>)]) -> Vec<&str> {
+            sendable.iter().map(|(_, effect)| effect.id()).collect()
+        }
+    }
+
+    #[test]
+    fn one_key_has_one_in_flight_on_a_subject_and_a_record_is_done_with_its_last_effect() {
+        let mut bench = Bench::new();
+        let one =
+            vec![message("a1", "s", "a"), message("b1", "s", "b"), message("a2", "s", "a"), message("c1", "s", "c")];
+        bench.queue.push(10, bench.now, one);
+        bench.queue.push(11, bench.now, vec![message("a3", "other", "a")]);
+        bench.queue.push(12, bench.now, Vec::new());
+        let mut first = bench.sendable();
+        assert_eq!(Bench::ids(&first), ["a1", "a3", "b1"], "c1 stays behind a2");
+        let (lane, a3) = first.remove(1);
+        bench.queue.sent(&lane, a3);
+        assert_eq!(bench.queue.acted_through(), 7, "record 11 is done, 10 is not");
+        for (lane, effect) in first {
+            bench.queue.sent(&lane, effect);
+        }
+        let second = bench.sendable();
+        assert_eq!(Bench::ids(&second), ["a2", "c1"]);
+        for (lane, effect) in second {
+            assert_eq!(bench.queue.acted_through(), 7);
+            bench.queue.sent(&lane, effect);
+        }
+        assert_eq!((bench.queue.acted_through(), bench.queue.effects, bench.queue.bytes), (12, 0, 0));
+        assert!(bench.sendable().is_empty() && bench.queue.lanes.is_empty(), "an idle lane is forgotten");
+    }
+
+    #[test]
+    fn after_a_failure_a_lane_tries_one_at_a_time_in_order() {
+        let mut bench = Bench::new();
+        let effects = ["a", "b", "c", "d"].map(|key| message(key, "s", key));
+        bench.queue.push(8, bench.now, effects.to_vec());
+        let mut sendable = bench.sendable();
+        assert_eq!(sendable.len(), 4);
+        for at in [2, 0] {
+            let (lane, effect) = sendable.remove(at);
+            bench.queue.failed(&lane, effect, "away".to_owned(), bench.instant);
+        }
+        assert!(bench.sendable().is_empty(), "b and d are still in flight");
+        let lane = Arc::clone(&sendable[0].0);
+        let (count, listed) = bench.queue.undelivered(1);
+        assert_eq!((count, listed[0].id.as_str(), listed[0].reason.as_str()), (2, "a", "away"));
+        for (lane, effect) in sendable.drain(..) {
+            bench.queue.failed(&lane, effect, "away".to_owned(), bench.instant);
+        }
+        assert!(bench.sendable().is_empty(), "the lane pauses");
+        for expected in ["a", "a"] {
+            bench.instant += LONGEST_PAUSE;
+            let mut again = bench.sendable();
+            assert_eq!(Bench::ids(&again), [expected]);
+            assert_eq!(bench.queue.undelivered(9).0, 4, "the one that is tried counts");
+            let (lane, effect) = again.remove(0);
+            bench.queue.failed(&lane, effect, "away".to_owned(), bench.instant);
+        }
+        bench.instant += LONGEST_PAUSE;
+        let (_, effect) = bench.sendable().remove(0);
+        bench.queue.sent(&lane, effect);
+        assert_eq!(Bench::ids(&bench.sendable()), ["b", "c", "d"]);
+        assert_eq!(bench.queue.undelivered(9), (0, Vec::new()));
+    }
+
+    #[test]
+    fn a_deadline_waits_for_its_command_and_timers_of_one_id_for_each_other() {
+        let mut bench = Bench::new();
+        let effects =
+            vec![message("a", "s", "a"), wait("a.deadline"), wait("b.retry"), cancel("b.retry"), wait("c.deadline")];
+        bench.queue.push(8, bench.now, effects);
+        let mut first = bench.sendable();
+        assert_eq!(Bench::ids(&first), ["a", "b.retry"], "nobody has seen command a yet");
+        let (lane, retry) = first.remove(1);
+        bench.queue.sent(&lane, retry);
+        let then = bench.sendable();
+        assert_eq!(Bench::ids(&then), ["b.retry", "c.deadline"]);
+        assert!(matches!(then[0].1.outgoing, Outgoing::Cancel { .. }));
+        let (lane, command) = first.remove(0);
+        bench.queue.sent(&lane, command);
+        assert_eq!(Bench::ids(&bench.sendable()), ["a.deadline"]);
+    }
+
+    #[test]
+    fn what_may_be_there_is_looked_for_before_it_is_sent() {
+        let mut bench = Bench::new();
+        let old = Stamp::stored(bench.now.wall - 61_000_000_000);
+        bench.queue.push(8, old, vec![message("a", "s", "a"), message("b", "s", "b")]);
+        bench.queue.push(9, bench.now, vec![message("c", "s", "c")]);
+        let Some(Step::Find(lane)) = bench.queue.next(bench.now, bench.instant) else { panic!() };
+        bench.queue.found(&lane, Ok(Arc::clone(&bench.target)), bench.instant);
+        let Some(Step::Look(lane, _, ids, since)) = bench.queue.next(bench.now, bench.instant) else { panic!() };
+        assert_eq!((ids.clone(), since), (HashSet::from(["a".to_owned(), "b".to_owned()]), old.wall));
+        assert!(bench.sendable().is_empty(), "the lane waits for the answer");
+        let there = HashSet::from(["a".to_owned()]);
+        assert_eq!(bench.queue.looked(&lane, &ids, bench.now, Ok(there), bench.instant), 1);
+        let sendable = bench.sendable();
+        assert_eq!(Bench::ids(&sendable), ["b", "c"]);
+        assert_eq!(sendable[0].1.decided, old.wall, "the time of its decision stays");
+        assert_eq!(bench.queue.acted_through(), 7);
+    }
+}
