@@ -2,6 +2,7 @@
 //! hold, or which event is to blame. Pure. Never: lets through what no record or bucket can hold.
 
 use bytes::Bytes;
+use millstream_saga::Outgoing;
 
 use crate::documents::{Decided, KEY_BYTES};
 use crate::intake::Arrival;
@@ -11,12 +12,13 @@ use crate::pipeline;
 use crate::sandbox::{Class, Failure, slice, str_slice, wire};
 
 /// Bytes of a change in a record beside its key and value, at most.
-const CHANGE_ROOM: usize = 16;
+pub(crate) const CHANGE_ROOM: usize = 16;
 
 /// A batch that the sandbox has folded, not yet committed.
 pub(crate) struct Decision {
     pub(crate) changes: Vec<Decided>,
     pub(crate) counts: Counts,
+    pub(crate) effects: Vec<Outgoing>,
 }
 
 /// Why a batch could not be decided.
@@ -74,6 +76,10 @@ pub(crate) fn of(
     record_bytes: usize,
 ) -> Result<Decision, Undecided> {
     check_refusals(staged, outcome)?;
+    if let Some(effect) = outcome.effects.first() {
+        let event = staged.routes.get(effect.route as usize).map_or(0, |route| route.event);
+        return Err(Undecided::at(event as usize, "refused", "a projection may not ask for effects"));
+    }
     let mut changes = Vec::with_capacity(outcome.changes.len());
     let mut bytes = 0;
     for change in &outcome.changes {
@@ -86,18 +92,26 @@ pub(crate) fn of(
             key: name.to_owned(),
             value: (!change.deleted).then(|| Bytes::copy_from_slice(value)),
             sequence: arrivals.get(event).map_or(0, |arrival| arrival.sequence),
+            keep_seconds: None,
         });
     }
-    if bytes > record_bytes {
-        let reason = format!(
-            "its documents have {bytes} bytes; a record, and so a document, may have {record_bytes} (the server's max_payload)"
-        );
-        return Err(Undecided::Guilty { index: None, class: "too-large".to_owned(), reason, backtrace: String::new() });
-    }
-    Ok(Decision { changes, counts: count(arrivals.len() as u64, &staged.routes) })
+    check_size(bytes, record_bytes)?;
+    Ok(Decision { changes, counts: count(arrivals.len() as u64, &staged.routes), effects: Vec::new() })
 }
 
-fn check_refusals(staged: &wire::Staged, outcome: &wire::Outcome) -> Result<(), Undecided> {
+/// Refuses what no record of `record_bytes` can hold.
+pub(crate) fn check_size(bytes: usize, record_bytes: usize) -> Result<(), Undecided> {
+    if bytes <= record_bytes {
+        return Ok(());
+    }
+    let reason = format!(
+        "what it decides has {bytes} bytes; a record, and so a document, may have {record_bytes} (the server's max_payload)"
+    );
+    Err(Undecided::Guilty { index: None, class: "too-large".to_owned(), reason, backtrace: String::new() })
+}
+
+/// Refuses the first event that the guest refused.
+pub(crate) fn check_refusals(staged: &wire::Staged, outcome: &wire::Outcome) -> Result<(), Undecided> {
     let event = |route: u32| staged.routes.get(route as usize).map_or(0, |route| route.event);
     match outcome.refusals.iter().min_by_key(|refusal| event(refusal.route)) {
         Some(refusal) => {

@@ -71,6 +71,8 @@ pub(crate) struct Unshown {
     since: u64,
     /// Stream sequence of the last event in it.
     pub(crate) sequence: u64,
+    /// Seconds that it stays in the bucket; none: until it changes.
+    pub(crate) keep_seconds: Option<u64>,
 }
 
 /// Where the changes of a batch come from.
@@ -91,6 +93,7 @@ pub(crate) struct Decided {
     pub(crate) key: String,
     pub(crate) value: Option<Bytes>,
     pub(crate) sequence: u64,
+    pub(crate) keep_seconds: Option<u64>,
 }
 
 #[derive(Default)]
@@ -303,7 +306,7 @@ impl Documents {
     pub(crate) fn decide(&self, order: u64, changes: Vec<Decided>) {
         let mut state = self.lock();
         let state = &mut *state;
-        for Decided { key, value, sequence } in changes {
+        for Decided { key, value, sequence, keep_seconds } in changes {
             state.unshown_bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
             let since = match state.unshown.get(&key) {
                 Some(before) => {
@@ -312,7 +315,7 @@ impl Documents {
                 }
                 None => order,
             };
-            state.unshown.insert(key, Unshown { value, order, since, sequence });
+            state.unshown.insert(key, Unshown { value, order, since, sequence, keep_seconds });
         }
     }
 
@@ -451,6 +454,8 @@ fn bucket_config(handler: &str, replicas: usize) -> Config {
         allow_rollup: true,
         deny_delete: true,
         allow_direct: true,
+        // Instances of sagas that are over go by themselves.
+        allow_message_ttl: true,
         num_replicas: replicas,
         // Puts are fenced by revision; a table of message ids would only cost memory.
         duplicate_window: Duration::from_secs(1),

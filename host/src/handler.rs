@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
+use millstream_saga::Outgoing;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::acks::{self, Acks};
 use crate::claim::{self, Claim, Claimant};
@@ -14,16 +16,22 @@ use crate::documents::{self, Decided, Documents, Origin};
 use crate::inputs::{self, Input};
 use crate::intake::{self, Intake};
 use crate::journal::{self, Journal, Record};
-use crate::pipeline::{self, Pipeline};
+use crate::outbox::{self, Outbox};
+use crate::pipeline::{self, Parts, Pipeline};
 use crate::positions;
 use crate::progress::{Progress, State};
+use crate::saga::Facts;
 use crate::sandbox::{Digest, Instantiate};
 use crate::settings::Settings;
 use crate::show::{self, Pace};
+use crate::timers;
 
 /// Waits between two tries, doubling from the first to the last.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LAST_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a handler that shall stop waits for its effects to be published.
+const PUBLISH_WITHIN: Duration = Duration::from_secs(2);
 
 /// A handler to run.
 #[derive(Clone)]
@@ -42,6 +50,8 @@ pub struct Handler {
     pub instantiate: Instantiate,
     /// Where progress is told.
     pub progress: Arc<Progress>,
+    /// What the module says of itself where it is a saga.
+    pub saga: Option<Arc<Facts>>,
 }
 
 /// How a handler's life on this host ended.
@@ -63,8 +73,16 @@ struct Opened {
     journal: Journal,
     documents: Arc<Documents>,
     inputs: Vec<Input>,
-    /// The last order number that recovery used.
+    recovered: Recovered,
+}
+
+/// What earlier owners left to do.
+#[derive(Default)]
+struct Recovered {
+    /// The last order number that was used for documents.
     order: u64,
+    /// Records whose effects may not be published: journal sequence, time, effects.
+    effects: Vec<(u64, i64, Vec<Outgoing>)>,
 }
 
 /// Why one claim ended.
@@ -74,6 +92,10 @@ enum Error {
     Inputs(#[from] inputs::Error),
     #[error(transparent)]
     Journal(#[from] journal::Error),
+    #[error(transparent)]
+    Outbox(#[from] outbox::Error),
+    #[error(transparent)]
+    Timers(#[from] timers::Error),
     #[error("documents cannot be written: {0}")]
     Acks(#[from] acks::Error),
     #[error(transparent)]
@@ -114,7 +136,11 @@ impl Error {
                 intake::Error::NotOurs { .. } => Class::Stop,
                 intake::Error::Consumer { .. } | intake::Error::Interrupted { .. } => Class::Retry,
             },
-            Self::Acks(_)
+            Self::Outbox(outbox::Error::Fenced) => Class::Fence,
+            Self::Timers(timers::Error::NotOurs(_) | timers::Error::Altered(..)) => Class::Stop,
+            Self::Outbox(outbox::Error::Unreachable(_))
+            | Self::Timers(timers::Error::Refused(_))
+            | Self::Acks(_)
             | Self::Inputs(_)
             | Self::Pipeline(pipeline::Error::Inputs(_) | pipeline::Error::Lost { .. }) => Class::Retry,
             Self::Position(_) | Self::Pipeline(pipeline::Error::Failing { .. } | pipeline::Error::Instance(_)) => {
@@ -178,6 +204,17 @@ impl Handler {
         }
     }
 
+    /// A saga that keeps instances may set timers.
+    fn has_timers(&self) -> bool {
+        self.saga.as_ref().is_some_and(|saga| !saga.stateless)
+    }
+
+    fn outbox(&self, jetstream: &Context, acted_through: u64) -> Outbox {
+        let Settings { queued_effects, queued_effect_bytes: queued_bytes, .. } = self.settings;
+        let limits = outbox::Limits { queued_effects, queued_bytes, ..outbox::Limits::default() };
+        Outbox::new(jetstream, &self.name, acted_through, limits)
+    }
+
     /// One claim, from open to end.
     async fn live(
         &self,
@@ -212,9 +249,12 @@ impl Handler {
         let mut claim = claim::take(&journal, claimant, bucket.created()).await?;
         claimant.held = true;
         // Read again after the claim: an earlier owner went on until then, and later reads must know what leaders know now.
-        let inputs = inputs::resolve(jetstream, filters, streams).await?;
+        let mut inputs = inputs::resolve(jetstream, filters, streams).await?;
+        if self.has_timers() {
+            inputs.push(inputs::timers(jetstream, &self.name, *replicas).await?);
+        }
         let documents = Arc::new(Documents::open(jetstream, &self.name, *replicas, *known_revisions).await?);
-        let order = recover(&journal, &documents, &claim).await?;
+        let recovered = recover(&journal, &documents, &claim, self.saga.is_some()).await?;
         if let Err(reason) = positions::place(&mut claim, &inputs, self.settings.on_lost_events) {
             // What is decided stays decided: its documents are shown even if nothing more can be.
             let acks = Acks::open(&jetstream.client()).await?;
@@ -222,13 +262,14 @@ impl Handler {
             return Err(Error::Position(reason));
         }
         // Claims are records too: a handler that never gets further must not fill its journal.
-        let keep_from = claim.last.saturating_sub(self.settings.journal_keep_records).min(claim.shown_through + 1);
+        let done = if self.saga.is_some() { claim.shown_through.min(claim.acted_through) } else { claim.shown_through };
+        let keep_from = claim.last.saturating_sub(self.settings.journal_keep_records).min(done + 1);
         journal.trim(keep_from).await?;
-        Ok(Opened { claim, journal, documents, inputs, order })
+        Ok(Opened { claim, journal, documents, inputs, recovered })
     }
 
     async fn work(&self, jetstream: &Context, opened: Opened, stop: &mut watch::Receiver<bool>) -> Result<(), Error> {
-        let Opened { claim, journal, documents, inputs, order } = opened;
+        let Opened { claim, journal, documents, inputs, recovered } = opened;
         let at: Vec<(Input, u64)> =
             inputs.into_iter().zip(&claim.positions).map(|(input, position)| (input, position.sequence)).collect();
         let mut intake = Intake::open(jetstream, &self.name, &at, &self.settings).await?;
@@ -245,10 +286,25 @@ impl Handler {
             instantiate: Arc::clone(&self.instantiate),
             settings: self.settings.clone(),
             progress: Arc::clone(&self.progress),
+            saga: self.saga.clone(),
         };
-        let mut pipeline = Pipeline::new(parts, claim, Arc::clone(&documents), journal, pace, order);
+        let outbox = self.saga.as_ref().map(|_| Arc::new(self.outbox(jetstream, claim.acted_through)));
+        let mut publisher = Publisher::start(outbox.clone(), &journal, claim.id);
+        let parts_of_claim = Parts { documents: Arc::clone(&documents), journal, pace, outbox: outbox.clone() };
+        let mut pipeline = Pipeline::new(parts, claim, parts_of_claim, recovered.order);
+        let running = async {
+            if let Some(outbox) = &outbox {
+                for (sequence, time, effects) in recovered.effects {
+                    outbox.republish(sequence, time, effects).await;
+                }
+            }
+            pipeline.run(&mut intake, stop).await?;
+            publisher_settled(outbox.as_deref(), pipeline.last()).await;
+            Ok(())
+        };
         let ended = tokio::select! {
-            ended = pipeline.run(&mut intake, stop) => ended.map_err(Error::from),
+            ended = running => ended,
+            error = publisher.failed() => Err(error),
             failed = &mut shower => match failed {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(error.into()),
@@ -267,21 +323,89 @@ impl Handler {
     }
 }
 
-/// Takes the changes of records whose documents may not be in the bucket. Answers the order number of the last one.
-async fn recover(journal: &Journal, documents: &Documents, claim: &Claim) -> Result<u64, Error> {
+/// Takes the changes of records whose documents may not be in the bucket, and effects that may not be published.
+async fn recover(journal: &Journal, documents: &Documents, claim: &Claim, acts: bool) -> Result<Recovered, Error> {
     documents.begin(claim.shown_through);
-    let mut order = 0;
-    for (sequence, bytes) in journal.read(claim.shown_through, claim.last).await? {
+    let mut recovered = Recovered::default();
+    let from = if acts { claim.shown_through.min(claim.acted_through) } else { claim.shown_through };
+    for (sequence, bytes) in journal.read(from, claim.last).await? {
         let record = Record::decode(&bytes, sequence)?;
+        if acts && sequence > claim.acted_through {
+            recovered.effects.push((sequence, record.time, record.effects));
+        }
+        if sequence <= claim.shown_through {
+            continue;
+        }
         let changes = record.changes.iter().map(|change| Decided {
             key: change.key.to_owned(),
             value: change.value.map(bytes::Bytes::copy_from_slice),
             sequence: change.sequence,
+            keep_seconds: change.keep_seconds,
         });
-        order += 1;
+        recovered.order += 1;
+        let order = recovered.order;
         documents.decide(order, changes.collect());
         let stream = record.positions.get(record.input as usize).map_or("", |position| position.stream.as_str());
         documents.commit(Origin { order, journal: sequence, stream: stream.into(), digest: Digest(record.digest) });
     }
-    Ok(order)
+    Ok(recovered)
+}
+
+/// Waits until what is decided is published, or until that takes too long: the next start then does it.
+async fn publisher_settled(outbox: Option<&Outbox>, through: u64) {
+    let Some(outbox) = outbox else { return };
+    let settled = async {
+        loop {
+            let acted = outbox.acted.notified();
+            if outbox.acted_through() >= through {
+                return;
+            }
+            acted.await;
+        }
+    };
+    let _ = tokio::time::timeout(PUBLISH_WITHIN, settled).await;
+}
+
+/// The task that publishes effects; ends with its owner.
+struct Publisher(Option<JoinHandle<Error>>);
+
+impl Publisher {
+    fn start(outbox: Option<Arc<Outbox>>, journal: &Journal, claim: u64) -> Self {
+        let journal = journal.clone();
+        Self(outbox.map(|outbox| {
+            tokio::spawn(async move {
+                let still_ours = || is_ours(&journal, claim);
+                match outbox.run(still_ours).await {
+                    Ok(never) => match never {},
+                    Err(error) => error.into(),
+                }
+            })
+        }))
+    }
+
+    /// Why it ended; waits for ever where there is none.
+    async fn failed(&mut self) -> Error {
+        match &mut self.0 {
+            Some(task) => task.await.unwrap_or_else(|error| journal::Error::Unreachable(error.to_string()).into()),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
+/// Whether the journal's last record was written under this claim.
+async fn is_ours(journal: &Journal, claim: u64) -> Result<bool, String> {
+    match journal.last().await.map_err(|error| error.to_string())? {
+        Some((sequence, bytes)) => {
+            Record::decode(&bytes, sequence).map(|record| record.claim == claim).map_err(|error| error.to_string())
+        }
+        None => Ok(false),
+    }
 }

@@ -5,7 +5,9 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::{Info, RetentionPolicy};
 use futures::TryStreamExt as _;
 
+use crate::names;
 use crate::subject;
+use crate::timers;
 
 /// One stream that a handler reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +104,24 @@ pub async fn resolve(jetstream: &Context, filters: &[String], streams: &[String]
     // The server lists them in no order; people read one that stays.
     known.sort_by(|one, other| one.config.name.cmp(&other.config.name));
     choose(&known, filters, streams)
+}
+
+/// The input of a saga's own timers, whose stream is made when it is missing.
+///
+/// # Errors
+/// When the stream is not ours, or the server refuses.
+pub async fn timers(jetstream: &Context, handler: &str, replicas: usize) -> Result<Input, timers::Error> {
+    let stream = timers::open(jetstream, replicas).await?;
+    let info = stream.get_info().await.map_err(|error| timers::Error::Refused(error.to_string()))?;
+    Ok(Input {
+        stream: names::TIMERS.to_owned(),
+        filters: vec![names::timer_due_subject(handler)],
+        created: i64::try_from(info.created.unix_timestamp_nanos()).unwrap_or_default(),
+        // What is missing at the beginning was decided, by this handler or others.
+        first: 0,
+        last: info.state.last_sequence,
+        direct: info.config.allow_direct,
+    })
 }
 
 /// The first sequence that a stream still has, from its leader.

@@ -8,6 +8,7 @@ use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::{Compression, Config, LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, message::PublishMessage};
 use bytes::Bytes;
+use millstream_saga::Outgoing;
 use serde::{Deserialize, Serialize};
 
 use crate::direct_get;
@@ -39,7 +40,7 @@ pub struct Position {
     pub sequence: u64,
 }
 
-/// What became of events since the generation began. `delivered` is the sum of the other four, always.
+/// What became of events since the generation began. `delivered` is the sum of the next five, always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Events covered by records.
@@ -48,6 +49,8 @@ pub struct Counts {
     pub applied: u64,
     /// Events that touch no key.
     pub irrelevant: u64,
+    /// Events that a saga's policy passes by: they find no instance, were there before, or are timers that nobody waits for.
+    pub ignored: u64,
     /// Events with a parked unit.
     pub parked: u64,
     /// Events that came after their deadline.
@@ -62,6 +65,7 @@ impl Counts {
         self.delivered += more.delivered;
         self.applied += more.applied;
         self.irrelevant += more.irrelevant;
+        self.ignored += more.ignored;
         self.parked += more.parked;
         self.expired += more.expired;
         self.lost += more.lost;
@@ -78,6 +82,8 @@ pub struct Change<'a> {
     /// The document's bytes, or none for a deletion.
     #[serde(borrow, with = "serde_bytes")]
     pub value: Option<&'a [u8]>,
+    /// Seconds that it stays in the bucket; none: until it changes.
+    pub keep_seconds: Option<u64>,
 }
 
 /// What the record is for.
@@ -118,6 +124,8 @@ pub struct Record<'a> {
     /// Changed documents, each key once.
     #[serde(borrow)]
     pub changes: Vec<Change<'a>>,
+    /// What is to be published, in order.
+    pub effects: Vec<Outgoing>,
 }
 
 impl<'a> Record<'a> {
@@ -138,6 +146,7 @@ impl<'a> Record<'a> {
             bucket: 0,
             input: 0,
             changes: Vec::new(),
+            effects: Vec::new(),
         }
     }
 
@@ -346,8 +355,8 @@ mod tests {
         let mut record = Record::new(Kind::Batch, 7, "host-a", Digest([3; 32]));
         record.positions = vec![Position { stream: "ORDERS".to_owned(), created: 5, sequence: 99 }];
         record.changes = vec![
-            Change { key: "C42", sequence: 99, value: Some(b"{}") },
-            Change { key: "C43", sequence: 98, value: None },
+            Change { key: "C42", sequence: 99, value: Some(b"{}"), keep_seconds: Some(60) },
+            Change { key: "C43", sequence: 98, value: None, keep_seconds: None },
         ];
         let bytes = record.encode().unwrap();
         assert_eq!(Record::decode(&bytes, 1).unwrap(), record);

@@ -9,6 +9,7 @@
 //! | `intake.rs`, `pull.rs` | feeds batches from a pull consumer | own positions rule, never the consumer's |
 //! | `envelope.rs`, `batch.rs` | messages become a flat batch | pure; a body that is no envelope is a payload |
 //! | `sandbox/` | runs the module within limits | a guest gets `log` and nothing else; answers are checked |
+//! | `saga.rs`, `../saga/` | judges a saga's units, folds their effects | pure; the guest sees only what is for it |
 //! | `decision.rs` | what the guest's answer means | nothing that no record can hold gets through |
 //! | `blame.rs` | finds the event that makes a batch fail | what stands before it is committed |
 //! | `documents.rs` | decided documents, shown or not | a read proves itself fresh |
@@ -47,6 +48,7 @@ pub mod progress;
 pub mod publication;
 mod pull;
 pub mod registry;
+pub mod saga;
 pub mod sandbox;
 pub mod server;
 pub mod settings;

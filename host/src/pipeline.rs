@@ -6,7 +6,8 @@
 //! 4. apply    the sandbox folds events into documents
 //! 5. commit   one fenced journal record: before it nothing happened, after it everything will
 //! 6. ack      a hint for people with stock tools
-//! 7. show     changed documents go into the bucket (`show.rs`, coalesced)
+//! 7. act      a saga's effects are published (`outbox.rs`)
+//! 8. show     changed documents go into the bucket (`show.rs`, coalesced)
 //!
 //! While a commit is in flight the next batch already runs; its record waits for the answer.
 //! Never: acks or shows what is not committed. Any trouble ends the claim; `handler.rs` begins again from the last record.
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use millstream_saga::Outgoing;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -28,7 +30,10 @@ use crate::documents::{self, Decided, Documents, Origin};
 use crate::inputs;
 use crate::intake::{self, Arrival, Arrivals, Intake};
 use crate::journal::{self, Change, Counts, Journal, Kind, Position, Record};
+use crate::names;
+use crate::outbox::{Outbox, Stamp};
 use crate::progress::Progress;
+use crate::saga::{Facts, Sagas};
 use crate::sandbox::{Digest, Failure, Guest, Instantiate, str_slice, wire};
 use crate::settings::Settings;
 use crate::show::Pace;
@@ -91,6 +96,20 @@ pub struct Handler {
     pub settings: Settings,
     /// Where progress is told.
     pub progress: Arc<Progress>,
+    /// What the module says of itself where it is a saga.
+    pub saga: Option<Arc<Facts>>,
+}
+
+/// What a claim works with.
+pub struct Parts {
+    /// The handler's documents.
+    pub documents: Arc<Documents>,
+    /// Its journal.
+    pub journal: Journal,
+    /// The pace of showing.
+    pub pace: Arc<Pace>,
+    /// A saga's effects; a projection has none.
+    pub outbox: Option<Arc<Outbox>>,
 }
 
 /// The pipeline of one claim.
@@ -100,10 +119,11 @@ pub struct Pipeline {
     documents: Arc<Documents>,
     journal: Journal,
     pace: Arc<Pace>,
+    outbox: Option<Arc<Outbox>>,
+    sagas: Option<Sagas>,
     claim: u64,
     positions: Vec<Position>,
     counts: Counts,
-    acted_through: u64,
     order: u64,
     /// The last record's journal sequence, or the commit that will tell it.
     last: u64,
@@ -117,14 +137,12 @@ pub struct Pipeline {
 impl Pipeline {
     /// A pipeline that goes on where `claim` begins. `order` is the last order number that recovery used.
     #[must_use]
-    pub fn new(
-        handler: Handler,
-        claim: Claim,
-        documents: Arc<Documents>,
-        journal: Journal,
-        pace: Arc<Pace>,
-        order: u64,
-    ) -> Self {
+    pub fn new(handler: Handler, claim: Claim, parts: Parts, order: u64) -> Self {
+        let Parts { documents, journal, pace, outbox } = parts;
+        let digest = handler.digest.to_string();
+        let sagas = handler.saga.as_ref().map(|facts| {
+            Sagas::new(&documents.bucket, &digest, Arc::clone(facts), &handler.settings)
+        });
         let record_bytes = documents.jetstream.client().server_info().max_payload.saturating_sub(RECORD_ROOM);
         Self {
             handler,
@@ -132,10 +150,11 @@ impl Pipeline {
             documents,
             journal,
             pace,
+            outbox,
+            sagas,
             claim: claim.id,
             positions: claim.positions,
             counts: claim.counts,
-            acted_through: claim.acted_through,
             order,
             last: claim.last,
             in_flight: None,
@@ -212,6 +231,10 @@ impl Pipeline {
     /// messages under other subjects, or ones that somebody deleted on purpose.
     async fn lost_after(&self, input: usize, position: u64, arrivals: &[Arrival]) -> Result<Option<u64>, Error> {
         let mut before = position;
+        if self.stream_name(input) == names::TIMERS {
+            // Fired timers are removed when all handlers before them are done with theirs.
+            return Ok(None);
+        }
         for arrival in arrivals {
             // A handler that begins takes the stream as it is.
             if arrival.sequence > before + 1 && before > 0 {
@@ -229,10 +252,16 @@ impl Pipeline {
 
     /// Steps 2 to 4.
     async fn decide(&mut self, input: usize, arrivals: &[Arrival]) -> Result<Decision, Undecided> {
-        let stream = self.positions.get(input).map(|position| position.stream.clone()).unwrap_or_default();
+        let stream = self.stream_name(input);
+        let mut guest = self.guest().map_err(|failure| Undecided::Trouble(Error::Instance(failure)))?;
+        if let Some(sagas) = &mut self.sagas {
+            let decision =
+                sagas.decide(guest.as_mut(), &self.documents, &stream, arrivals, self.record_bytes).await?;
+            self.guest = Some(guest);
+            return Ok(decision);
+        }
         let batch = batch::encode(&stream, arrivals)
             .map_err(|Undecodable { index, reason }| Undecided::at(index, "undecodable", &reason))?;
-        let mut guest = self.guest().map_err(|failure| Undecided::Trouble(Error::Instance(failure)))?;
         let staged = tokio::task::block_in_place(|| guest.stage(&batch)).map_err(Undecided::failure)?;
         crash::point("staged");
         decision::check_staged(&staged)?;
@@ -290,7 +319,8 @@ impl Pipeline {
             positions: self.positions.clone(),
             counts: self.counts,
             shown_through: self.documents.shown_through(),
-            acted_through: self.acted_through,
+            acted_through: self.acted_through(),
+            effects: decision.effects.clone(),
             bucket: self.documents.created(),
             input: u16::try_from(input).unwrap_or(u16::MAX),
             changes: decision.changes.iter().map(as_change).collect(),
@@ -310,10 +340,17 @@ impl Pipeline {
             stream: Arc::from(stream),
             digest: self.handler.digest,
             ack: newest.message.reply.clone(),
+            outbox: self.outbox.clone(),
+            effects: decision.effects,
         };
         self.in_flight = Some(tokio::spawn(commit.land()));
         self.trim();
         Ok(())
+    }
+
+    /// Journal sequence of the last record.
+    pub(crate) fn last(&self) -> u64 {
+        self.last
     }
 
     /// Waits for the commit in flight.
@@ -334,6 +371,14 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Journal sequence through which every effect is published. A projection has none, so nothing ever waits for it.
+    fn acted_through(&self) -> u64 {
+        match &self.outbox {
+            Some(outbox) => outbox.acted_through(),
+            None => self.documents.shown_through(),
+        }
+    }
+
     /// Removes old records now and then; a failure only means that they go later.
     fn trim(&mut self) {
         if self.last < self.trimmed_at + TRIM_EVERY {
@@ -341,7 +386,8 @@ impl Pipeline {
         }
         self.trimmed_at = self.last;
         let keep = self.handler.settings.journal_keep_records;
-        let keep_from = (self.documents.shown_through() + 1).min(self.last.saturating_sub(keep));
+        let done = self.documents.shown_through().min(self.acted_through());
+        let keep_from = (done + 1).min(self.last.saturating_sub(keep));
         let journal = self.journal.clone();
         tokio::spawn(async move {
             if let Err(error) = journal.trim(keep_from).await {
@@ -411,10 +457,13 @@ struct Commit {
     stream: Arc<str>,
     digest: Digest,
     ack: Option<async_nats::Subject>,
+    outbox: Option<Arc<Outbox>>,
+    effects: Vec<Outgoing>,
 }
 
 impl Commit {
     async fn land(self) -> Result<u64, journal::Error> {
+        let sent = Stamp::now();
         let journal = self.journal.append(self.expected, self.record).await?;
         crash::point("committed");
         self.documents.commit(Origin { order: self.order, journal, stream: self.stream, digest: self.digest });
@@ -423,10 +472,19 @@ impl Commit {
             let _ = self.documents.jetstream.client().publish(ack, Bytes::from_static(b"+ACK")).await;
         }
         crash::point("acked");
+        if let Some(outbox) = self.outbox {
+            // Waits for room: what is decided and not published stays bounded.
+            outbox.publish(journal, sent, self.effects).await;
+        }
         Ok(journal)
     }
 }
 
 fn as_change(change: &Decided) -> Change<'_> {
-    Change { key: &change.key, sequence: change.sequence, value: change.value.as_deref() }
+    Change {
+        key: &change.key,
+        sequence: change.sequence,
+        value: change.value.as_deref(),
+        keep_seconds: change.keep_seconds,
+    }
 }

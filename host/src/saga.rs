@@ -356,7 +356,9 @@ impl Work {
         }
         let woken = wire::Batch { source: self.batch.source, events, blob };
         let staged = guest.stage(&woken).map_err(Undecided::failure)?;
-        let unfit = |place: usize, reason: &str| Undecided::at(self.event_of(calls, place), "refused", reason);
+        let events_of: Vec<usize> = (0..calls.len()).map(|place| self.event_of(calls, place)).collect();
+        let event_of = |place: usize| events_of.get(place).copied().unwrap_or_default();
+        let unfit = |place: usize, reason: &str| Undecided::at(event_of(place), "refused", reason);
         if let Some(rejection) = staged.rejections.first() {
             return Err(unfit(rejection.event as usize, str_slice(&staged.blob, rejection.reason)));
         }
@@ -368,11 +370,7 @@ impl Work {
             let key = self.tasks.get(call.task).and_then(|task| self.keys.get_mut(task.key));
             let (Some(key), Some(there)) = (key, staged.keys.get(route.key as usize)) else { continue };
             if str_slice(&staged.blob, there.name) != key.name {
-                return Err(Undecided::at(
-                    self.event_of(calls, place),
-                    "refused",
-                    "the handler gives its own timer another instance",
-                ));
+                return Err(unfit(place, "the handler gives its own timer another instance"));
             }
             key.at_guest = there.cached;
             sent.add(route.key, key, call.reaction);
@@ -381,7 +379,7 @@ impl Work {
         if let Some(refusal) = outcome.refusals.iter().min_by_key(|refusal| refusal.route) {
             return Err(unfit(refusal.route as usize, str_slice(&outcome.blob, refusal.reason)));
         }
-        answers(&outcome, calls.len(), |route| Some(route as usize), |place| self.event_of(calls, place))
+        answers(&outcome, calls.len(), |route| Some(route as usize), event_of)
     }
 
     fn event_of(&self, calls: &[Call], place: usize) -> usize {

@@ -40,6 +40,18 @@ pub struct Settings {
     pub on_lost_events: OnLostEvents,
     /// Upper bound of the rate. 0: none.
     pub throttle_events_per_second: u64,
+    /// Bytes of instances that a saga's host keeps between batches, so that an event of a running saga reads nothing.
+    pub instance_cache_bytes: usize,
+    /// Bytes of one effect of a saga. A command is a message for a service; larger things belong into an object store.
+    pub effect_bytes: usize,
+    /// Effects that one event may cause in one instance. A list longer than this is a loop, most likely.
+    pub effects_per_unit: usize,
+    /// Messages of handlers that may cause each other in a row. A chain longer than this is a saga that answers itself.
+    pub max_depth: u32,
+    /// Effects decided but not published; the pipeline waits above this. Bounds memory while a subject has no stream.
+    pub queued_effects: usize,
+    /// Bytes of these effects; the pipeline waits above this.
+    pub queued_effect_bytes: usize,
     /// Bounds of the sandbox.
     pub limits: Limits,
 }
@@ -71,6 +83,12 @@ impl Default for Settings {
             replicas: 1,
             on_lost_events: OnLostEvents::Stop,
             throttle_events_per_second: 0,
+            instance_cache_bytes: 64 << 20,
+            effect_bytes: 256 << 10,
+            effects_per_unit: 1000,
+            max_depth: 100,
+            queued_effects: 10_000,
+            queued_effect_bytes: 64 << 20,
             limits: Limits::default(),
         }
     }
@@ -142,6 +160,12 @@ impl Settings {
             ("unshown_documents", self.unshown_documents, 100_000_000),
             ("unshown_bytes", self.unshown_bytes, 64 << 30),
             ("known_revisions", self.known_revisions, 100_000_000),
+            ("instance_cache_bytes", self.instance_cache_bytes, 64 << 30),
+            ("effect_bytes", self.effect_bytes, 64 << 20),
+            ("effects_per_unit", self.effects_per_unit, 100_000),
+            ("max_depth", self.max_depth as usize, 1_000_000),
+            ("queued_effects", self.queued_effects, 100_000_000),
+            ("queued_effect_bytes", self.queued_effect_bytes, 64 << 30),
             // What JetStream allows.
             ("replicas", self.replicas, 5),
         ];

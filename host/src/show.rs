@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
+use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_TTL};
 use futures::StreamExt as _;
 use tokio::time::Instant;
 
@@ -142,6 +142,10 @@ async fn put(documents: &Documents, acks: &Acks, key: String, document: Unshown)
     if document.value.is_none() {
         headers.insert("KV-Operation", "DEL");
     }
+    if let Some(seconds) = document.keep_seconds {
+        // The least that the server takes.
+        headers.insert(NATS_MESSAGE_TTL, seconds.max(1).to_string());
+    }
     let subject = names::bucket_subject(&documents.bucket, &keys::escape(&key));
     for _ in 0..TRIES {
         let revision = documents.revision(&key).unwrap_or_default();
@@ -201,7 +205,7 @@ mod tests {
     /// Decides and commits one document, as record `journal`, in this owner's order.
     fn decide(documents: &Documents, order: u64, journal: u64, value: Option<&'static str>) {
         let value = value.map(|text| Bytes::from_static(text.as_bytes()));
-        documents.decide(order, vec![Decided { key: KEY.to_owned(), value, sequence: journal }]);
+        documents.decide(order, vec![Decided { key: KEY.to_owned(), value, sequence: journal, keep_seconds: None }]);
         documents.commit(Origin { order, journal, stream: "S".into(), digest: Digest([0; 32]) });
     }
 
@@ -271,7 +275,7 @@ mod tests {
         bucket.put("other", "forged".into()).await.unwrap();
         for (order, key) in (2..).zip(["a", "b", "c", "d", "e"]) {
             let value = Some(Bytes::from_static(b"1"));
-            documents.decide(order, vec![Decided { key: key.to_owned(), value, sequence: order }]);
+            documents.decide(order, vec![Decided { key: key.to_owned(), value, sequence: order, keep_seconds: None }]);
             documents.commit(Origin { order, journal: order, stream: "S".into(), digest: Digest([0; 32]) });
             show(&documents).await;
         }

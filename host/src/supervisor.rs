@@ -16,6 +16,7 @@ use crate::handler::{Ended, Handler};
 use crate::pipeline::told_to_stop;
 use crate::progress::{Progress, State};
 use crate::registry::{self, Deployment, Desired, Registry};
+use crate::saga::Facts;
 use crate::sandbox::wire::Kind;
 use crate::sandbox::{Cache, Guest, Instantiate, Module, Sandbox};
 
@@ -270,7 +271,10 @@ impl Life {
         let (sandbox, cache, limits) = (self.sandbox.clone(), self.cache.clone(), deployment.settings.limits.clone());
         let module = tokio::task::spawn_blocking(move || Module::prepare(&sandbox, &cache, &limits, &bytes)).await??;
         let description = module.instantiate(&self.name)?.describe()?;
-        anyhow::ensure!(description.kind == Kind::Projection, "sagas are not supported by this version");
+        let saga = match description.kind {
+            Kind::Projection => None,
+            Kind::Saga => Some(Arc::new(Facts::parse(&description.extra)?)),
+        };
         let name = self.name.clone();
         let instantiate: Instantiate =
             Arc::new(move || module.instantiate(&name).map(|instance| Box::new(instance) as Box<dyn Guest>));
@@ -282,6 +286,7 @@ impl Life {
             settings: deployment.settings.clone(),
             instantiate,
             progress: Arc::clone(&self.progress),
+            saga,
         })
     }
 }

@@ -26,8 +26,11 @@ pub async fn handler(
     name: &str,
     deployment: &Deployment,
 ) -> anyhow::Result<Vec<Lag>> {
-    let inputs = inputs::resolve(jetstream, deployment.filters(), &deployment.settings.streams).await?;
+    let mut inputs = inputs::resolve(jetstream, deployment.filters(), &deployment.settings.streams).await?;
     let (positions, _) = decided(jetstream, name).await?;
+    if positions.iter().any(|position| position.stream == names::TIMERS) {
+        inputs.push(inputs::timers(jetstream, name, deployment.settings.replicas).await?);
+    }
     let report = registry.status(name).await?;
     let said = report.map_or_else(Said::default, |report| Said {
         state: report.state,

@@ -67,6 +67,7 @@ impl Running {
             settings: settings()?,
             instantiate: (candidate.make)(Arc::clone(&gauge)),
             progress: Arc::clone(&progress),
+            saga: None,
         };
         let (stop, stopped) = watch::channel(false);
         let (before, begun) = (world.cpu()?, SystemTime::now());
