@@ -107,6 +107,15 @@ async fn a_line_that_the_server_refuses_ends_the_run_with_its_number() {
     assert!(matches!(&error, Error::Rejected { line: 6, stored: 5, .. }), "{error:?}");
 }
 
+#[tokio::test]
+async fn a_file_that_begins_with_a_byte_order_mark_is_published_without_it() {
+    let (server, stream) = server_with(fines()).await;
+    let text = events(0, 3);
+    let summary = publish_text(&server, &Options::new(TEMPLATE), format!("\u{feff}{text}")).await.unwrap();
+    assert_eq!((summary.published, summary.bytes_read), (3, text.len() as u64 + 3));
+    assert_eq!(bodies(&stream).await, lines(&text));
+}
+
 /// A reader that gives its text in two parts and waits in between until it may go on.
 struct Gate {
     parts: Vec<Cursor<Vec<u8>>>,

@@ -17,6 +17,8 @@ const CHUNK: usize = 256;
 const BUFFER_BYTES: usize = 256 * 1024;
 /// The largest `max_payload` that a server can have.
 const LARGEST_LINE_BYTES: u64 = 64 * 1024 * 1024;
+/// Some editors and shells put it before a text in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// One event, ready to be published.
 #[derive(Debug, Clone)]
@@ -198,6 +200,9 @@ impl Reading<'_> {
                 return Err(Problem::TooLong);
             }
             bytes.pop_if(|last| has_end && *last == b'\r');
+            if self.number == 1 && bytes.starts_with(BYTE_ORDER_MARK) {
+                bytes.drain(..BYTE_ORDER_MARK.len());
+            }
             if !bytes.trim_ascii().is_empty() {
                 return self.line(bytes).map(Some);
             }
@@ -284,6 +289,20 @@ mod tests {
         read(Cursor::new(b" {\"a\": 1 }\r\n".to_vec()), &plan(None, None), &Arc::default(), &sender);
         let line = receiver.blocking_recv().unwrap().unwrap().remove(0);
         assert_eq!((line.body.as_ref(), line.id), (b" {\"a\": 1 }".as_slice(), None));
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_the_first_line_is_no_part_of_it() {
+        let marked = [b"\xef\xbb\xbf".as_slice(), THREE].concat();
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(&marked).unwrap();
+        for text in [marked, packed.finish().unwrap()] {
+            assert_eq!(read_all(&text, plan(None, None)), (vec!["s.1".into(), "s.2".into(), "s.3".into()], None));
+        }
+        assert_eq!(read_all(b"\xef\xbb\xbf", plan(None, None)), (vec![], None));
+        assert_eq!(read_all(b"\xef\xbb\xbf\n{\"a\":1}", plan(None, None)), (vec!["s.1".into()], None));
+        let inside = b"{\"a\":1}\n\xef\xbb\xbf{\"a\":2}";
+        assert_eq!(read_all(inside, plan(None, None)).1, Some((2, "it is not JSON".into())));
     }
 
     #[test]
