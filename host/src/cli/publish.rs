@@ -252,6 +252,9 @@ impl Error {
             Self::Api { .. } => "check that this user may use $JS.API.>, and that JetStream is enabled",
             Self::NoAck { .. } => "publish into a stream that acknowledges",
             Self::Line { problem: Problem::NothingToResume, .. } => "publish the whole file: leave out --resume",
+            Self::Line { problem: Problem::LongSubject { .. }, .. } => {
+                "shorten what --subject makes of that line, and publish the file again with --resume"
+            }
             Self::Line { .. } => "correct that line and publish the file again with --resume",
             Self::Rejected { place, source, .. }
                 if let Some(way) = refusal::how_to_make_room(source, place.stream()) =>
@@ -318,7 +321,14 @@ pub async fn publish(
     let target = Target::find(&jetstream, template.filter()).await?;
     // Twice: the unknown may be what was on the way, and as much again is proof.
     let resume_after = if options.resume { target.last_ids(options.in_flight * 2).await? } else { None };
-    let plan = Plan { template, id_field, limit: options.limit, held: target.filters_to_check(), resume_after };
+    let plan = Plan {
+        template,
+        id_field,
+        limit: options.limit,
+        subject_bytes: sending::longest_subject(&jetstream),
+        held: target.filters_to_check(),
+        resume_after,
+    };
 
     let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
     let counters = Arc::new(Counters::default());

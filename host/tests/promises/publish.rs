@@ -178,6 +178,23 @@ async fn a_stream_that_stops_to_acknowledge_is_named_and_no_loss_of_the_server_i
     assert_eq!(error.exit_code(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subject_that_no_control_line_can_hold_is_found_before_it_is_sent() {
+    let (server, stream) = server_with(fines()).await;
+    let event = |length: usize| format!("{{\"eventId\":\"{length}\",\"aggregateId\":\"{}\"}}\n", "x".repeat(length));
+    // The longest that the server takes: 4,096 bytes with the reply subject and the sizes.
+    let longest = 4025 - "fines.".len();
+    publish_text(&server, &Options::new(TEMPLATE), event(longest)).await.unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("{}{}{}", events(0, 1), event(longest + 1), events(1, 2))).unwrap();
+    let said = refused(&server.url(), 2, &["publish", file.path().to_str().unwrap(), "--subject", TEMPLATE]);
+    assert!(said.contains("error: line 2 cannot be published; 1 before it are stored, nothing after it"), "{said}");
+    assert!(said.contains("its subject \"fines.xxx") && said.contains("has 4,026 bytes"), "{said}");
+    assert!(said.contains("maximum control line exceeded") && said.contains("hint: shorten"), "{said}");
+    assert!(said.len() < 1000 && !said.contains("lost"), "{said}");
+    assert_eq!(stream.get_info().await.unwrap().state.messages, 2);
+}
+
 #[tokio::test]
 async fn a_file_that_begins_with_a_byte_order_mark_is_published_without_it() {
     let (server, stream) = server_with(fines()).await;

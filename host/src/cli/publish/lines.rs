@@ -11,7 +11,8 @@ use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 use tokio::sync::mpsc::Sender;
 
-use crate::subject::{self, Field, Template};
+use crate::cli::progress::grouped;
+use crate::subject::{self, Field, Template, beginning_of};
 
 const CHUNK: usize = 256;
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -58,6 +59,17 @@ pub enum Problem {
         /// The subject.
         subject: String,
     },
+    /// The server would end the connection over it.
+    #[error(
+        "its subject {:?} has {} bytes, and a control line has room for {}: maximum control line exceeded",
+        beginning_of(subject), grouped(subject.len() as u64), grouped(*room as u64)
+    )]
+    LongSubject {
+        /// The subject.
+        subject: String,
+        /// How long a subject may be.
+        room: usize,
+    },
     /// It is larger than any server takes.
     #[error("it is longer than {LARGEST_LINE_BYTES} bytes")]
     TooLong,
@@ -82,6 +94,8 @@ pub(super) struct Plan {
     pub(super) template: Template,
     pub(super) id_field: Field,
     pub(super) limit: Option<u64>,
+    /// The longest subject that the server takes.
+    pub(super) subject_bytes: usize,
     /// The filters of the streams, where they do not hold all that the template can give.
     pub(super) held: Option<Vec<String>>,
     /// Ids of the last stored messages, when a run is resumed.
@@ -225,6 +239,9 @@ impl Reading<'_> {
         {
             return Err(Problem::NotHeld { subject });
         }
+        if subject.len() > self.plan.subject_bytes {
+            return Err(Problem::LongSubject { subject, room: self.plan.subject_bytes });
+        }
         Ok(Some(Line { number: self.number, subject: subject.into(), id, body: body.into(), was_sent: false }))
     }
 
@@ -249,6 +266,7 @@ mod tests {
             template: Template::parse("s.{a}").unwrap(),
             id_field: Field::parse("id").unwrap(),
             limit,
+            subject_bytes: 100,
             held: None,
             resume_after: resume_after.map(|ids| ids.iter().map(|id| (*id).to_owned()).collect()),
         }
@@ -316,6 +334,11 @@ mod tests {
         for (text, problem) in table {
             assert_eq!(read_all(text, plan(None, None)), (vec!["s.1".into()], Some((3, problem.into()))));
         }
+        let short = Plan { subject_bytes: 3, ..plan(None, None) };
+        let (subjects, bad) = read_all(b"{\"a\":\"x\"}\n{\"a\":\"xy\"}\n", short);
+        let problem =
+            "its subject \"s.xy\" has 4 bytes, and a control line has room for 3: maximum control line exceeded";
+        assert_eq!((subjects, bad), (vec!["s.x".into()], Some((2, problem.into()))));
         let held = Plan { held: Some(vec!["s.1".into()]), ..plan(None, None) };
         assert_eq!(read_all(THREE, held).1, Some((3, "no stream holds its subject \"s.2\"".into())));
     }

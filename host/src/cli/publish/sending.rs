@@ -26,6 +26,10 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(50);
 /// The client waits this long for an acknowledgement: a line may have been sent that long before its loss is noticed.
 const ACK_WAIT: Duration = Duration::from_secs(5);
+/// What a server takes for one line of the protocol, if it is not told otherwise (`max_control_line`). It does not say.
+const CONTROL_LINE_BYTES: usize = 4096;
+/// The sizes of headers and message at the end of that line, and the blanks before them.
+const SIZES_BYTES: usize = 19;
 /// Acknowledgements resolve a moment after the client counts them.
 const SPARE_ACKS: usize = 1024;
 
@@ -34,6 +38,14 @@ pub(super) async fn open(connection: &Connection, options: &Options) -> Result<C
     let client = connection.connect_once().await?;
     let builder = jetstream::ContextBuilder::new().max_ack_inflight(options.in_flight + SPARE_ACKS);
     Ok(builder.timeout(ACK_WAIT).backpressure_on_inflight(true).build(client))
+}
+
+/// The longest subject that can be published: beside it stands the subject of the acknowledgement, two tokens below the prefix of
+/// inboxes.
+pub(super) fn longest_subject(jetstream: &Context) -> usize {
+    let inbox = jetstream.client().new_inbox();
+    let token = inbox.rsplit('.').next().map_or(0, str::len);
+    CONTROL_LINE_BYTES - SIZES_BYTES - inbox.len().min(CONTROL_LINE_BYTES / 2) - 1 - token
 }
 
 type Ack = BoxFuture<'static, Result<PublishAck, PublishError>>;
