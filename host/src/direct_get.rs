@@ -13,6 +13,9 @@ use serde_json::json;
 /// Keys in one request; the server takes 1,024.
 pub const KEYS: usize = 1000;
 
+/// What a subject costs in a request beside its own bytes: quotes and comma, and a few more.
+const QUOTES_BYTES: usize = 8;
+
 /// How long a server may stay silent in the middle of an answer.
 const SILENCE: Duration = Duration::from_secs(5);
 
@@ -118,6 +121,26 @@ pub async fn waiting(jetstream: &Context, stream: &str, filter: &str, from: u64)
     })
 }
 
+/// Cuts subjects into parts, in their order, each small enough for one request of [`last_of`] and one subject more: a witness.
+pub fn parts<S: AsRef<str>>(subjects: &[S], max_payload: usize) -> impl Iterator<Item = &[S]> {
+    let mut rest = subjects;
+    std::iter::from_fn(move || {
+        // Half of what a server takes leaves room for quoting, and for the witness.
+        let mut room = max_payload / 2;
+        let fits = |subject: &&S| {
+            let length = subject.as_ref().len() + QUOTES_BYTES;
+            let fits = length <= room;
+            room = room.saturating_sub(length);
+            fits
+        };
+        // A subject that is too long by itself goes alone, for the server to refuse.
+        let count = rest.iter().take(KEYS - 1).take_while(fits).count().max(1);
+        let (part, later) = rest.split_at_checked(count)?;
+        rest = later;
+        Some(part)
+    })
+}
+
 async fn request(
     jetstream: &Context,
     stream: &str,
@@ -154,4 +177,26 @@ async fn request(
 
 fn number(headers: Option<&HeaderMap>, name: &str) -> Option<u64> {
     headers?.get(name)?.as_str().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lengths(subjects: &[String], max_payload: usize) -> Vec<usize> {
+        assert_eq!(parts(subjects, max_payload).flatten().collect::<Vec<_>>(), subjects.iter().collect::<Vec<_>>());
+        parts(subjects, max_payload).map(<[String]>::len).collect()
+    }
+
+    #[test]
+    fn a_part_fits_by_bytes_and_by_count_and_each_subject_is_in_one() {
+        let subjects = |count: usize, length: usize| vec!["k".repeat(length); count];
+        assert_eq!(lengths(&[], 1000), [0_usize; 0]);
+        assert_eq!(lengths(&subjects(2500, 10), 1 << 20), [999, 999, 502]);
+        assert_eq!(lengths(&subjects(10, 92), 1000), [5, 5], "a hundred bytes each, five hundred in a part");
+        assert_eq!(lengths(&subjects(11, 93), 1000), [4, 4, 3]);
+        assert_eq!(lengths(&subjects(3, 5000), 1000), [1, 1, 1], "too long by itself");
+        let mixed = [subjects(2, 92), subjects(1, 5000), subjects(1, 92)].concat();
+        assert_eq!(lengths(&mixed, 1000), [2, 1, 1]);
+    }
 }

@@ -249,26 +249,16 @@ impl Documents {
     /// Reads these keys from the bucket, proved fresh, and remembers their revisions. Absent keys are not in the answer.
     pub(crate) async fn read(&self, wanted: &[&str]) -> Result<Vec<Stored>, Error> {
         let mut all = Vec::with_capacity(wanted.len());
-        let subject = |key: &&str| names::bucket_subject(&self.bucket, &keys::escape(key));
+        let subjects: Vec<String> =
+            wanted.iter().map(|key| names::bucket_subject(&self.bucket, &keys::escape(key))).collect();
+        let max_payload = self.jetstream.client().server_info().max_payload;
         let mut rest = wanted;
-        while !rest.is_empty() {
-            // A request must fit `max_payload` whatever the length of the keys; half of it leaves room for quoting.
-            let mut room = self.jetstream.client().server_info().max_payload / 2;
-            let mut count = 0;
-            for key in rest.iter().take(direct_get::KEYS - 1) {
-                let length = subject(key).len() + 8;
-                if count > 0 && length > room {
-                    break;
-                }
-                room = room.saturating_sub(length);
-                count += 1;
-            }
-            let (part, later) = rest.split_at(count);
+        for subjects in direct_get::parts(&subjects, max_payload) {
+            let (part, later) = rest.split_at(subjects.len());
             rest = later;
-            let subjects: Vec<String> = part.iter().map(subject).collect();
             let by_subject: HashMap<&str, &str> =
                 subjects.iter().map(String::as_str).zip(part.iter().copied()).collect();
-            let messages = self.fresh(&subjects).await?;
+            let messages = self.fresh(subjects).await?;
             let mut state = self.lock();
             for key in part {
                 state.revisions.set(key, 0);

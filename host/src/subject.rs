@@ -224,8 +224,8 @@ fn missing(field: &Field, event: &Value) -> Error {
     Error::Missing { field: field.path.clone(), line: beginning_of(&event.to_string()) }
 }
 
-/// As much of a line as an error message bears.
-fn beginning_of(line: &str) -> String {
+/// As much of a line, or of a subject, as an error message bears.
+pub(crate) fn beginning_of(line: &str) -> String {
     const LETTERS: usize = 120;
     let mut beginning: String = line.chars().take(LETTERS).collect();
     if beginning.len() < line.len() {

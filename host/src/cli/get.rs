@@ -64,8 +64,14 @@ impl Get {
         };
         let bare = asked && wanted.len() == 1 && !json;
         let mut missing = Vec::new();
-        for part in wanted.chunks(direct_get::KEYS) {
-            missing.extend(self.print(&jetstream, part, bare, json).await?);
+        let subjects: Vec<String> =
+            wanted.iter().map(|key| names::bucket_subject(&self.handler, &keys::escape(key))).collect();
+        let max_payload = jetstream.client().server_info().max_payload;
+        let mut rest = wanted.as_slice();
+        for subjects in direct_get::parts(&subjects, max_payload) {
+            let (part, later) = rest.split_at(subjects.len());
+            rest = later;
+            missing.extend(self.print(&jetstream, part, subjects, bare, json).await?);
         }
         if asked && !missing.is_empty() {
             return Err(Fault::failed(anyhow::anyhow!("no document under {missing:?}"))
@@ -74,21 +80,20 @@ impl Get {
         Ok(())
     }
 
-    /// Prints these documents in the order asked for; answers the keys without one.
+    /// Prints these documents, of these subjects, in the order asked for; answers the keys without one.
     async fn print(
         &self,
         jetstream: &jetstream::Context,
         part: &[String],
+        subjects: &[String],
         bare: bool,
         json: bool,
     ) -> Result<Vec<String>, Fault> {
-        let subject = |key: &String| names::bucket_subject(&self.handler, &keys::escape(key));
-        let subjects: Vec<String> = part.iter().map(subject).collect();
-        let (found, _) = direct_get::last_of(jetstream, &names::bucket_stream(&self.handler), &subjects).await?;
+        let (found, _) = direct_get::last_of(jetstream, &names::bucket_stream(&self.handler), subjects).await?;
         let found: HashMap<String, direct_get::Last> =
             found.into_iter().map(|message| (message.subject.clone(), message)).collect();
         let mut missing = Vec::new();
-        for (key, subject) in part.iter().zip(&subjects) {
+        for (key, subject) in part.iter().zip(subjects) {
             let Some(message) = found.get(subject).filter(|message| message.headers.get("KV-Operation").is_none())
             else {
                 missing.push(key.clone());

@@ -4,6 +4,7 @@
 //! used again, and what was not acknowledged is sent again from the first such line on.
 
 mod lines;
+mod refusal;
 mod sending;
 mod target;
 
@@ -19,7 +20,7 @@ use tokio::sync::mpsc;
 
 use super::connect::{self, Connection};
 use super::progress::{Progress, grouped, rate};
-use crate::subject::{self, Field, Template};
+use crate::subject::{self, Field, Template, beginning_of};
 use lines::{Counters, Plan};
 use sending::Run;
 use target::Target;
@@ -54,6 +55,9 @@ pub struct Options {
     /// How many events may be on the way without an acknowledgement
     #[arg(long, value_name = "COUNT", default_value_t = 4096, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=65_536))]
     pub in_flight: usize,
+    /// How long to wait for a server that is away, or for a stream that acknowledges nothing
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub give_up_seconds: u64,
     /// Go on with a file that was published in part; --in-flight not below that of the first run
     #[arg(long)]
     pub resume: bool,
@@ -62,7 +66,14 @@ pub struct Options {
 impl Options {
     /// The usual options for this subject template.
     pub fn new(subject: impl Into<String>) -> Self {
-        Self { subject: subject.into(), id_field: "eventId".to_owned(), limit: None, in_flight: 4096, resume: false }
+        Self {
+            subject: subject.into(),
+            id_field: "eventId".to_owned(),
+            limit: None,
+            in_flight: 4096,
+            give_up_seconds: 60,
+            resume: false,
+        }
     }
 }
 
@@ -102,6 +113,23 @@ impl Summary {
         }
         text.push_str(&format!("{:.1} s, {}", time.as_secs_f64(), rate(self.published + self.already_there, time)));
         text
+    }
+}
+
+/// A line, and where it was to go.
+#[derive(Debug)]
+pub struct Place {
+    /// Its number, from 1.
+    pub line: u64,
+    /// Its subject.
+    pub subject: String,
+    /// The stream that takes the subject; none if the streams changed since we looked.
+    pub stream: Option<String>,
+}
+
+impl Place {
+    fn stream(&self) -> &str {
+        self.stream.as_deref().unwrap_or_default()
     }
 }
 
@@ -153,14 +181,32 @@ pub enum Error {
         #[source]
         problem: Problem,
     },
-    /// The server refuses a line.
-    #[error("line {line} was refused; {} lines are stored", grouped(*.stored))]
+    /// The stream, or the server, refuses a line.
+    #[error(
+        "line {} (subject {:?}, stream {:?}) was refused; {} lines are stored",
+        place.line, beginning_of(&place.subject), place.stream(), grouped(*.stored)
+    )]
     Rejected {
-        /// Its number, from 1.
-        line: u64,
+        /// Which line.
+        place: Place,
         /// How many lines are stored.
         stored: u64,
         /// What the server said.
+        source: PublishError,
+    },
+    /// The server is there, but says neither that it stored nor that it refuses: a full disk can be the cause.
+    #[error(
+        "stream {:?} has acknowledged nothing for {seconds} s; {} lines are stored, the next is line {} (subject {:?})",
+        place.stream(), grouped(*.stored), place.line, beginning_of(&place.subject)
+    )]
+    Unacknowledged {
+        /// The first line of which nobody knows.
+        place: Place,
+        /// How long we waited.
+        seconds: u64,
+        /// How many lines are stored.
+        stored: u64,
+        /// What came in place of an acknowledgement.
         source: PublishError,
     },
     /// The server went away and did not come back.
@@ -173,8 +219,8 @@ pub enum Error {
         /// The first line of which nobody knows.
         line: u64,
     },
-    /// The server was away for so long that it may have forgotten the ids.
-    #[error("the NATS server was away longer than the stream's duplicate window; {} lines are stored, the next is line {line}", grouped(*.stored))]
+    /// The server was away, or silent, for so long that it may have forgotten the ids.
+    #[error("nothing was acknowledged for longer than the stream's duplicate window; {} lines are stored, the next is line {line}", grouped(*.stored))]
     Forgotten {
         /// How many lines are stored.
         stored: u64,
@@ -194,7 +240,7 @@ impl Error {
             Self::Options(_) | Self::File { .. } | Self::Line { .. } => 2,
             Self::Connect(error) if error.is_usage() => 2,
             Self::Connect(_) | Self::Api { .. } | Self::NoStream { .. } | Self::NoAck { .. } => 1,
-            Self::Rejected { .. } | Self::Lost { .. } | Self::Forgotten { .. } => 1,
+            Self::Rejected { .. } | Self::Unacknowledged { .. } | Self::Lost { .. } | Self::Forgotten { .. } => 1,
         }
     }
 
@@ -206,7 +252,21 @@ impl Error {
             Self::Api { .. } => "check that this user may use $JS.API.>, and that JetStream is enabled",
             Self::NoAck { .. } => "publish into a stream that acknowledges",
             Self::Line { problem: Problem::NothingToResume, .. } => "publish the whole file: leave out --resume",
+            Self::Line { problem: Problem::LongSubject { .. }, .. } => {
+                "shorten what --subject makes of that line, and publish the file again with --resume"
+            }
             Self::Line { .. } => "correct that line and publish the file again with --resume",
+            Self::Rejected { place, source, .. }
+                if let Some(way) = refusal::how_to_make_room(source, place.stream()) =>
+            {
+                return Some(format!("{way}; then go on with --resume"));
+            }
+            Self::Unacknowledged { place, .. } => {
+                return Some(format!(
+                    "look for stream {:?} in the server's log: a full disk says `no space left on device` there; then go on with --resume",
+                    place.stream()
+                ));
+            }
             Self::Rejected { .. } | Self::Lost { .. } | Self::Forgotten { .. } => {
                 "when the cause is gone, go on with --resume"
             }
@@ -233,7 +293,7 @@ pub async fn run(connection: &Connection, arguments: &Arguments, json: bool) -> 
     let result = publish(connection, &arguments.options, source, |summary| {
         if summary.losses > losses {
             losses = summary.losses;
-            progress.say("connection lost; lines without an acknowledgement are sent again");
+            progress.say("no acknowledgements any more; lines without one are sent again");
         }
         progress.set(summary.bytes_read, || summary.in_words());
     })
@@ -261,15 +321,21 @@ pub async fn publish(
     let target = Target::find(&jetstream, template.filter()).await?;
     // Twice: the unknown may be what was on the way, and as much again is proof.
     let resume_after = if options.resume { target.last_ids(options.in_flight * 2).await? } else { None };
-    let plan = Plan { template, id_field, limit: options.limit, held: target.filters_to_check(), resume_after };
+    let plan = Plan {
+        template,
+        id_field,
+        limit: options.limit,
+        subject_bytes: sending::longest_subject(&jetstream),
+        held: target.filters_to_check(),
+        resume_after,
+    };
 
     let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
     let counters = Arc::new(Counters::default());
     let counters_of_reader = Arc::clone(&counters);
     // A thread, not a task: when we end early, it may stay blocked in a read from stdin, and must not hold up the exit.
     std::thread::spawn(move || lines::read(source, &plan, &counters_of_reader, &sender));
-    let window = target.duplicate_window();
-    Run::new(connection, options, jetstream, window, counters, on_progress).drive(chunks).await
+    Run::new(connection, options, jetstream, target, counters, on_progress).drive(chunks).await
 }
 
 #[cfg(test)]

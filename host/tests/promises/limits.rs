@@ -125,3 +125,19 @@ async fn an_event_of_the_largest_size_that_the_server_takes_is_decided() {
     let all = async || world.last_record("chain").await.filter(|(_, counts, _)| counts.applied == 20);
     until("all decided", all).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_keys_than_one_request_holds_are_read_in_several() {
+    let world = world().await;
+    millstream::documents::Documents::open(&world.jetstream, "stats", 1, 1).await.expect("the bucket");
+    let bucket = world.jetstream.get_key_value("stats").await.expect("the bucket");
+    // 120 subjects of about a kilobyte are twice what max_payload lets through.
+    let keys: Vec<String> = (0..120).map(|number| format!("{number:03}{}", "k".repeat(1000))).collect();
+    for key in &keys {
+        bucket.put(key, "1".into()).await.expect("stored");
+    }
+    let expected: String = keys.iter().map(|key| format!("{key}\t1\n")).collect();
+    assert_eq!(world.ok(&["get", "stats"]), expected);
+    let asked: Vec<&str> = ["get", "stats"].into_iter().chain(keys.iter().map(String::as_str)).collect();
+    assert_eq!(world.ok(&asked), expected);
+}

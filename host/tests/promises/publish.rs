@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::{self, stream};
 use futures::StreamExt as _;
 use millstream::cli::connect::Connection;
+use millstream::cli::progress::grouped;
 use millstream::cli::publish::{Error, Options, Problem, Summary, publish};
 use millstream::server::Server;
+
+use crate::harness::{refused, until};
 
 const TEMPLATE: &str = "fines.{aggregateId}";
 
@@ -96,7 +99,7 @@ async fn a_line_that_the_server_refuses_ends_the_run_with_its_number() {
     let large = format!(r#"{{"eventId":"large","aggregateId":"S1","text":"{}"}}"#, "x".repeat(300));
     let text = format!("{}{large}\n", events(0, 100));
     let error = publish_text(&server, &Options::new(TEMPLATE), text).await.unwrap_err();
-    assert!(matches!(&error, Error::Rejected { line: 101, stored: 100, .. }), "{error:?}");
+    assert!(matches!(&error, Error::Rejected { place, stored: 100, .. } if place.line == 101), "{error:?}");
     assert_eq!(bodies(&stream).await.len(), 100);
     let full =
         stream::Config { name: "FULL".into(), subjects: vec!["full".into()], max_messages: 5, ..Default::default() };
@@ -104,7 +107,101 @@ async fn a_line_that_the_server_refuses_ends_the_run_with_its_number() {
     let client = Connection::to(server.url()).connect().await.unwrap();
     jetstream::new(client).create_stream(full).await.unwrap();
     let error = publish_text(&server, &Options::new("full"), events(0, 6)).await.unwrap_err();
-    assert!(matches!(&error, Error::Rejected { line: 6, stored: 5, .. }), "{error:?}");
+    assert!(matches!(&error, Error::Rejected { place, stored: 5, .. } if place.line == 6), "{error:?}");
+}
+
+/// A server whose JetStream keeps a megabyte in all.
+async fn small_server() -> (tempfile::TempDir, Server) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("small");
+    let limits = format!("jetstream {{ store_dir: {store:?}, max_file_store: 1MB }}");
+    let server = Server::builder().jetstream(false).folder(folder.path()).extra(limits).start().await.unwrap();
+    (folder, server)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_storage_ends_the_run_at_once_in_the_servers_words() {
+    let (folder, server) = small_server().await;
+    let file = folder.path().join("events.ndjson");
+    std::fs::write(&file, events(0, 20_000)).unwrap();
+    let client = Connection::to(server.url()).connect().await.unwrap();
+    let stream = jetstream::new(client).create_stream(fines()).await.unwrap();
+    let file = file.to_str().unwrap();
+    let said = refused(&server.url(), 1, &["publish", file, "--subject", TEMPLATE]);
+    let stored = bodies(&stream).await.len();
+    assert!((1000..20_000).contains(&stored), "{stored}");
+    let line = stored + 1;
+    assert!(said.contains(&format!("error: line {line} (subject \"fines.S")), "{said}");
+    assert!(
+        said.contains(&format!(", stream \"FINES\") was refused; {} lines are stored", grouped(stored as u64))),
+        "{said}"
+    );
+    assert!(said.contains("insufficient resources (code 503, error code 10023)"), "{said}");
+    assert!(said.contains("max_file_store") && !said.contains("lost") && !said.contains("again"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_at_its_limits_is_named_and_its_limit_in_the_servers_words() {
+    let limits = [
+        (stream::Config { max_messages: 5, ..fines() }, "maximum messages exceeded"),
+        (stream::Config { max_bytes: 1000, ..fines() }, "maximum bytes exceeded"),
+    ];
+    for (config, words) in limits {
+        let (server, stream) = server_with(stream::Config { discard: stream::DiscardPolicy::New, ..config }).await;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), events(0, 100)).unwrap();
+        let said = refused(&server.url(), 1, &["publish", file.path().to_str().unwrap(), "--subject", TEMPLATE]);
+        let stored = bodies(&stream).await.len();
+        let line = format!("error: line {} (subject \"fines.S{stored}\", stream \"FINES\") was refused", stored + 1);
+        assert!(said.contains(&line), "{said}");
+        assert!(said.contains(words) && said.contains("hint: raise the limits of stream \"FINES\""), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_stops_to_acknowledge_is_named_and_no_loss_of_the_server_is_claimed() {
+    let (server, stream) = server_with(fines()).await;
+    let (open, go_on) = std::sync::mpsc::channel();
+    let parts = vec![Cursor::new(events(0, 1).into_bytes()), Cursor::new(events(1, 3).into_bytes())];
+    let connection = Connection::to(server.url());
+    let options = Options { give_up_seconds: 1, ..Options::new(TEMPLATE) };
+    let running = tokio::spawn(async move { publish(&connection, &options, Gate { parts, go_on }, |_| {}).await });
+    until("the first line", async || (stream.get_info().await.unwrap().state.messages == 1).then_some(())).await;
+    // As with a disk that is full: the server says nothing, neither yes nor no.
+    let client = Connection::to(server.url()).connect().await.unwrap();
+    jetstream::new(client).update_stream(stream::Config { no_ack: true, ..fines() }).await.unwrap();
+    open.send(()).unwrap();
+    let error = running.await.unwrap().unwrap_err();
+    assert!(matches!(&error, Error::Unacknowledged { place, stored: 1, .. } if place.line == 2), "{error:?}");
+    assert!(error.to_string().starts_with("stream \"FINES\" has acknowledged nothing for "), "{error}");
+    assert!(error.hint().unwrap().contains("no space left"), "{error:?}");
+    assert_eq!(error.exit_code(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subject_that_no_control_line_can_hold_is_found_before_it_is_sent() {
+    let (server, stream) = server_with(fines()).await;
+    let event = |length: usize| format!("{{\"eventId\":\"{length}\",\"aggregateId\":\"{}\"}}\n", "x".repeat(length));
+    // The longest that the server takes: 4,096 bytes with the reply subject and the sizes.
+    let longest = 4025 - "fines.".len();
+    publish_text(&server, &Options::new(TEMPLATE), event(longest)).await.unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("{}{}{}", events(0, 1), event(longest + 1), events(1, 2))).unwrap();
+    let said = refused(&server.url(), 2, &["publish", file.path().to_str().unwrap(), "--subject", TEMPLATE]);
+    assert!(said.contains("error: line 2 cannot be published; 1 before it are stored, nothing after it"), "{said}");
+    assert!(said.contains("its subject \"fines.xxx") && said.contains("has 4,026 bytes"), "{said}");
+    assert!(said.contains("maximum control line exceeded") && said.contains("hint: shorten"), "{said}");
+    assert!(said.len() < 1000 && !said.contains("lost"), "{said}");
+    assert_eq!(stream.get_info().await.unwrap().state.messages, 2);
+}
+
+#[tokio::test]
+async fn a_file_that_begins_with_a_byte_order_mark_is_published_without_it() {
+    let (server, stream) = server_with(fines()).await;
+    let text = events(0, 3);
+    let summary = publish_text(&server, &Options::new(TEMPLATE), format!("\u{feff}{text}")).await.unwrap();
+    assert_eq!((summary.published, summary.bytes_read), (3, text.len() as u64 + 3));
+    assert_eq!(bodies(&stream).await, lines(&text));
 }
 
 /// A reader that gives its text in two parts and waits in between until it may go on.

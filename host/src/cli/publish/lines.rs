@@ -11,12 +11,15 @@ use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 use tokio::sync::mpsc::Sender;
 
-use crate::subject::{self, Field, Template};
+use crate::cli::progress::grouped;
+use crate::subject::{self, Field, Template, beginning_of};
 
 const CHUNK: usize = 256;
 const BUFFER_BYTES: usize = 256 * 1024;
 /// The largest `max_payload` that a server can have.
 const LARGEST_LINE_BYTES: u64 = 64 * 1024 * 1024;
+/// Some editors and shells put it before a text in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// One event, ready to be published.
 #[derive(Debug, Clone)]
@@ -56,6 +59,17 @@ pub enum Problem {
         /// The subject.
         subject: String,
     },
+    /// The server would end the connection over it.
+    #[error(
+        "its subject {:?} has {} bytes, and a control line has room for {}: maximum control line exceeded",
+        beginning_of(subject), grouped(subject.len() as u64), grouped(*room as u64)
+    )]
+    LongSubject {
+        /// The subject.
+        subject: String,
+        /// How long a subject may be.
+        room: usize,
+    },
     /// It is larger than any server takes.
     #[error("it is longer than {LARGEST_LINE_BYTES} bytes")]
     TooLong,
@@ -80,6 +94,8 @@ pub(super) struct Plan {
     pub(super) template: Template,
     pub(super) id_field: Field,
     pub(super) limit: Option<u64>,
+    /// The longest subject that the server takes.
+    pub(super) subject_bytes: usize,
     /// The filters of the streams, where they do not hold all that the template can give.
     pub(super) held: Option<Vec<String>>,
     /// Ids of the last stored messages, when a run is resumed.
@@ -198,6 +214,9 @@ impl Reading<'_> {
                 return Err(Problem::TooLong);
             }
             bytes.pop_if(|last| has_end && *last == b'\r');
+            if self.number == 1 && bytes.starts_with(BYTE_ORDER_MARK) {
+                bytes.drain(..BYTE_ORDER_MARK.len());
+            }
             if !bytes.trim_ascii().is_empty() {
                 return self.line(bytes).map(Some);
             }
@@ -219,6 +238,9 @@ impl Reading<'_> {
             && !held.iter().any(|filter| subject::matches(filter, &subject))
         {
             return Err(Problem::NotHeld { subject });
+        }
+        if subject.len() > self.plan.subject_bytes {
+            return Err(Problem::LongSubject { subject, room: self.plan.subject_bytes });
         }
         Ok(Some(Line { number: self.number, subject: subject.into(), id, body: body.into(), was_sent: false }))
     }
@@ -244,6 +266,7 @@ mod tests {
             template: Template::parse("s.{a}").unwrap(),
             id_field: Field::parse("id").unwrap(),
             limit,
+            subject_bytes: 100,
             held: None,
             resume_after: resume_after.map(|ids| ids.iter().map(|id| (*id).to_owned()).collect()),
         }
@@ -287,6 +310,20 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_before_the_first_line_is_no_part_of_it() {
+        let marked = [b"\xef\xbb\xbf".as_slice(), THREE].concat();
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(&marked).unwrap();
+        for text in [marked, packed.finish().unwrap()] {
+            assert_eq!(read_all(&text, plan(None, None)), (vec!["s.1".into(), "s.2".into(), "s.3".into()], None));
+        }
+        assert_eq!(read_all(b"\xef\xbb\xbf", plan(None, None)), (vec![], None));
+        assert_eq!(read_all(b"\xef\xbb\xbf\n{\"a\":1}", plan(None, None)), (vec!["s.1".into()], None));
+        let inside = b"{\"a\":1}\n\xef\xbb\xbf{\"a\":2}";
+        assert_eq!(read_all(inside, plan(None, None)).1, Some((2, "it is not JSON".into())));
+    }
+
+    #[test]
     fn a_bad_line_ends_it_with_its_number() {
         let table: [(&[u8], &str); 4] = [
             (b"{\"a\":1}\n\n{oops\n{\"a\":2}", "it is not JSON"),
@@ -297,6 +334,11 @@ mod tests {
         for (text, problem) in table {
             assert_eq!(read_all(text, plan(None, None)), (vec!["s.1".into()], Some((3, problem.into()))));
         }
+        let short = Plan { subject_bytes: 3, ..plan(None, None) };
+        let (subjects, bad) = read_all(b"{\"a\":\"x\"}\n{\"a\":\"xy\"}\n", short);
+        let problem =
+            "its subject \"s.xy\" has 4 bytes, and a control line has room for 3: maximum control line exceeded";
+        assert_eq!((subjects, bad), (vec!["s.x".into()], Some((2, problem.into()))));
         let held = Plan { held: Some(vec!["s.1".into()]), ..plan(None, None) };
         assert_eq!(read_all(THREE, held).1, Some((3, "no stream holds its subject \"s.2\"".into())));
     }

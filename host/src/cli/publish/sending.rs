@@ -1,13 +1,12 @@
 //! Sending: checked lines in, acknowledged lines counted. The only file that knows what becomes of a line when a server is lost.
 
 use std::collections::VecDeque;
-use std::error::Error as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, Context};
@@ -16,17 +15,21 @@ use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use super::lines::{BadLine, Counters, Line};
-use super::{Error, Options, Summary};
+use super::refusal::may_pass;
+use super::target::Target;
+use super::{Error, Options, Place, Summary};
 use crate::cli::connect::{self, Connection};
 
-/// How long a server may be away before we give up.
-const LOSS_DEADLINE: Duration = Duration::from_secs(60);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
 /// How soon a lost connection is noticed, and how often progress is told.
 const TICK: Duration = Duration::from_millis(50);
 /// The client waits this long for an acknowledgement: a line may have been sent that long before its loss is noticed.
 const ACK_WAIT: Duration = Duration::from_secs(5);
+/// What a server takes for one line of the protocol, if it is not told otherwise (`max_control_line`). It does not say.
+const CONTROL_LINE_BYTES: usize = 4096;
+/// The sizes of headers and message at the end of that line, and the blanks before them.
+const SIZES_BYTES: usize = 19;
 /// Acknowledgements resolve a moment after the client counts them.
 const SPARE_ACKS: usize = 1024;
 
@@ -37,6 +40,14 @@ pub(super) async fn open(connection: &Connection, options: &Options) -> Result<C
     Ok(builder.timeout(ACK_WAIT).backpressure_on_inflight(true).build(client))
 }
 
+/// The longest subject that can be published: beside it stands the subject of the acknowledgement, two tokens below the prefix of
+/// inboxes.
+pub(super) fn longest_subject(jetstream: &Context) -> usize {
+    let inbox = jetstream.client().new_inbox();
+    let token = inbox.rsplit('.').next().map_or(0, str::len);
+    CONTROL_LINE_BYTES - SIZES_BYTES - inbox.len().min(CONTROL_LINE_BYTES / 2) - 1 - token
+}
+
 type Ack = BoxFuture<'static, Result<PublishAck, PublishError>>;
 
 /// A file on its way into the stream.
@@ -44,7 +55,7 @@ pub(super) struct Run<'a, F> {
     connection: &'a Connection,
     options: &'a Options,
     jetstream: Context,
-    duplicate_window: Duration,
+    target: Target,
     /// Read, and not sent on this connection.
     waiting: VecDeque<Line>,
     /// Sent, and not acknowledged; oldest first.
@@ -63,7 +74,7 @@ impl<'a, F: FnMut(&Summary)> Run<'a, F> {
         connection: &'a Connection,
         options: &'a Options,
         jetstream: Context,
-        duplicate_window: Duration,
+        target: Target,
         counters: Arc<Counters>,
         on_progress: F,
     ) -> Self {
@@ -71,7 +82,7 @@ impl<'a, F: FnMut(&Summary)> Run<'a, F> {
             connection,
             options,
             jetstream,
-            duplicate_window,
+            target,
             waiting: VecDeque::new(),
             on_the_way: VecDeque::new(),
             bad_line: None,
@@ -102,7 +113,7 @@ impl<'a, F: FnMut(&Summary)> Run<'a, F> {
                 _ = ticks.tick() => {
                     self.tell();
                     if is_lost(&self.jetstream) && !self.on_the_way.is_empty() {
-                        self.recover(None).await?;
+                        self.recover(None, None).await?;
                     }
                 }
                 ack = oldest(&mut self.on_the_way), if !self.on_the_way.is_empty() => self.settle(ack).await?,
@@ -119,6 +130,7 @@ impl<'a, F: FnMut(&Summary)> Run<'a, F> {
             Some(BadLine { number, problem }) => Err(Error::Line { line: number, stored: self.stored(), problem }),
         }
     }
+
     async fn send(&mut self, line: Line) -> Result<(), Error> {
         let mut message = PublishMessage::build().payload(line.body.clone());
         if let Some(id) = &line.id {
@@ -135,10 +147,10 @@ impl<'a, F: FnMut(&Summary)> Run<'a, F> {
                 self.on_the_way.push_back((line, ack.into_future()));
                 Ok(())
             }
-            Some(Err(error)) if !may_pass(&error) => Err(self.rejected(line.number, error).await),
+            Some(Err(error)) if !may_pass(&error) => Err(self.rejected(&line, error).await),
             Some(Err(_)) | None => {
                 self.waiting.push_front(line);
-                self.recover(None).await
+                self.recover(None, None).await
             }
         }
     }
@@ -151,8 +163,8 @@ impl<'a, F: FnMut(&Summary)> Run<'a, F> {
                 self.count(&line, &ack);
                 Ok(())
             }
-            Err(error) if may_pass(&error) => self.recover(Some(line)).await,
-            Err(error) => Err(self.rejected(line.number, error).await),
+            Err(error) if may_pass(&error) => self.recover(Some(line), Some(error)).await,
+            Err(error) => Err(self.rejected(&line, error).await),
         }
     }
 
@@ -167,7 +179,7 @@ impl<'a, F: FnMut(&Summary)> Run<'a, F> {
     }
 
     /// Waits for those that are still on the way, so that the count of what is stored is right.
-    async fn rejected(&mut self, line: u64, source: PublishError) -> Error {
+    async fn rejected(&mut self, refused: &Line, source: PublishError) -> Error {
         let (lines, acks): (Vec<Line>, Vec<Ack>) = self.on_the_way.drain(..).unzip();
         let acks = futures::future::join_all(acks).await;
         for (line, ack) in lines.iter().zip(acks) {
@@ -176,11 +188,14 @@ impl<'a, F: FnMut(&Summary)> Run<'a, F> {
             }
         }
         self.tell();
-        Error::Rejected { line, stored: self.stored(), source }
+        Error::Rejected { place: self.place(refused), stored: self.stored(), source }
     }
 
-    /// Gives up the connection, puts what was on the way before what waits, and connects anew. `first` is the oldest of it all.
-    async fn recover(&mut self, first: Option<Line>) -> Result<(), Error> {
+    /// Gives up the connection, puts what was on the way before what waits, and connects anew. `first` is the oldest of it all,
+    /// `failure` what came in place of its acknowledgement.
+    async fn recover(&mut self, first: Option<Line>, failure: Option<PublishError>) -> Result<(), Error> {
+        // A stream that is silent on a good connection is another matter than a server that is away.
+        let failure = failure.filter(|_| !is_lost(&self.jetstream));
         let mut again: VecDeque<Line> = first.into_iter().collect();
         let mut settled = Vec::new();
         for (line, ack) in self.on_the_way.drain(..) {
@@ -199,28 +214,41 @@ impl<'a, F: FnMut(&Summary)> Run<'a, F> {
             self.summary.losses += 1;
         }
         let since = *self.lost_since.get_or_insert_with(Instant::now);
-        self.reconnect(since).await
+        self.reconnect(since, failure).await
     }
 
-    async fn reconnect(&mut self, since: Instant) -> Result<(), Error> {
+    async fn reconnect(&mut self, since: Instant, mut failure: Option<PublishError>) -> Result<(), Error> {
         let line = self.waiting.front().map_or(0, |line| line.number);
         let mut backoff = FIRST_BACKOFF;
-        while since.elapsed() < LOSS_DEADLINE {
+        while since.elapsed() < Duration::from_secs(self.options.give_up_seconds) {
             self.tell();
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
-            let Ok(jetstream) = open(self.connection, self.options).await else { continue };
-            if jetstream.query_account().await.is_err() {
+            let answers = match open(self.connection, self.options).await {
+                Ok(jetstream) => jetstream.query_account().await.is_ok().then_some(jetstream),
+                Err(_) => None,
+            };
+            let Some(jetstream) = answers else {
+                failure = None;
                 continue;
-            }
+            };
             let relies_on_ids = self.waiting.iter().any(|line| line.was_sent && line.id.is_some());
-            if relies_on_ids && since.elapsed() + ACK_WAIT >= self.duplicate_window {
+            if relies_on_ids && since.elapsed() + ACK_WAIT >= self.target.duplicate_window() {
                 return Err(Error::Forgotten { stored: self.stored(), line });
             }
             self.jetstream = jetstream;
             return Ok(());
         }
-        Err(Error::Lost { seconds: since.elapsed().as_secs(), stored: self.stored(), line })
+        let (seconds, stored) = (since.elapsed().as_secs(), self.stored());
+        Err(match (failure, self.waiting.front()) {
+            (Some(source), Some(line)) => Error::Unacknowledged { place: self.place(line), seconds, stored, source },
+            _ => Error::Lost { seconds, stored, line },
+        })
+    }
+
+    fn place(&self, line: &Line) -> Place {
+        let stream = self.target.stream_of(&line.subject).map(str::to_owned);
+        Place { line: line.number, subject: line.subject.to_string(), stream }
     }
 
     fn tell(&mut self) {
@@ -249,24 +277,5 @@ fn is_lost(jetstream: &Context) -> bool {
 async fn until_lost(jetstream: &Context) {
     while !is_lost(jetstream) {
         tokio::time::sleep(TICK).await;
-    }
-}
-
-/// Whether the same line may be taken when it is sent again: nobody answered, or JetStream was not ready. A stream that refuses a
-/// message for being full says that it is unavailable, too; waiting does not help there.
-fn may_pass(error: &PublishError) -> bool {
-    const UNAVAILABLE: usize = 503;
-    match error.kind() {
-        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe | PublishErrorKind::StreamNotFound => true,
-        PublishErrorKind::Other => {
-            let said = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
-            said.is_some_and(|said| {
-                said.code() == UNAVAILABLE && said.error_code() != jetstream::ErrorCode::STREAM_STORE_FAILED
-            })
-        }
-        PublishErrorKind::WrongLastMessageId
-        | PublishErrorKind::WrongLastSequence
-        | PublishErrorKind::MaxAckPending
-        | PublishErrorKind::MaxPayloadExceeded => false,
     }
 }

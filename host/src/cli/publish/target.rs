@@ -57,6 +57,13 @@ impl Target {
         if all_held { None } else { Some(filters) }
     }
 
+    /// The stream that takes this subject.
+    pub(super) fn stream_of(&self, subject: &str) -> Option<&str> {
+        let takes = |filter: &String| subject::matches(filter, subject);
+        let mut configs = self.streams.iter().map(|stream| &stream.cached_info().config);
+        configs.find(|config| config.subjects.iter().any(takes)).map(|config| config.name.as_str())
+    }
+
     /// How long the streams surely know the ids of what they store.
     pub(super) fn duplicate_window(&self) -> Duration {
         let windows = self.streams.iter().map(|stream| stream.cached_info().config.duplicate_window);
