@@ -106,6 +106,17 @@ pub async fn resolve(jetstream: &Context, filters: &[String], streams: &[String]
     choose(&known, filters, streams)
 }
 
+/// Those of these subjects, wildcards allowed, that no user's stream holds.
+///
+/// # Errors
+/// When the streams cannot be listed.
+pub async fn without_holder(jetstream: &Context, subjects: &[String]) -> Result<Vec<String>, Error> {
+    let known: Vec<Info> =
+        jetstream.streams().try_collect().await.map_err(|error| Error::Unreachable(error.to_string()))?;
+    let unheld = |subject: &&String| !known.iter().any(|info| holds(info, subject));
+    Ok(subjects.iter().filter(unheld).cloned().collect())
+}
+
 /// The input of a saga's own timers, whose stream is made when it is missing.
 ///
 /// # Errors

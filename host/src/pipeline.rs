@@ -140,9 +140,10 @@ impl Pipeline {
     pub fn new(handler: Handler, claim: Claim, parts: Parts, order: u64) -> Self {
         let Parts { documents, journal, pace, outbox } = parts;
         let digest = handler.digest.to_string();
-        let sagas = handler.saga.as_ref().map(|facts| {
-            Sagas::new(&documents.bucket, &digest, Arc::clone(facts), &handler.settings)
-        });
+        let sagas = handler
+            .saga
+            .as_ref()
+            .map(|facts| Sagas::new(&documents.bucket, &digest, Arc::clone(facts), &handler.settings));
         let record_bytes = documents.jetstream.client().server_info().max_payload.saturating_sub(RECORD_ROOM);
         Self {
             handler,
@@ -255,8 +256,7 @@ impl Pipeline {
         let stream = self.stream_name(input);
         let mut guest = self.guest().map_err(|failure| Undecided::Trouble(Error::Instance(failure)))?;
         if let Some(sagas) = &mut self.sagas {
-            let decision =
-                sagas.decide(guest.as_mut(), &self.documents, &stream, arrivals, self.record_bytes).await?;
+            let decision = sagas.decide(guest.as_mut(), &self.documents, &stream, arrivals, self.record_bytes).await?;
             self.guest = Some(guest);
             return Ok(decision);
         }

@@ -16,6 +16,7 @@ use crate::intake;
 use crate::names;
 use crate::progress::{Report, State};
 use crate::registry::{Deployment, Desired, Registry};
+use crate::saga::Facts;
 use crate::sandbox::wire::{Batch, Description, Documents, Kind, Span};
 use crate::sandbox::{Cache, Guest as _, Limits, Module, Sandbox};
 use crate::settings::Settings;
@@ -85,6 +86,9 @@ impl Deploy {
                 let hint = error.hint();
                 Fault::usage(error).hint(hint)
             })?;
+        if description.kind == Kind::Saga {
+            check_targets(&jetstream, &description).await?;
+        }
         check_bucket(&jetstream, &name).await?;
         for input in &inputs {
             intake::check_consumer(&jetstream, &name, &input.stream).await.map_err(|error| {
@@ -153,7 +157,6 @@ pub(super) fn examine(bytes: &[u8], limits: &Limits) -> anyhow::Result<Descripti
     let module = Module::prepare(&Sandbox::new()?, &Cache::for_user(), limits, bytes)?;
     let mut instance = module.instantiate("deploy")?;
     let description = instance.describe()?;
-    anyhow::ensure!(description.kind == Kind::Projection, "it is a saga, and this version runs projections only");
     let nothing = Span { start: 0, length: 0 };
     instance.stage(&Batch { source: nothing, events: Vec::new(), blob: Vec::new() })?;
     instance.apply(&Documents { documents: Vec::new(), blob: Vec::new() }, &[])?;
@@ -169,6 +172,16 @@ fn bad_setting(error: crate::settings::Error) -> Fault {
     let inner = all.get("limits").map_or_else(Vec::new, names).into_iter().map(|name| format!("limits.{name}"));
     let known: Vec<String> = names(&all).into_iter().filter(|name| name != "limits").chain(inner).collect();
     Fault::usage(error).hint(format!("the settings are {}", known.join(", ")))
+}
+
+/// A saga whose commands nobody stores would hang at its first step.
+async fn check_targets(jetstream: &jetstream::Context, description: &Description) -> Result<(), Fault> {
+    let facts = Facts::parse(&description.extra).map_err(Fault::usage)?;
+    match inputs::without_holder(jetstream, &facts.sends).await.map_err(Fault::failed)?.first() {
+        None => Ok(()),
+        Some(subject) => Err(Fault::usage(anyhow::anyhow!("the saga sends to `{subject}`, which no stream holds"))
+            .hint(format!("make one with `nats stream add COMMANDS --subjects '{subject}' --defaults`"))),
+    }
 }
 
 async fn check_bucket(jetstream: &jetstream::Context, name: &str) -> Result<(), Fault> {
@@ -226,7 +239,11 @@ fn tell(
     if json {
         return Ok(output::json(&deployed)?);
     }
-    eprintln!("handler   {} (projection, state version {})", deployed.handler, deployed.state_version);
+    let kind = match description.kind {
+        Kind::Projection => "projection",
+        Kind::Saga => "saga",
+    };
+    eprintln!("handler   {} ({kind}, state version {})", deployed.handler, deployed.state_version);
     eprintln!("module    {} ({} bytes)", deployment.digest.short(), output::thousands(module_bytes as u64));
     eprintln!("reads     {} from {}", deployed.subjects.join(", "), deployed.streams.join(", "));
     eprintln!("documents nats kv get {} KEY", deployed.handler);

@@ -45,7 +45,8 @@ mod tests {
 
     #[test]
     fn what_the_sdk_writes_is_read() {
-        let extra = r#"{"sdk":"x","saga":{"late":"park","sends":["a.*"],"stateless":false,"keep_completed_seconds":60}}"#;
+        let extra =
+            r#"{"sdk":"x","saga":{"late":"park","sends":["a.*"],"stateless":false,"keep_completed_seconds":60}}"#;
         let facts = Facts::parse(extra).unwrap();
         let expected =
             Facts { late: Late::Park, sends: vec!["a.*".into()], stateless: false, keep_completed_seconds: 60 };
