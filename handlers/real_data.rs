@@ -1,5 +1,5 @@
 //! Real events and the answers that were computed from them elsewhere; a test of each handler includes this file.
-//! Folds a pack through the handler in batches of 500. Does nothing where the data is missing.
+//! Takes a pack through the handler, a projection in batches of 500. Does nothing where the data is missing.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,8 +13,8 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 
 use flate2::read::GzDecoder;
-use millstream_sdk::Projection;
-use millstream_sdk::testing::{event_line, replay};
+use millstream_sdk::testing::{Replayed, TestEvent, event_line, replay, replay_saga};
+use millstream_sdk::{Projection, Saga};
 use sha2::{Digest, Sha256};
 
 /// The answer to a question about a pack, and all documents of the handler.
@@ -22,6 +22,19 @@ pub(crate) fn answer_and_documents<P: Projection>(
     pack: &str,
     question: &str,
 ) -> Option<(serde_json::Value, BTreeMap<String, P>)> {
+    let (answers, events) = open(pack)?;
+    Some((answers["answers"][question].clone(), replay(events, 500)))
+}
+
+/// The answer to a question about a pack, and what the saga did until the end that the pack names.
+pub(crate) fn answer_and_replayed<S: Saga>(pack: &str, question: &str) -> Option<(serde_json::Value, Replayed<S>)> {
+    let (answers, events) = open(pack)?;
+    let end = answers["answers"]["clockEnd"].as_str().unwrap();
+    Some((answers["answers"][question].clone(), replay_saga(events, end)))
+}
+
+/// The answers and the events of a pack.
+fn open(pack: &str) -> Option<(serde_json::Value, impl Iterator<Item = TestEvent>)> {
     let data = std::env::var_os("MILLSTREAM_DATA")
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data")), PathBuf::from);
     let pack = data.join(pack);
@@ -30,10 +43,8 @@ pub(crate) fn answer_and_documents<P: Projection>(
         return None;
     };
     let answers = std::fs::read(pack.join("answers.json")).unwrap();
-    let answers: serde_json::Value = serde_json::from_slice(&answers).unwrap();
     let lines = BufReader::new(GzDecoder::new(events)).lines();
-    let documents = replay(lines.map(|line| event_line(&line.unwrap())), 500);
-    Some((answers["answers"][question].clone(), documents))
+    Some((serde_json::from_slice(&answers).unwrap(), lines.map(|line| event_line(&line.unwrap()))))
 }
 
 /// SHA-256 over the rows, each ended by a line feed, sorted by their bytes.

@@ -213,3 +213,184 @@ fn size(effect: &Effect) -> usize {
         Effect::Complete => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::trial::{COMPENSATE, COMPLETE, FAIL, Trial, done, firm, reject, step, timer};
+
+    fn send(more: &str) -> String {
+        format!(r#"{{"send":{{"subject":"shop.pay","type":"Pay","payload":1{more}}}}}"#)
+    }
+
+    const UNDO: &str = r#","undo":{"subject":"shop.unpay","type":"Unpay","payload":1}"#;
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name() {
+        let confirm = r#"{"confirm":{"step":"pay"}}"#;
+        let to = |subject: &str| format!(r#"{{"publish":{{"subject":"{subject}","type":"E","payload":1}}}}"#);
+        let undo_to = |subject: &str| {
+            format!(r#"{{"done":{{"step":"pay","undo":{{"subject":"{subject}","type":"U","payload":1}}}}}}"#)
+        };
+        let cases: &[(&[&str], &str)] = &[
+            (&[&send(r#","step":"pay""#)], "step `pay` has no undo: say how it is taken back"),
+            (
+                &[&send(&format!(r#","step":"pay","irreversible":true{UNDO}"#))],
+                "step `pay` has an undo and is irreversible",
+            ),
+            (&[r#"{"done":{"step":"pay"}}"#], "step `pay` has no undo"),
+            (&[&send(r#","step":"""#)], "step `` has no name"),
+            (
+                &[&send(r#","step":"pay","retry":{"times":1,"wait":1},"irreversible":true"#)],
+                "step `pay` has a retry, but no",
+            ),
+            (&[&send(r#","within":5"#)], "command `Pay` is no step"),
+            (&[&send(r#","retry":{"times":1,"wait":1}"#)], "command `Pay` is no step"),
+            (&[&send(UNDO)], "command `Pay` is no step"),
+            (&[&send(r#","irreversible":true"#)], "command `Pay` is no step"),
+            (&[&step("pay"), &step("pay")], "step `pay` is still waiting for an answer"),
+            (&[&step("pay"), &done("pay")], "step `pay` is still waiting for an answer"),
+            (&[confirm], "confirm `pay`: there is no such step"),
+            (&[&reject("pay")], "reject `pay`: there is no such step"),
+            (&[&step("pay"), &reject("pay"), confirm], "confirm `pay`: the step was rejected"),
+            (&[r#"{"timer":{"name":"","after":1}}"#], "timer `` has no name"),
+            (&[r#"{"timer":{"name":"t"}}"#], "timer `t` needs either `after` or `at`"),
+            (&[r#"{"timer":{"name":"t","after":1,"at":1}}"#], "timer `t` needs either `after` or `at`"),
+            (&[COMPLETE, &timer("t", 1)], "timer `t` comes after `complete`"),
+            (&[FAIL, COMPLETE], "`complete` comes after `fail`"),
+            (&[COMPENSATE, COMPENSATE], "`compensate` comes after `compensate`"),
+            (&[&to("shop.*")], "event `E`: \"shop.*\" is not a subject"),
+            (&[&to("")], "event `E`: \"\" is not a subject"),
+            (&[&to("bank.pay")], "event `E`: subject \"bank.pay\" is not among those the handler declares"),
+            (&[&to("shop")], "event `E`: subject \"shop\" is not among"),
+            (&[&undo_to("bank.pay")], "step `pay`: subject \"bank.pay\" is not among"),
+            (&[&undo_to("shop.>")], "step `pay`: \"shop.>\" is not a subject"),
+            (&[r#"{"publish":{"subject":"shop.e","type":"","payload":1}}"#], "event `` has no type"),
+        ];
+        for (effects, reason) in cases {
+            // On a new instance, and on one that is there already.
+            let mut trial = Trial::new();
+            let fate = trial.event("e1", effects);
+            assert!(fate.starts_with(&format!("refused: {reason}")), "{effects:?} {fate}");
+            assert!(trial.instance.is_none());
+            trial.event("e0", &[]);
+            assert_eq!(trial.event("e1", effects), fate);
+        }
+    }
+
+    #[test]
+    fn what_came_before_in_the_unit_counts() {
+        let fine: &[&[&str]] = &[
+            &[&step("pay"), r#"{"confirm":{"step":"pay"}}"#, &step("pay")],
+            &[&step("pay"), &reject("pay"), &reject("pay"), &firm("pay")],
+            &[&done("pay"), &step("pay")],
+            &[&done("pay"), &reject("pay"), COMPLETE],
+            &[r#"{"cancel":{"name":"never set"}}"#],
+            &[&send(""), &send(r#","step":"pay","irreversible":true"#)],
+        ];
+        for effects in fine {
+            assert_eq!(Trial::new().event("e1", effects), "react", "{effects:?}");
+        }
+    }
+
+    #[test]
+    fn the_answered_step_counts_as_finished() {
+        let mut trial = Trial::new();
+        trial.event("e1", &[&step("pay")]);
+        assert!(trial.event("e2", &[&step("pay")]).contains("still waiting"));
+        assert_eq!(trial.answer("e3", "pay", &[&step("pay")]), "react");
+        assert_eq!(trial.steps(), "pay confirmed, pay sent");
+        assert_eq!(trial.answer("e4", "pay", &[&reject("pay")]), "react");
+        assert_eq!(trial.steps(), "pay confirmed, pay rejected", "the last of that name is meant");
+        assert!(trial.event("e5", &[r#"{"confirm":{"step":"pay"}}"#]).contains("was rejected"));
+    }
+
+    #[test]
+    fn a_new_life_knows_no_steps_of_the_old() {
+        let mut trial = Trial::new().late(crate::Late::Start);
+        trial.event("e1", &[&step("pay")]);
+        trial.event("e2", &[COMPLETE]);
+        assert!(trial.event("e3", &[r#"{"confirm":{"step":"pay"}}"#]).contains("no such step"));
+        assert_eq!(trial.event("e3", &[&step("pay")]), "react");
+        assert_eq!(trial.steps(), "pay sent");
+    }
+
+    #[test]
+    fn limits() {
+        let mut trial = Trial::new();
+        trial.rules.effects_per_unit = 2;
+        trial.rules.effect_bytes = 100;
+        let three: [&str; 3] = [r#"{"cancel":{"name":"t"}}"#; 3];
+        assert_eq!(trial.event("e1", &three), "refused: 3 effects at once are more than the 2 allowed");
+        assert_eq!(trial.event("e1", &three[..2]), "react");
+
+        // Each has 11 bytes besides: subject and type.
+        let payload = |bytes: usize| {
+            format!(r#"{{"publish":{{"subject":"shop.event","type":"E","payload":"{}"}}}}"#, "x".repeat(bytes - 13))
+        };
+        assert_eq!(trial.event("e2", &[&payload(101)]), "refused: event `E` has 101 bytes, more than the 100 allowed");
+        assert_eq!(trial.event("e2", &[&payload(100)]), "react");
+        let large = "x".repeat(100);
+        for effect in [
+            send(&format!(r#","step":"p","undo":{{"subject":"shop.u","type":"U","payload":"{large}"}}"#)),
+            format!(r#"{{"done":{{"step":"p","undo":{{"subject":"shop.u","type":"U","payload":"{large}"}}}}}}"#),
+            format!(r#"{{"timer":{{"name":"t","after":1,"payload":"{large}"}}}}"#),
+            format!(r#"{{"timer":{{"name":"t{large}","after":1}}}}"#),
+            format!(r#"{{"cancel":{{"name":"t{large}"}}}}"#),
+            format!(r#"{{"confirm":{{"step":"t{large}"}}}}"#),
+            format!(r#"{{"reject":{{"step":"t","reason":"{large}"}}}}"#),
+            format!(r#"{{"fail":{{"reason":"{large}1"}}}}"#),
+            format!(r#"{{"compensate":{{"reason":"{large}1"}}}}"#),
+        ] {
+            let fate = trial.event("e3", &[&effect]);
+            assert!(fate.ends_with("more than the 100 allowed"), "{effect} {fate}");
+        }
+    }
+
+    #[test]
+    fn a_chain_of_messages_ends() {
+        let mut trial = Trial::new();
+        trial.rules.max_depth = 3;
+        let mut given = |depth: u32, effects: Vec<String>| {
+            let given = crate::trial::Given {
+                id: format!("e{depth}"),
+                event_type: "Event".into(),
+                causation: String::new(),
+                depth,
+                due: None,
+            };
+            trial.give(&given, |_, _| (None, effects))
+        };
+        assert_eq!(given(2, vec![step("pay")]), "react");
+        assert_eq!(
+            given(3, vec![step("ship")]),
+            "refused: step `ship` would be number 4 in a chain of messages that cause each other; 3 are allowed"
+        );
+        assert_eq!(given(3, vec![timer("t", 1)]), "react", "a timer begins a new chain");
+        assert_eq!(given(7, vec![COMPENSATE.into()]), "react", "taking back is always allowed");
+        assert_eq!(trial.messages().map(|message| message.depth).collect::<Vec<_>>(), [3, 8]);
+    }
+
+    #[test]
+    fn without_instances_there_are_only_messages() {
+        let mut trial = Trial::new();
+        trial.rules.stateless = true;
+        assert_eq!(
+            trial.event("e1", &[&send(""), r#"{"publish":{"subject":"shop.e","type":"E","payload":1}}"#]),
+            "react"
+        );
+        assert_eq!(trial.lines(), ["send Pay", "publish E"]);
+        for effect in [
+            &*step("s"),
+            &done("s"),
+            &timer("s", 1),
+            r#"{"cancel":{"name":"s"}}"#,
+            &reject("s"),
+            COMPENSATE,
+            COMPLETE,
+            FAIL,
+        ] {
+            let fate = trial.event("e1", &[effect]);
+            assert!(fate.ends_with("needs an instance, and this handler keeps none"), "{fate}");
+        }
+    }
+}

@@ -176,3 +176,154 @@ fn milliseconds(milliseconds: u64) -> String {
         _ => format!("{milliseconds} ms"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trial::{COMPENSATE, COMPLETE, TIME, Trial, firm, step, timer};
+    use crate::{Cause, Late};
+
+    #[test]
+    fn an_answer_and_its_deadline_have_one_outcome_and_the_loser_is_late() {
+        let mut trial = Trial::new();
+        trial.event("e1", &[&firm("pay")]);
+        assert_eq!(trial.answer("e2", "pay", &[]), "react");
+        assert_eq!(trial.fire("pay.deadline", &[]), "ignored");
+        assert_eq!((trial.status(), trial.steps()), ("running".into(), "pay confirmed".into()));
+
+        let mut trial = Trial::new();
+        trial.event("e1", &[&firm("pay")]);
+        assert_eq!(trial.fire("pay.deadline", &[]), "settled");
+        assert_eq!(trial.answer("e2", "pay", &[]), "late");
+        assert_eq!((trial.status(), trial.steps()), ("compensated".into(), "pay kept".into()));
+        assert_eq!(trial.instance.as_ref().unwrap().reason.as_deref(), Some("step pay: no answer within 30 s"));
+        assert_eq!(trial.fire("pay.deadline", &[]), "ignored");
+    }
+
+    #[test]
+    fn any_attempt_may_be_answered_even_while_waiting_for_the_next() {
+        for (answered, waiting) in [("pay", "pay.retry"), ("pay", "pay.2.deadline"), ("pay.2", "pay.2.deadline")] {
+            let mut trial = Trial::new();
+            trial.event("e1", &[&step("pay")]);
+            trial.fire("pay.deadline", &[]);
+            if waiting == "pay.2.deadline" {
+                trial.fire("pay.retry", &[]);
+            }
+            trial.lines();
+            assert_eq!(trial.answer("e2", answered, &[]), "react");
+            assert_eq!(trial.steps(), "pay confirmed");
+            assert_eq!(trial.lines(), [format!("cancel {waiting}")]);
+            assert_eq!(trial.fire(waiting, &[]), "ignored");
+        }
+    }
+
+    #[test]
+    fn each_timer_counts_once() {
+        let mut trial = Trial::new();
+        trial.event("e1", &[&step("pay"), &timer("remind", 5)]);
+        for (timer, fate) in [
+            ("pay.deadline", "settled"),
+            ("pay.deadline", "ignored"),
+            ("pay.retry", "settled"),
+            ("pay.retry", "ignored"),
+            ("pay.deadline", "ignored"),
+            ("pay.2.deadline", "settled"),
+            ("pay.retry", "ignored"),
+            ("remind", "wake"),
+            ("remind", "ignored"),
+        ] {
+            assert_eq!(trial.fire(timer, &[]), fate, "{timer}");
+        }
+    }
+
+    #[test]
+    fn an_instance_that_begins_again_gets_none_of_the_old_timers() {
+        let mut trial = Trial::new().late(Late::Start);
+        let effects = [step("pay"), step("ship"), timer("remind", 5)];
+        let effects: Vec<&str> = effects.iter().map(String::as_str).collect();
+        trial.event("e1", &effects);
+        trial.fire("ship.deadline", &[]);
+        let old: Vec<_> = ["pay.deadline", "ship.retry", "remind"]
+            .map(|timer| trial.id_of(timer))
+            .iter()
+            .map(|id| trial.out.iter().find_map(|outgoing| crate::trial::due(outgoing, id)).unwrap())
+            .collect();
+        trial.event("e2", &[COMPLETE]);
+        assert_eq!(trial.event("e3", &effects), "react");
+        for given in &old {
+            assert_eq!(trial.give(given, |_, _| unreachable!()), "ignored", "{given:?}");
+        }
+        // Even if it bore the same ids: the life says whose it is.
+        for timer in ["pay.deadline", "remind"] {
+            let id = trial.id_of(timer);
+            let mut given = trial.out.iter().find_map(|outgoing| crate::trial::due(outgoing, &id)).unwrap();
+            given.due.as_mut().unwrap().life = "e1".into();
+            assert_eq!(trial.give(&given, |_, _| unreachable!()), "ignored", "{given:?}");
+            given.due.as_mut().unwrap().life = "e3".into();
+            assert_ne!(trial.give(&given, |_, _| (None, Vec::new())), "ignored", "{given:?}");
+        }
+        trial.instance = None;
+        assert_eq!(trial.give(&old[0], |_, _| unreachable!()), "ignored", "there is no instance at all");
+    }
+
+    #[test]
+    fn a_timer_wakes_the_handler_with_what_it_left() {
+        let mut trial = Trial::new();
+        trial.event("e1", &[&timer("remind", 5), r#"{"timer":{"name":"plain","at":0}}"#]);
+        let cause =
+            Cause { id: "t", event_type: "millstream.timer", time: TIME, correlation: "", causation: "", depth: 0 };
+        for (name, expected) in [
+            ("remind", r#"{"key":"C42","name":"remind","payload":{"n":1}}"#),
+            ("plain", r#"{"key":"C42","name":"plain","payload":null}"#),
+        ] {
+            let timer = Waiting::User { name: name.into(), id: trial.id_of(name) };
+            let due = Due { key: "C42".into(), life: "e1".into(), timer };
+            let unit = Unit { rules: &trial.rules, key: "C42", cause: &cause };
+            let DueVerdict::Wake { payload, .. } = unit.due(&due, &mut trial.instance, &mut Vec::new()) else {
+                panic!("{name}")
+            };
+            assert_eq!(String::from_utf8(payload).unwrap(), expected);
+        }
+        let refused = trial.fire("remind", &[r#"{"confirm":{"step":"x"}}"#]);
+        assert!(refused.starts_with("refused"), "{refused}");
+        assert_eq!(trial.fire("remind", &[&step("pay")]), "wake", "a refused timer stays");
+        assert_eq!(trial.did(), "timer remind");
+        assert_eq!(trial.instance.as_ref().unwrap().timers.len(), 1);
+        trial.event("e2", &[COMPENSATE]);
+        assert_eq!(trial.fire("plain", &[]), "ignored", "compensation cancels timers");
+    }
+
+    #[test]
+    fn waits_double_up_to_five_minutes_and_scatter_by_a_quarter() {
+        let cases =
+            [(1000, 1, 1000), (1000, 2, 2000), (1000, 9, 256_000), (1000, 10, 300_000), (1000, 99, 300_000), (0, 5, 0)];
+        // An hour was asked for.
+        for (wait_ms, tried, least) in cases.into_iter().chain([(3_600_000, 1, 3_600_000), (3_600_000, 2, 3_600_000)]) {
+            let waits =
+                (0..100).map(|number| wait(Retry { times: 99, wait: wait_ms }, tried, &format!("orders.{number}")));
+            let waits: std::collections::BTreeSet<u64> = waits.collect();
+            let (first, last) = (waits.first().unwrap(), waits.last().unwrap());
+            assert!(*first >= least && *first <= least + least / 20, "{wait_ms} {tried} {first}");
+            assert!(*last <= least + least / 4 && *last >= least + least / 5, "{wait_ms} {tried} {last}");
+        }
+        wait(Retry { times: u32::MAX, wait: u64::MAX }, u32::MAX, "x");
+    }
+
+    #[test]
+    fn the_wire_is_what_the_host_and_its_commands_write() {
+        let due = |timer| serde_json::to_string(&Due { key: "C42".into(), life: "e1".into(), timer }).unwrap();
+        let (step, id) = (String::from("pay"), String::from("orders.1"));
+        let cases = [
+            (Waiting::Resume, r#""resume""#),
+            (Waiting::User { name: "t".into(), id: id.clone() }, r#"{"user":{"name":"t","id":"orders.1"}}"#),
+            (
+                Waiting::Deadline { step: step.clone(), id: id.clone() },
+                r#"{"deadline":{"step":"pay","id":"orders.1"}}"#,
+            ),
+            (Waiting::Retry { step, id }, r#"{"retry":{"step":"pay","id":"orders.1"}}"#),
+        ];
+        for (timer, expected) in cases {
+            assert_eq!(due(timer), format!(r#"{{"key":"C42","life":"e1","timer":{expected}}}"#));
+        }
+    }
+}

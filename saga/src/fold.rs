@@ -36,12 +36,16 @@ impl Unit<'_> {
                 None => return Err(self.changed()),
             },
         };
-        let did = self.met(reaction.0, instance, out);
+        let mut did = self.met(reaction.0, instance, out);
         if state.is_some() {
             instance.state = state;
         }
         for (ordinal, effect) in effects.into_iter().enumerate() {
             self.effect(ordinal, effect, instance, out);
+        }
+        if let Meets::Step(number) = reaction.0 {
+            let rejected = instance.steps.get(number).is_some_and(|step| step.state == StepState::Rejected);
+            did.push_str(if rejected { " rejected" } else { " confirmed" });
         }
         self.record(instance, did, Status::Running);
         Ok(())
@@ -81,7 +85,7 @@ impl Unit<'_> {
             Meets::Step(number) => {
                 self.answered(number, instance, StepState::Confirmed, out);
                 let name = instance.steps.get(number).map_or("", |step| &step.step);
-                format!("step {name} confirmed")
+                format!("step {name}")
             }
             Meets::Timer(number) => {
                 let timer =
@@ -223,5 +227,227 @@ fn last_of(step: &str, instance: &Instance) -> Option<usize> {
 fn cancel_timer(name: &str, instance: &mut Instance, out: &mut Vec<Outgoing>) {
     if let Some(number) = instance.timers.iter().position(|timer| timer.name == name) {
         out.extend(instance.timers.drain(number..=number).map(|timer| Outgoing::Cancel { id: timer.id }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::due::{Due, Waiting};
+    use crate::outgoing::Message;
+    use crate::trial::{COMPENSATE, COMPLETE, FAIL, Given, TIME, Trial, done, reject, step, timer};
+    use crate::{Cause, Late, Rules};
+
+    fn body(life: &str, timer: Waiting) -> Vec<u8> {
+        serde_json::to_vec(&Due { key: "C42".into(), life: life.into(), timer }).unwrap()
+    }
+
+    #[test]
+    fn what_goes_out_says_all_the_host_needs() {
+        let sends = [String::from("shop.*")];
+        let rules = Rules { handler: "orders", sends: &sends, ..Rules::default() };
+        let cause = Cause { id: "e1", event_type: "Placed", time: TIME, correlation: "c1", causation: "x", depth: 4 };
+        let effects = [
+            step("pay"),
+            timer("remind", 1500),
+            r#"{"publish":{"subject":"shop.e","type":"E","payload":[1, 2]}}"#.into(),
+        ];
+        let effects = effects.map(|effect| serde_json::from_str(&effect.replace("shop.un.pay", "shop.unpay")).unwrap());
+        let (mut instance, mut out) = (None, Vec::new());
+        let unit = Unit { rules: &rules, key: "C42", cause: &cause };
+        unit.fold(Reaction(Meets::New), &mut instance, None, effects.into(), &mut out).unwrap();
+
+        let ids: Vec<String> = (0..3).map(|ordinal| id::id("orders", "e1", "C42", ordinal)).collect();
+        let message = Message {
+            id: ids[0].clone(),
+            subject: "shop.pay".into(),
+            event_type: "pay".into(),
+            command: true,
+            payload: br#"{"n":1}"#.into(),
+            key: "C42".into(),
+            correlation: "c1".into(),
+            causation: "e1".into(),
+            step: Some("pay".into()),
+            attempt: 1,
+            depth: 5,
+            within_ms: Some(30_000),
+        };
+        let expected = [
+            Outgoing::Message(message.clone()),
+            Outgoing::Wait {
+                id: format!("{}.deadline", ids[0]),
+                after_ms: 30_000,
+                body: body("e1", Waiting::Deadline { step: "pay".into(), id: ids[0].clone() }),
+                correlation: "c1".into(),
+                causation: "e1".into(),
+            },
+            Outgoing::Timer {
+                id: ids[1].clone(),
+                due: TIME + 1_500_000_000,
+                body: body("e1", Waiting::User { name: "remind".into(), id: ids[1].clone() }),
+                correlation: "c1".into(),
+                causation: "e1".into(),
+            },
+            Outgoing::Message(Message {
+                id: ids[2].clone(),
+                subject: "shop.e".into(),
+                event_type: "E".into(),
+                command: false,
+                payload: b"[1, 2]".into(),
+                step: None,
+                within_ms: None,
+                ..message
+            }),
+        ];
+        assert_eq!(out, expected);
+        // The journal keeps it until it is published.
+        let journalled = postcard::to_stdvec(&out).unwrap();
+        assert_eq!(postcard::from_bytes::<Vec<Outgoing>>(&journalled).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_handler_finds_its_state_until_a_new_life_begins() {
+        let mut trial = Trial::new().late(Late::Start);
+        let mut give = |id: &str, found: Option<&str>, state: Option<&str>, effect: &[&str]| {
+            let given = Given { id: id.into(), event_type: "E".into(), causation: String::new(), depth: 0, due: None };
+            let fate = trial.give(&given, |before, _| {
+                assert_eq!(before.map(RawValue::get), found, "{id}");
+                (state.map(Into::into), effect.iter().map(|effect| String::from(*effect)).collect())
+            });
+            assert_eq!(fate, "react");
+        };
+        give("e1", None, None, &[]);
+        give("e2", None, Some(r#"{"n": 1}"#), &[]);
+        give("e3", Some(r#"{"n": 1}"#), None, &[]);
+        give("e4", Some(r#"{"n": 1}"#), Some("2"), &[COMPLETE]);
+        give("e5", None, Some("3"), &[]);
+        give("e6", Some("3"), None, &[]);
+    }
+
+    #[test]
+    fn a_new_life_keeps_nothing_but_the_history() {
+        let mut trial = Trial::new().late(Late::Start);
+        trial.event("e1", &[&step("pay")]);
+        trial.event("e2", &[FAIL]);
+        trial.event("e3", &[]);
+        let instance = trial.instance.as_ref().unwrap();
+        assert_eq!((&*instance.life, &*instance.correlation, &instance.reason), ("e3", "e3", &None));
+        assert!(instance.steps.is_empty() && instance.timers.is_empty());
+        assert_eq!(
+            instance.history.iter().map(|transition| &*transition.did).collect::<Vec<_>>(),
+            ["begin", "react; failed", "begin"]
+        );
+    }
+
+    #[test]
+    fn a_rejection_wins_over_the_confirmation_that_the_answer_is() {
+        let mut trial = Trial::new();
+        trial.event("e1", &[&step("pay")]);
+        trial.lines();
+        trial.answer("e2", "pay", &[&reject("pay")]);
+        assert_eq!(trial.steps(), "pay rejected");
+        assert_eq!(trial.lines(), ["cancel pay.deadline"]);
+        assert_eq!(trial.instance.unwrap().steps[0].reason.as_deref(), Some("no pay"));
+    }
+
+    #[test]
+    fn a_step_may_be_confirmed_or_rejected_by_any_event() {
+        for (effect, state) in [(r#"{"confirm":{"step":"pay"}}"#, "pay confirmed"), (&*reject("pay"), "pay rejected")] {
+            let mut trial = Trial::new();
+            trial.event("e1", &[&step("pay")]);
+            trial.lines();
+            trial.event("e2", &[effect]);
+            assert_eq!(trial.steps(), state);
+            assert_eq!(trial.lines(), ["cancel pay.deadline"]);
+            assert_eq!(trial.fire("pay.deadline", &[]), "ignored");
+        }
+    }
+
+    #[test]
+    fn an_end_cancels_all_that_waits() {
+        for (end, status, undo_left) in [(COMPLETE, "completed", false), (FAIL, "failed", true)] {
+            let mut trial = Trial::new();
+            trial.event("e1", &[&done("order"), &step("pay"), &step("ship"), &timer("remind", 5)]);
+            trial.fire("ship.deadline", &[]);
+            trial.lines();
+            trial.event("e2", &[end]);
+            assert_eq!(trial.lines(), ["cancel pay.deadline", "cancel ship.retry", "cancel remind"]);
+            assert_eq!(trial.status(), status);
+            for timer in ["pay.deadline", "ship.retry", "remind"] {
+                assert_eq!(trial.fire(timer, &[]), "ignored", "{timer}");
+            }
+            let instance = trial.instance.as_ref().unwrap();
+            assert!(instance.timers.is_empty() && instance.steps.iter().all(|step| step.payload.is_none()));
+            assert_eq!(instance.steps.iter().any(|step| step.undo.is_some()), undo_left);
+        }
+    }
+
+    #[test]
+    fn a_timer_is_replaced_by_one_of_its_name_and_can_be_taken_back() {
+        let mut trial = Trial::new();
+        trial.event("e1", &[&timer("remind", 5)]);
+        let first = trial.id_of("remind");
+        trial.event("e2", &[&timer("remind", 7)]);
+        let second = trial.id_of("remind");
+        let instance = trial.instance.as_ref().unwrap();
+        assert_eq!(instance.timers.len(), 1);
+        assert_eq!((&*instance.timers[0].id, &*instance.timers[0].at), (&*second, "2026-01-01T00:00:00.007Z"));
+        assert_eq!(trial.lines(), ["timer remind", "cancel remind", "timer remind"]);
+        assert_eq!(trial.out[1], Outgoing::Cancel { id: first.clone() });
+
+        let fire = |trial: &mut Trial, id: &str| {
+            let given = trial.out.iter().find_map(|outgoing| crate::trial::due(outgoing, id)).unwrap();
+            trial.give(&given, |_, _| (None, Vec::new()))
+        };
+        assert_eq!(fire(&mut trial, &first), "ignored", "it was replaced");
+        assert_eq!(fire(&mut trial, &second), "wake");
+        assert_eq!(fire(&mut trial, &second), "ignored", "it has fired");
+
+        trial.event("e3", &[&timer("remind", 9), r#"{"cancel":{"name":"remind"}}"#]);
+        assert_eq!(trial.lines().len(), 2);
+        let third = id::id("orders", "e3", "C42", 0);
+        assert_eq!(fire(&mut trial, &third), "ignored", "it was taken back");
+    }
+
+    #[test]
+    fn a_time_beyond_all_times_is_the_last_one() {
+        for effect in [
+            r#"{"timer":{"name":"t","after":18446744073709551615}}"#,
+            r#"{"timer":{"name":"t","at":9223372036854775807}}"#,
+        ] {
+            let mut trial = Trial::new();
+            trial.event("e1", &[effect]);
+            assert!(matches!(trial.out[0], Outgoing::Timer { due: i64::MAX, .. }));
+            assert_eq!(trial.instance.unwrap().timers[0].at, "2262-04-11T23:47:16.854Z");
+        }
+    }
+
+    #[test]
+    fn a_payload_is_kept_only_while_it_may_be_sent_again() {
+        let mut trial = Trial::new();
+        trial.event("e1", &[&step("pay"), &crate::trial::firm("ship")]);
+        let kept = |trial: &Trial| -> Vec<bool> {
+            trial.instance.as_ref().unwrap().steps.iter().map(|step| step.payload.is_some()).collect()
+        };
+        assert_eq!(kept(&trial), [true, false], "only one has retries");
+        trial.answer("e2", "pay", &[]);
+        assert_eq!(kept(&trial), [false, false]);
+    }
+
+    #[test]
+    fn an_instance_that_changed_since_it_was_judged_is_left_alone() {
+        let mut trial = Trial::new();
+        trial.event("e1", &[&step("pay")]);
+        trial.event("e2", &[COMPENSATE]);
+        let cause = Cause { id: "e3", event_type: "E", time: TIME, correlation: "", causation: "", depth: 0 };
+        let unit = Unit { rules: &trial.rules, key: "C42", cause: &cause };
+        for meets in [Meets::Nothing, Meets::New, Meets::Running, Meets::Step(0), Meets::Step(9), Meets::Timer(0)] {
+            let before = trial.instance.as_ref().unwrap().write();
+            let refusal = unit.fold(Reaction(meets), &mut trial.instance, None, Vec::new(), &mut trial.out);
+            assert_eq!(refusal, Err(Refusal::Changed { key: "C42".into() }), "{meets:?}");
+            assert_eq!(trial.instance.as_ref().unwrap().write(), before);
+        }
+        let refusal = unit.fold(Reaction(Meets::Running), &mut None, None, Vec::new(), &mut trial.out);
+        assert_eq!(refusal, Err(Refusal::Changed { key: "C42".into() }));
     }
 }

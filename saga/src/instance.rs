@@ -326,3 +326,128 @@ const fn is_false(value: &bool) -> bool {
 const fn is_zero(value: &u32) -> bool {
     *value == 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trial::{COMPENSATE, Trial, done, step, timer};
+
+    #[test]
+    fn people_can_read_the_document() {
+        let mut trial = Trial::new();
+        trial.event("e1", &[&done("order"), &step("pay"), &timer("remind", 86_400_000)]);
+        let document = serde_json::to_string_pretty(&trial.instance).unwrap();
+        let [order, pay, remind] = [0, 1, 2].map(|ordinal| crate::id("orders", "e1", "C42", ordinal));
+        let expected = format!(
+            r#"{{
+  "status": "running",
+  "state": null,
+  "correlation": "e1",
+  "life": "e1",
+  "steps": [
+    {{
+      "step": "order",
+      "state": "confirmed",
+      "id": "{order}",
+      "attempt": 0,
+      "undo": {{
+        "subject": "shop.un.order",
+        "type": "unorder",
+        "payload": 7
+      }}
+    }},
+    {{
+      "step": "pay",
+      "state": "sent",
+      "id": "{pay}",
+      "attempt": 1,
+      "subject": "shop.pay",
+      "type": "pay",
+      "payload": {{"n":1}},
+      "within_ms": 30000,
+      "retry": {{
+        "times": 2,
+        "wait": 1000
+      }},
+      "undo": {{
+        "subject": "shop.un.pay",
+        "type": "unpay",
+        "payload": null
+      }}
+    }}
+  ],
+  "timers": [
+    {{
+      "name": "remind",
+      "id": "{remind}",
+      "at": "2026-01-02T00:00:00.000Z",
+      "payload": {{"n":1}}
+    }}
+  ],
+  "history": [
+    {{
+      "event": "e1",
+      "type": "Event",
+      "at": "2026-01-01T00:00:00.000Z",
+      "digest": "0123456789ab",
+      "did": "begin"
+    }}
+  ],
+  "late": 0
+}}"#
+        );
+        assert_eq!(document, expected);
+    }
+
+    #[test]
+    fn a_payload_of_null_is_still_a_payload() {
+        let mut trial = Trial::new();
+        trial.event("e1", &[&step("pay").replace(r#"{"n":1}"#, "null")]);
+        trial.fire("pay.deadline", &[]);
+        assert_eq!(trial.fire("pay.retry", &[]), "settled");
+        assert!(trial.messages().all(|message| message.payload == b"null"));
+        assert_eq!(trial.messages().count(), 2);
+    }
+
+    #[test]
+    fn the_history_is_bounded_and_keeps_the_newest() {
+        let mut trial = Trial::new();
+        for number in 0..50 {
+            trial.event(&format!("e{number}"), &[]);
+        }
+        let history = trial.instance.unwrap().history;
+        assert_eq!(history.len(), HISTORY);
+        assert_eq!((&*history[0].event, &*history[HISTORY - 1].event), ("e18", "e49"));
+    }
+
+    #[test]
+    fn a_command_id_is_known_in_one_spelling_only() {
+        let mut trial = Trial::new();
+        trial.event("e1", &[&step("pay")]);
+        trial.fire("pay.deadline", &[]);
+        trial.fire("pay.retry", &[]);
+        trial.event("e2", &[COMPENSATE]);
+        let (id, instance) = (trial.id_of("pay"), trial.instance.unwrap());
+        let find =
+            |rest: &str| instance.find(&format!("{id}{rest}")).map(|(_, attempt)| (attempt.undo, attempt.number));
+        assert_eq!(find(""), Some((false, 1)));
+        assert_eq!(find(".2"), Some((false, 2)));
+        assert_eq!(find(".undo"), Some((true, 1)));
+        for rest in
+            [".1", ".3", ".02", ".+2", ".", "2", ".undo.1", ".undo.2", ".undo.", ".undo2", ".deadline", ".undo.undo"]
+        {
+            assert_eq!(find(rest), None, "{rest}");
+        }
+        assert!(instance.find("").is_none() && instance.find("orders.").is_none());
+    }
+
+    #[test]
+    fn what_is_no_instance_is_not_read() {
+        for document in ["", "{}", "null", "[]", r#"{"status":"asleep","state":null,"correlation":"","life":""}"#] {
+            assert!(Instance::read(document.as_bytes()).is_err(), "{document}");
+        }
+        let least = r#"{"status":"running","state":{"n": 1.0},"correlation":"c","life":"l"}"#;
+        let read = Instance::read(least.as_bytes()).unwrap();
+        assert_eq!(read.state().unwrap().get(), r#"{"n": 1.0}"#, "the state is the handler's, to the byte");
+    }
+}

@@ -80,3 +80,139 @@ impl Unit<'_> {
         Verdict::Late
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trial::{COMPENSATE, COMPLETE, FAIL, Trial, done, reject, step};
+
+    const LATES: [Late; 3] = [Late::Start, Late::Ignore, Late::Park];
+
+    #[test]
+    fn an_event_without_an_instance_meets_the_policy_unless_it_begins_one() {
+        for late in LATES {
+            let mut trial = Trial::new().late(late);
+            assert_eq!(trial.event("e1", &[]), "react");
+        }
+        let none = "refused: there is no instance \"C42\", and this event begins none";
+        for (late, fate) in [(Late::Start, "react"), (Late::Ignore, "ignored"), (Late::Park, none)] {
+            let mut trial = Trial::new().late(late);
+            trial.starts = false;
+            assert_eq!(trial.event("e1", &[]), fate, "{late:?}");
+            assert_eq!(trial.instance.is_some(), late == Late::Start);
+        }
+    }
+
+    #[test]
+    fn an_event_after_the_end_meets_the_policy_even_if_it_could_begin_one() {
+        for (end, status) in [(COMPLETE, "completed"), (COMPENSATE, "compensated"), (FAIL, "failed")] {
+            let ended = format!("refused: instance \"C42\" is {status}, and this event comes after that");
+            for (late, fate) in [(Late::Start, "react"), (Late::Ignore, "late"), (Late::Park, &ended)] {
+                let mut trial = Trial::new().late(late);
+                trial.event("e1", &[end]);
+                assert_eq!(trial.status(), status);
+                assert_eq!(trial.event("e2", &[]), fate, "{late:?}");
+                assert_eq!(trial.instance.as_ref().unwrap().late, u64::from(late == Late::Ignore));
+                assert_eq!(trial.status(), if late == Late::Start { "running" } else { status });
+                assert_eq!(trial.instance.as_ref().unwrap().life, if late == Late::Start { "e2" } else { "e1" });
+            }
+        }
+    }
+
+    #[test]
+    fn while_it_takes_back_all_other_events_are_late_whatever_the_policy() {
+        for late in LATES {
+            let mut trial = Trial::new().late(late);
+            trial.event("e1", &[&done("order"), &step("pay")]);
+            trial.event("e2", &[COMPENSATE]);
+            assert_eq!(trial.event("e3", &[]), "late");
+            assert_eq!(trial.did(), "late: the saga is compensating");
+            assert_eq!(trial.answer("e4", "pay", &[]), "late");
+            assert_eq!(trial.did(), "late: answer to step pay, the saga is compensating");
+            assert_eq!(trial.instance.as_ref().unwrap().late, 2);
+            assert_eq!(trial.steps(), "order confirmed, pay undoing");
+        }
+    }
+
+    #[test]
+    fn an_answer_confirms_its_step_and_then_the_handler_sees_it() {
+        let mut trial = Trial::new();
+        trial.event("e1", &[&step("pay")]);
+        assert_eq!(trial.lines(), ["send pay", "wait pay.deadline"]);
+        assert_eq!(trial.answer("e2", "pay", &[&step("ship")]), "react");
+        assert_eq!(trial.lines(), ["cancel pay.deadline", "send ship", "wait ship.deadline"]);
+        assert_eq!(trial.steps(), "pay confirmed, ship sent");
+        assert_eq!(trial.did(), "step pay confirmed");
+        let pay = &trial.instance.as_ref().unwrap().steps[0];
+        assert_eq!((pay.reply.as_deref(), pay.payload.is_none()), (Some("e2"), true));
+    }
+
+    #[test]
+    fn a_second_answer_is_an_event_like_any_other() {
+        let mut trial = Trial::new();
+        trial.event("e1", &[&step("pay"), &step("ship")]);
+        trial.answer("e2", "pay", &[]);
+        trial.answer("e3", "ship", &[&reject("ship")]);
+        trial.lines();
+        assert_eq!((trial.answer("e4", "pay", &[]), trial.did()), ("react".into(), "react"));
+        assert_eq!((trial.answer("e5", "ship", &[]), trial.did()), ("react".into(), "react"));
+        assert_eq!(trial.steps(), "pay confirmed, ship rejected");
+        assert_eq!(trial.lines(), [""; 0]);
+    }
+
+    #[test]
+    fn an_answer_after_the_end_is_late_whatever_the_policy() {
+        for late in LATES {
+            let mut trial = Trial::new().late(late);
+            trial.event("e1", &[&done("order"), &step("pay")]);
+            trial.event("e2", &[COMPLETE]);
+            assert_eq!(trial.answer("e3", "pay", &[]), "late", "{late:?}");
+            assert_eq!(trial.did(), "late: answer to step pay, the saga is completed");
+            assert_eq!(trial.status(), "completed");
+        }
+    }
+
+    #[test]
+    fn an_event_counts_once() {
+        let mut trial = Trial::new().late(Late::Start);
+        trial.event("e1", &[&step("pay")]);
+        assert_eq!(trial.event("e1", &[&step("ship")]), "duplicate");
+        trial.answer("e2", "pay", &[]);
+        assert_eq!(trial.answer("e2", "pay", &[&step("ship")]), "duplicate");
+        for number in 0..40 {
+            trial.event(&format!("n{number}"), &[]);
+        }
+        assert_eq!(trial.event("e1", &[]), "duplicate", "it began this life");
+        assert_eq!(trial.answer("e2", "pay", &[]), "duplicate", "it answered a step");
+        assert_eq!(trial.event("n39", &[]), "duplicate", "it is in the history");
+        assert_eq!(trial.event("n0", &[]), "react", "the history is bounded");
+
+        trial.event("e3", &[COMPLETE]);
+        assert_eq!(trial.event("e3", &[]), "duplicate", "no new life");
+        assert_eq!(trial.event("e4", &[]), "react");
+        assert_eq!(trial.event("e3", &[]), "duplicate", "it belongs to the life before");
+    }
+
+    #[test]
+    fn a_late_event_counts_once() {
+        let mut trial = Trial::new();
+        trial.event("e1", &[COMPLETE]);
+        assert_eq!(trial.event("e2", &[]), "late");
+        assert_eq!(trial.event("e2", &[]), "duplicate");
+        assert_eq!(trial.instance.unwrap().late, 1);
+    }
+
+    #[test]
+    fn without_instances_every_event_is_a_reaction() {
+        let mut trial = Trial::new();
+        trial.rules.stateless = true;
+        trial.starts = false;
+        let publish = r#"{"publish":{"subject":"shop.e","type":"E","payload":1}}"#;
+        assert_eq!(trial.event("e1", &[publish]), "react");
+        assert_eq!(trial.event("e1", &[publish]), "react");
+        assert!(trial.instance.is_none());
+        let sent: Vec<_> = trial.messages().collect();
+        assert_eq!(sent[0], sent[1], "the same id: JetStream drops the second");
+        assert_eq!(sent[0].correlation, "e1");
+    }
+}

@@ -25,6 +25,11 @@ mod subject;
 mod timestamp;
 mod unit;
 
+#[cfg(test)]
+mod any_order;
+#[cfg(test)]
+mod trial;
+
 pub use due::{Due, DueVerdict, Waiting};
 pub use effect::{Effect, Retry, Undo};
 pub use id::id;

@@ -81,7 +81,6 @@ mod saga;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 mod timer;
-mod timestamp;
 mod verdict;
 
 pub use duration::{days, hours, minutes, seconds};

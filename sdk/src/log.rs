@@ -45,7 +45,14 @@ fn write(level: Level, message: &dyn Display) {
 
 #[cfg(not(target_arch = "wasm32"))]
 fn write(level: Level, message: &dyn Display) {
-    let line = format!("{level:?}: {message}");
+    let level = match level {
+        Level::Trace => "Trace",
+        Level::Debug => "Debug",
+        Level::Info => "Info",
+        Level::Warn => "Warn",
+        Level::Error => "Error",
+    };
+    let line = format!("{level}: {message}");
     native::CAPTURED.with_borrow_mut(|captured| match captured {
         Some(lines) => lines.push(line),
         None => eprintln!("{line}"),

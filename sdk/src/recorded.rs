@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::contract::{self, Batch, Span};
-use crate::timestamp;
 
 /// An event as it was recorded: the decoded payload and the envelope around it.
 ///
@@ -84,7 +83,7 @@ impl<E> Recorded<E> {
     /// When it happened, in UTC as RFC 3339 with milliseconds: `2015-09-12T00:46:58.771Z`. Finer parts are cut off.
     #[must_use]
     pub fn time_rfc3339(&self) -> String {
-        timestamp::rfc3339(self.envelope.time)
+        millstream_saga::rfc3339(self.envelope.time)
     }
 
     /// The version of the payload's shape as the publisher gave it; 1 if it gave none.

@@ -3,8 +3,8 @@
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
+use crate::Refusal;
 use crate::contract::{self, Batch};
-use crate::{Refusal, timestamp};
 
 /// The event type of a fired timer.
 const EVENT_TYPE: &str = "millstream.timer";
@@ -42,7 +42,7 @@ impl Timer {
     /// When it was due, in UTC as RFC 3339 with milliseconds.
     #[must_use]
     pub fn due_rfc3339(&self) -> String {
-        timestamp::rfc3339(self.due)
+        millstream_saga::rfc3339(self.due)
     }
 
     /// The payload that it was set with; `null` if it was set with none.

@@ -120,3 +120,80 @@ impl Stage {
 }
 
 export!(saga CreateOrder);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millstream_sdk::testing::{Sent, TestEvent, event, json, saga};
+
+    fn order(event_type: &str) -> TestEvent {
+        event(event_type, json!({ "order": "o-1" }))
+    }
+
+    fn reply(command: &Sent, failing: &str) -> Option<TestEvent> {
+        Some(order(if command.name == failing { "Failure" } else { "Success" }))
+    }
+
+    /// The cases of `CreateOrderSagaTest.java` in microservices-patterns/ftgo-application, restated.
+    #[test]
+    fn commands_and_compensations_come_in_the_order_of_the_original() {
+        let created = || saga::<CreateOrder>().when(order("OrderCreated")).then_commands(["ValidateOrderByConsumer"]);
+
+        created()
+            .answer(|command| reply(command, "none"))
+            .then_commands(["CreateTicket", "AuthorizeCommand", "ConfirmCreateTicket", "ApproveOrderCommand"])
+            .then_status("o-1", "completed");
+
+        created()
+            .reply("validate", order("Failure"))
+            .then_commands(["RejectOrderCommand"])
+            .reply("order", order("Success"))
+            .then_commands([])
+            .then_status("o-1", "compensated");
+
+        created()
+            .reply("validate", order("Success"))
+            .then_commands(["CreateTicket"])
+            .reply("ticket", order("Success"))
+            .then_commands(["AuthorizeCommand"])
+            .reply("authorize", order("Failure"))
+            .then_commands(["CancelCreateTicket"])
+            .reply("ticket", order("Success"))
+            .then_commands(["RejectOrderCommand"])
+            .then_status("o-1", "compensating")
+            .reply("order", order("Success"))
+            .then_status("o-1", "compensated")
+            .then_steps(
+                "o-1",
+                [("order", "undone"), ("validate", "kept"), ("ticket", "undone"), ("authorize", "rejected")],
+            );
+    }
+
+    #[test]
+    fn commands_go_to_the_service_that_does_them() {
+        let scenario = saga::<CreateOrder>().when(order("OrderCreated")).answer(|command| reply(command, "none"));
+        let subjects: Vec<&str> = scenario.last_sent().iter().map(|sent| sent.subject.as_str()).collect();
+        assert_eq!(
+            subjects,
+            [
+                "kitchenService.CreateTicket",
+                "accountingService.AuthorizeCommand",
+                "kitchenService.ConfirmCreateTicket",
+                "orderService.ApproveOrderCommand"
+            ]
+        );
+    }
+
+    #[test]
+    fn whichever_service_says_no_the_order_is_rejected_last() {
+        saga::<CreateOrder>().for_each_failing_step(
+            order("OrderCreated"),
+            |_| order("Success"),
+            |_| order("Failure"),
+            |_, story| {
+                let last = story.last_sent().last().map(|sent| sent.name.clone());
+                assert_eq!(last.as_deref(), Some("RejectOrderCommand"));
+            },
+        );
+    }
+}

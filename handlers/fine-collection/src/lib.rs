@@ -98,3 +98,54 @@ impl FineCollection {
 }
 
 export!(saga FineCollection);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millstream_sdk::testing::{TestEvent, event, json, saga};
+
+    fn of(event_type: &str) -> TestEvent {
+        event(event_type, json!({})).aggregate("S1").at("2006-01-10T00:00:00Z")
+    }
+
+    #[test]
+    fn each_event_means_its_command() {
+        const APPEAL: &str = "AppealToJudge";
+        const PREFECTURE: &str = "InsertDateAppealToPrefecture";
+        const RESULT: &str = "NotifyResultAppealToOffender";
+        const RECEIVED: &str = "ReceiveResultAppealFromPrefecture";
+        const SEND: &str = "SendForCreditCollection";
+        type Case = (&'static [&'static str], &'static str, Option<&'static str>, (bool, bool));
+        let cases: [Case; 11] = [
+            (&[], APPEAL, Some("SuspendCollection"), (true, false)),
+            (&[], PREFECTURE, Some("SuspendCollection"), (true, false)),
+            (&[APPEAL], PREFECTURE, None, (true, false)),
+            (&[SEND], APPEAL, Some("RecallFromCollection"), (true, false)),
+            (&[APPEAL], RESULT, Some("ResumeCollection"), (false, false)),
+            (&[APPEAL], RECEIVED, Some("ResumeCollection"), (false, false)),
+            (&[SEND], RESULT, None, (false, true)),
+            (&[], SEND, None, (false, true)),
+            (&[APPEAL], SEND, Some("RecallFromCollection"), (true, false)),
+            (&[SEND], "Payment", Some("WithdrawCollection"), (false, false)),
+            (&[APPEAL], "Payment", None, (true, false)),
+        ];
+        for (past, event_type, command, (suspended, in_collection)) in cases {
+            let scenario = saga::<FineCollection>().given(past.iter().map(|event_type| of(event_type)));
+            let scenario = scenario.when(of(event_type).id("tf-9"));
+            let sent: Vec<&str> = scenario.last_sent().iter().map(|sent| sent.name.as_str()).collect();
+            assert_eq!(sent, Vec::from_iter(command), "{past:?} {event_type}");
+            let scenario = scenario.then_state("S1", &FineCollection { suspended, in_collection });
+            if let Some(command) = command {
+                let payload = json!({ "aggregateId": "S1", "eventId": "tf-9", "at": "2006-01-10T00:00:00.000Z" });
+                scenario.then_sent(command, &payload);
+            }
+        }
+    }
+
+    #[test]
+    fn a_fine_that_is_neither_contested_nor_collected_has_no_instance() {
+        saga::<FineCollection>().when(of("Payment")).then_ignored().then_no_instance("S1");
+        saga::<FineCollection>().when(of("NotifyResultAppealToOffender")).then_ignored().then_no_instance("S1");
+        saga::<FineCollection>().when(of("CreateFine")).then_ignored();
+    }
+}

@@ -57,3 +57,49 @@ impl Saga for FinePenalty {
 }
 
 export!(saga FinePenalty);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millstream_sdk::testing::{TestEvent, event, json, saga};
+
+    fn notified() -> TestEvent {
+        event("InsertFineNotification", json!({})).aggregate("S1").id("tf-1").at("2006-01-10T00:00:00Z")
+    }
+
+    #[test]
+    fn the_penalty_comes_when_the_days_are_over_and_says_when_that_was() {
+        saga::<FinePenalty>()
+            .when(notified())
+            .then_timers("S1", ["unpaid"])
+            .advance(days(59))
+            .then_commands([])
+            .advance(days(5))
+            .then_commands(["AddPenalty"])
+            .then_sent(
+                "AddPenalty",
+                &json!({ "aggregateId": "S1", "eventId": "tf-1", "at": "2006-03-11T00:00:00.000Z" }),
+            )
+            .then_status("S1", "completed");
+    }
+
+    #[test]
+    fn a_fine_is_raised_once() {
+        saga::<FinePenalty>()
+            .given([notified()])
+            .advance(days(60))
+            .then_commands(["AddPenalty"])
+            .when(notified().id("tf-2").at("2006-05-01T00:00:00Z"))
+            .then_ignored()
+            .advance(days(60))
+            .then_commands([]);
+    }
+
+    #[test]
+    fn nothing_cancels_it_and_other_events_are_not_looked_at() {
+        saga::<FinePenalty>()
+            .given([notified(), event("Payment", json!({})).aggregate("S1")])
+            .advance(days(60))
+            .then_commands(["AddPenalty"]);
+    }
+}

@@ -163,3 +163,145 @@ impl Shop {
 }
 
 export!(saga OrderFulfilment);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millstream_sdk::testing::{Sent, TestEvent, event, json, saga};
+
+    fn placed() -> TestEvent {
+        event("OrderPlaced", json!({ "order": "o-1", "customer": "C42", "cents": 1200 }))
+    }
+
+    fn done(event_type: &str) -> TestEvent {
+        event(event_type, json!({ "order": "o-1" }))
+    }
+
+    fn refused(event_type: &str) -> TestEvent {
+        event(event_type, json!({ "order": "o-1", "reason": "no" }))
+    }
+
+    fn succeed(command: &Sent) -> TestEvent {
+        done(match command.name.as_str() {
+            "ReserveInventory" => "InventoryReserved",
+            "ChargePayment" => "PaymentCharged",
+            "BookShipping" => "ShippingBooked",
+            "SendConfirmation" => "ConfirmationSent",
+            "ReleaseInventory" => "InventoryReleased",
+            "RefundPayment" => "PaymentRefunded",
+            _ => "ShippingCancelled",
+        })
+    }
+
+    /// The confirmation is mail: nobody refuses it.
+    fn refuse(command: &Sent) -> TestEvent {
+        match command.name.as_str() {
+            "ReserveInventory" => refused("InventoryRejected"),
+            "ChargePayment" => refused("PaymentDeclined"),
+            "BookShipping" => refused("ShippingRejected"),
+            _ => succeed(command),
+        }
+    }
+
+    #[test]
+    fn an_order_goes_through_four_steps() {
+        let command = json!({ "order": "o-1", "customer": "C42", "cents": 1200 });
+        saga::<OrderFulfilment>()
+            .when(placed())
+            .then_commands(["ReserveInventory"])
+            .then_sent("ReserveInventory", &command)
+            .then_state("o-1", &OrderFulfilment { customer: "C42".into(), cents: 1200 })
+            .then_timers("o-1", ["abandoned"])
+            .reply("reserve", done("InventoryReserved"))
+            .then_commands(["ChargePayment"])
+            .reply("charge", done("PaymentCharged"))
+            .then_commands(["BookShipping"])
+            .reply("ship", done("ShippingBooked"))
+            .then_commands(["SendConfirmation"])
+            .reply("confirm", done("ConfirmationSent"))
+            .then_commands([])
+            .then_published(["OrderFulfilled"])
+            .then_sent("OrderFulfilled", &command)
+            .then_status("o-1", "completed")
+            .advance(days(2))
+            .then_commands([])
+            .then_status("o-1", "completed");
+    }
+
+    #[test]
+    fn whatever_a_service_refuses_all_before_it_is_taken_back_last_first() {
+        saga::<OrderFulfilment>().for_each_failing_step(placed(), succeed, refuse, |failing, story| {
+            let sent: Vec<&str> = story.last_sent().iter().map(|sent| sent.name.as_str()).collect();
+            let expected: &[&str] = match failing {
+                "reserve" => &["ReserveInventory"],
+                "charge" => &["ReserveInventory", "ChargePayment", "ReleaseInventory"],
+                "ship" => &["ReserveInventory", "ChargePayment", "BookShipping", "RefundPayment", "ReleaseInventory"],
+                _ => return,
+            };
+            assert_eq!(sent, expected, "{failing}");
+            story.then_status("o-1", "compensated");
+        });
+    }
+
+    #[test]
+    fn an_order_that_waits_for_a_day_is_taken_back_and_the_confirmation_is_not() {
+        saga::<OrderFulfilment>()
+            .when(placed())
+            .answer(|command| (command.name != "SendConfirmation").then(|| succeed(command)))
+            .then_commands(["ChargePayment", "BookShipping", "SendConfirmation"])
+            .advance(hours(23))
+            .then_commands([])
+            .then_status("o-1", "running")
+            .advance(hours(1))
+            .then_commands(["CancelShipping"])
+            .answer(|command| Some(succeed(command)))
+            .then_commands(["RefundPayment", "ReleaseInventory"])
+            .then_status("o-1", "compensated")
+            .then_steps("o-1", [("reserve", "undone"), ("charge", "undone"), ("ship", "undone"), ("confirm", "kept")]);
+    }
+
+    #[test]
+    fn a_service_that_does_not_answer_is_asked_again_and_then_undone() {
+        saga::<OrderFulfilment>()
+            .when(placed())
+            .advance(seconds(29))
+            .then_commands([])
+            .advance(seconds(5))
+            .then_commands(["ReserveInventory"])
+            .advance(seconds(110))
+            .then_commands(["ReserveInventory", "ReserveInventory", "ReleaseInventory"])
+            .reply("reserve", done("InventoryReleased"))
+            .then_status("o-1", "compensated");
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_attempt_counts() {
+        let scenario = saga::<OrderFulfilment>().when(placed());
+        let first = scenario.last_sent()[0].id.clone();
+        scenario
+            .advance(seconds(40))
+            .then_commands(["ReserveInventory"])
+            .when(done("InventoryReserved").causation(first))
+            .then_commands(["ChargePayment"])
+            .then_steps("o-1", [("reserve", "confirmed"), ("charge", "sent")]);
+    }
+
+    #[test]
+    fn answers_to_no_order_and_to_an_order_that_is_over_are_ignored() {
+        saga::<OrderFulfilment>().when(done("PaymentCharged")).then_ignored().then_no_instance("o-1");
+        saga::<OrderFulfilment>()
+            .given([placed()])
+            .reply("reserve", refused("InventoryRejected"))
+            .then_status("o-1", "compensated")
+            .when(done("InventoryReserved"))
+            .then_ignored()
+            .then_commands([]);
+    }
+
+    #[test]
+    fn an_event_that_does_not_fit_is_rejected() {
+        saga::<OrderFulfilment>()
+            .when(event("OrderPlaced", json!({ "order": "o-1" })))
+            .then_rejected("missing field `customer`");
+    }
+}

@@ -103,3 +103,89 @@ impl Saga for TransferMoney {
 }
 
 export!(saga TransferMoney);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millstream_sdk::testing::{TestEvent, event, json, saga};
+
+    fn requested() -> TestEvent {
+        event("TransferRequested", json!({ "transfer": "t-1", "from": "A", "to": "B", "cents": 700 }))
+    }
+
+    fn done() -> TestEvent {
+        event("Done", json!({ "transfer": "t-1" }))
+    }
+
+    fn failed() -> TestEvent {
+        event("Failed", json!({ "transfer": "t-1", "reason": "the bank says no" }))
+    }
+
+    /// The commands in order, and how it ends, if this command fails.
+    fn check<const N: usize>(failing: &str, commands: [&str; N], status: &str) {
+        let (first, later) = commands.split_first().unwrap();
+        let scenario = saga::<TransferMoney>()
+            .when(requested())
+            .then_commands([*first])
+            .answer(|command| Some(if command.name == failing { failed() } else { done() }));
+        let sent: Vec<&str> = scenario.last_sent().iter().map(|sent| sent.name.as_str()).collect();
+        assert_eq!(sent, later, "{failing} fails");
+        scenario.then_status("t-1", status);
+    }
+
+    /// The cases of `saga/workflow_test.go` and `workflow.go` in temporalio/samples-go, restated.
+    #[test]
+    fn commands_and_compensations_come_in_the_order_of_the_original() {
+        let all = ["Withdraw", "Deposit", "StepWithError", "DepositCompensation", "WithdrawCompensation"];
+        check("StepWithError", all, "compensated");
+        check("Deposit", ["Withdraw", "Deposit", "WithdrawCompensation"], "compensated");
+        check("Withdraw", ["Withdraw"], "compensated");
+        check("none", ["Withdraw", "Deposit", "StepWithError"], "completed");
+    }
+
+    #[test]
+    fn a_command_is_tried_three_times_and_what_may_have_been_done_is_taken_back() {
+        saga::<TransferMoney>()
+            .given([requested()])
+            .reply("Withdraw", done())
+            .then_commands(["Deposit"])
+            .advance(seconds(200))
+            .then_commands(["Deposit", "Deposit", "DepositCompensation"])
+            .then_status("t-1", "compensating")
+            .reply("Deposit", done())
+            .then_commands(["WithdrawCompensation"])
+            .reply("Withdraw", done())
+            .then_commands([])
+            .then_status("t-1", "compensated");
+    }
+
+    #[test]
+    fn every_command_says_what_is_moved() {
+        let transfer = json!({ "transfer": "t-1", "from": "A", "to": "B", "cents": 700 });
+        saga::<TransferMoney>()
+            .when(requested())
+            .then_sent("Withdraw", &transfer)
+            .reply("Withdraw", done())
+            .then_sent("Deposit", &transfer)
+            .reply("Deposit", failed())
+            .then_sent("WithdrawCompensation", &transfer)
+            .then_steps("t-1", [("Withdraw", "undoing"), ("Deposit", "rejected")]);
+    }
+
+    #[test]
+    fn each_step_can_fail() {
+        saga::<TransferMoney>().for_each_failing_step(
+            requested(),
+            |_| done(),
+            |_| failed(),
+            |_, story| {
+                story.then_status("t-1", "compensated");
+            },
+        );
+    }
+
+    #[test]
+    fn an_answer_to_no_transfer_is_set_aside() {
+        saga::<TransferMoney>().when(done()).then_refused("no instance").then_no_instance("t-1");
+    }
+}

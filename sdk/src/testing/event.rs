@@ -6,6 +6,9 @@ use serde_json::value::RawValue;
 use super::fail;
 use crate::contract::{self, Span};
 
+/// 2026-01-01T00:00:00Z, in nanoseconds since 1970.
+pub(super) const DEFAULT_TIME: i64 = 1_767_225_600_000_000_000;
+
 /// An event as the host would hand it over. What is not set is as [`event`] says.
 #[derive(Clone, Debug)]
 #[must_use]
@@ -17,7 +20,7 @@ pub struct TestEvent {
     aggregate: String,
     stream: String,
     sequence: Option<u64>,
-    time: i64,
+    time: Option<i64>,
     schema_version: u32,
     correlation: String,
     causation: String,
@@ -73,7 +76,7 @@ impl TestEvent {
             aggregate: String::new(),
             stream: String::from("EVENTS"),
             sequence: None,
-            time: 1_767_225_600_000_000_000,
+            time: None,
             schema_version: 1,
             correlation: String::new(),
             causation: String::new(),
@@ -117,7 +120,7 @@ impl TestEvent {
     #[track_caller]
     pub fn at(mut self, time: &str) -> Self {
         match time.parse::<jiff::Timestamp>().map(|time| i64::try_from(time.as_nanosecond())) {
-            Ok(Ok(nanoseconds)) => self.time = nanoseconds,
+            Ok(Ok(nanoseconds)) => self.time = Some(nanoseconds),
             Ok(Err(_)) => fail(format_args!("`{time}` does not fit into 64 bits of nanoseconds")),
             Err(error) => fail(format_args!("`{time}` is no RFC 3339 time: {error}")),
         }
@@ -148,6 +151,51 @@ impl TestEvent {
         self
     }
 
+    /// A timer that fired, as the host hands it over.
+    pub(super) fn timer(id: &str, due: i64, payload: Vec<u8>) -> Self {
+        Self::new(String::from("millstream.timer"), payload).stream("MILLSTREAM_TIMERS").id(id).time_is(due)
+    }
+
+    /// Sets what the event is given by its place in a scenario, counted from 1, and by the time there.
+    pub(super) fn settled(mut self, place: u64, now: i64) -> Self {
+        let sequence = self.sequence.unwrap_or(place);
+        self.sequence = Some(sequence);
+        self.id = self.id.or_else(|| Some(format!("{}:{sequence}", self.stream)));
+        self.time = self.time.or(Some(now));
+        self
+    }
+
+    /// Makes it an answer to this command, unless it says itself what it answers.
+    pub(super) fn answering(mut self, command: &str, correlation: &str) -> Self {
+        for (own, given) in [(&mut self.causation, command), (&mut self.correlation, correlation)] {
+            if own.is_empty() {
+                given.clone_into(own);
+            }
+        }
+        self
+    }
+
+    pub(super) const fn time_is(mut self, nanoseconds: i64) -> Self {
+        self.time = Some(nanoseconds);
+        self
+    }
+
+    pub(super) fn time(&self) -> i64 {
+        self.time.unwrap_or(DEFAULT_TIME)
+    }
+
+    pub(super) fn event_id(&self) -> &str {
+        self.id.as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn correlation_id(&self) -> &str {
+        &self.correlation
+    }
+
+    pub(super) fn causation_id(&self) -> &str {
+        &self.causation
+    }
+
     pub(super) fn event_type(&self) -> &str {
         &self.event_type
     }
@@ -165,7 +213,7 @@ impl TestEvent {
         };
         contract::Event {
             sequence,
-            time: self.time,
+            time: self.time.unwrap_or(DEFAULT_TIME),
             schema_version: self.schema_version,
             subject: match &self.subject {
                 Some(subject) => text(subject),

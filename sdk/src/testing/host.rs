@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::TestEvent;
+use super::fate::{Fate, Unit};
 use crate::Projection;
 use crate::contract::{self, Batch, Document, Documents, Outcome, Span, Staged};
 use crate::guest::{ProjectionOf, Runtime};
@@ -15,24 +16,6 @@ pub(super) enum Batches {
     LastAlone,
     OnePerEvent,
     OnePerEventUncached,
-}
-
-/// What became of an event.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    Irrelevant,
-    Rejected(String),
-    /// For each key, in order, whether it was applied.
-    Routed(Vec<(String, Unit)>),
-}
-
-/// What became of an event for one key.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Unit {
-    Applied,
-    Refused(String),
-    /// An earlier event of the key was refused.
-    Parked,
 }
 
 /// All documents, and the fate of each event.
@@ -172,46 +155,6 @@ impl<P: Projection> Host<P> {
             }
         }
         fates
-    }
-}
-
-impl Fate {
-    /// The reasons of refusals.
-    pub(super) fn refusals(&self) -> impl Iterator<Item = &str> {
-        let units = match self {
-            Self::Routed(units) => units.as_slice(),
-            Self::Irrelevant | Self::Rejected(_) => &[],
-        };
-        units.iter().filter_map(|(_, unit)| match unit {
-            Unit::Refused(reason) => Some(reason.as_str()),
-            Unit::Applied | Unit::Parked => None,
-        })
-    }
-
-    /// Why the event was not accepted, if it was not.
-    pub(super) fn problem(&self) -> Option<String> {
-        let rejected = matches!(self, Self::Rejected(_));
-        (rejected || self.refusals().next().is_some()).then(|| self.to_string())
-    }
-}
-
-impl fmt::Display for Fate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Irrelevant => f.write_str("was irrelevant"),
-            Self::Rejected(reason) => write!(f, "was rejected: {reason}"),
-            Self::Routed(units) => {
-                for (number, (key, unit)) in units.iter().enumerate() {
-                    let comma = if number == 0 { "" } else { ", " };
-                    match unit {
-                        Unit::Applied => write!(f, "{comma}was applied to `{key}`")?,
-                        Unit::Refused(reason) => write!(f, "{comma}was refused for `{key}`: {reason}")?,
-                        Unit::Parked => write!(f, "{comma}was parked behind others of `{key}`")?,
-                    }
-                }
-                Ok(())
-            }
-        }
     }
 }
 

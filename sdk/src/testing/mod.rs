@@ -48,8 +48,10 @@
 //! varies, and fields that serde skips.
 
 mod event;
+mod fate;
 mod host;
 mod replay;
+mod saga;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -61,10 +63,12 @@ use similar::{ChangeTag, TextDiff};
 
 pub use event::{TestEvent, event, event_line};
 pub use replay::replay;
+pub use saga::{Replayed, Scenario, Sent, reaction, replay_saga, saga};
 pub use serde_json::json;
 
 use crate::{Projection, log};
-use host::{Batches, Fate, Run};
+use fate::Fate;
+use host::{Batches, Run};
 
 /// A scenario's past: events that were applied before. A test fails if one of them is rejected or refused.
 #[must_use = "a scenario goes on with `.when(event)`"]
