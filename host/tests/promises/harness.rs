@@ -347,7 +347,18 @@ pub fn module(example: &str) -> PathBuf {
             "--target",
             "wasm32-unknown-unknown",
         ]);
-        for handler in ["customer-spend", "fine-status", "page-edits", "channel-stats", "order-chain"] {
+        for handler in [
+            "customer-spend",
+            "fine-status",
+            "page-edits",
+            "channel-stats",
+            "order-chain",
+            "order-fulfilment",
+            "fine-penalty",
+            "fine-collection",
+            "create-order",
+            "transfer-money",
+        ] {
             command.args(["--package", handler]);
         }
         assert!(command.status().expect("cargo runs").success(), "the examples build");

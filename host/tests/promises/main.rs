@@ -22,4 +22,6 @@ mod new;
 mod publish;
 mod real_logs;
 mod rebuild;
+mod sagas;
+mod services;
 mod zombie;
