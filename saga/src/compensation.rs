@@ -285,7 +285,11 @@ mod tests {
         let mut trial = order(&STEPS[..2]);
         trial.answer("no", "pay", &[&reject("pay"), COMPENSATE]);
         trial.lines();
-        take_back(&mut trial, &["reserve", "order"]);
+        trial.fire("reserve.undo.deadline", &[]);
+        trial.lines();
+        assert_eq!(trial.answer("late but well", "reserve.undo", &[]), "settled");
+        assert_eq!(trial.lines()[0], "cancel reserve.undo.retry");
+        take_back(&mut trial, &["order"]);
         let steps = &trial.instance.as_ref().unwrap().steps;
         assert!(steps.iter().all(|step| step.undo.is_none() && step.payload.is_none() && !step.backing_off));
     }
