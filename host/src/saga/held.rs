@@ -31,14 +31,13 @@ impl Held {
     /// Keeps an instance whose document has so many bytes.
     pub(super) fn put(&mut self, key: String, instance: Instance, bytes: usize) {
         let bytes = bytes + key.len();
+        self.take(&key);
         if self.young_bytes + bytes > self.limit / 2 {
             self.old = std::mem::take(&mut self.young);
             self.young_bytes = 0;
         }
         self.young_bytes += bytes;
-        if let Some((_, before)) = self.young.insert(key, (instance, bytes)) {
-            self.young_bytes -= before;
-        }
+        self.young.insert(key, (instance, bytes));
     }
 }
 

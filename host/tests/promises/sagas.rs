@@ -83,10 +83,12 @@ async fn an_order_goes_through_its_steps_with_one_correlation_id() {
 async fn a_declined_payment_is_compensated_in_reverse_order() {
     let world = shop().await;
     let _host = world.host(&[]);
-    let _services = Services::start(&world.jetstream, "COMMANDS", "orders", declined).await;
+    let services = Services::start(&world.jetstream, "COMMANDS", "orders", declined).await;
     place(&world, "O1").await;
     let instance = instance(&world, "fulfil", "O1", "compensated").await;
     assert_eq!(instance["reason"], "no money", "{instance:#}");
     let commands = stored(&world.jetstream, "COMMANDS").await;
     assert_eq!(kinds(&commands), ["ReserveInventory", "ChargePayment", "ReleaseInventory"]);
+    assert!(commands.iter().all(|command| command.attempt == 1));
+    assert_eq!(kinds(&services.commands.lock().unwrap()), kinds(&commands), "each was delivered once");
 }
