@@ -23,5 +23,6 @@ mod publish;
 mod real_logs;
 mod rebuild;
 mod sagas;
+mod sagas_time;
 mod services;
 mod zombie;
