@@ -354,6 +354,7 @@ async fn recover(journal: &Journal, documents: &Documents, claim: &Claim, acts: 
 /// Waits until what is decided is published, or until that takes too long: the next start then does it.
 async fn publisher_settled(outbox: Option<&Outbox>, through: u64) {
     let Some(outbox) = outbox else { return };
+    outbox.hurry();
     let settled = async {
         loop {
             let acted = outbox.acted.notified();

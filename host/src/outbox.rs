@@ -14,6 +14,7 @@
 //! whose window is made shorter while this runs; a work queue, whose consumed messages leave no trace; a command whose time to
 //! live has passed before a recovery looks; clocks of host and servers further apart than `SKEW_NANOSECONDS`.
 
+mod deferred;
 mod queue;
 mod rendering;
 mod stamp;
@@ -174,6 +175,12 @@ impl Outbox {
         *lock(&self.counts)
     }
 
+    /// Sets every deadline at once from now on: the host is about to stop, and leaves no more behind than it must.
+    pub fn hurry(&self) {
+        lock(&self.queue).hurry();
+        self.arrived.notify_one();
+    }
+
     /// True while the queue is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -327,7 +334,7 @@ impl Outbox {
                 } else {
                     counts.published += 1;
                 }
-                queue.sent(&lane, effect);
+                queue.sent(&lane, effect, now);
             }
             Done::Sent { lane, target, effect, answer: Err(error) } => {
                 counts.failed += 1;
