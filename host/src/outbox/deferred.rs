@@ -76,19 +76,16 @@ impl Deferred {
         Fate::Due(cancel)
     }
 
-    /// Those that have stood here long enough, their time shorter by that.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<Box<Effect>> {
-        let mut due = Vec::new();
-        while self.by_time.first().is_some_and(|(until, _)| self.hurried || *until <= now) {
-            let Some((_, id)) = self.by_time.pop_first() else { break };
-            let Some((_, mut deadline)) = self.standing.remove(&id) else { continue };
-            let stood = u64::try_from(pause(&deadline).as_millis()).unwrap_or(u64::MAX);
-            if let Outgoing::Wait { after_ms, .. } = &mut deadline.outgoing {
-                *after_ms = after_ms.saturating_sub(stood);
-            }
-            due.push(deadline);
+    /// One that has stood here long enough, its time shorter by that.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Box<Effect>> {
+        self.by_time.first().filter(|(until, _)| self.hurried || *until <= now)?;
+        let (_, id) = self.by_time.pop_first()?;
+        let (_, mut deadline) = self.standing.remove(&id)?;
+        let stood = u64::try_from(pause(&deadline).as_millis()).unwrap_or(u64::MAX);
+        if let Outgoing::Wait { after_ms, .. } = &mut deadline.outgoing {
+            *after_ms = after_ms.saturating_sub(stood);
         }
-        due
+        Some(deadline)
     }
 
     /// When the next one is due.

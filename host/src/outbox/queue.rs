@@ -236,7 +236,7 @@ impl Queue {
 
     /// What to do now, if anything.
     pub(super) fn next(&mut self, now: Stamp, instant: Instant) -> Option<Step> {
-        for deadline in self.deferred.due(instant) {
+        while let Some(deadline) = self.deferred.pop_due(instant) {
             self.place(deadline);
         }
         while self.pauses.first().is_some_and(|(until, _)| *until <= instant) {
