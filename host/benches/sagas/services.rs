@@ -4,6 +4,13 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use futures::StreamExt as _;
+use serde::Deserialize;
+
+/// The part of a command that its answer repeats.
+#[derive(Deserialize)]
+struct Transfer<'a> {
+    transfer: &'a str,
+}
 
 /// Answers commands until it is dropped.
 pub(crate) async fn answer(jetstream: Context, stream: &str) -> anyhow::Result<()> {
@@ -25,7 +32,7 @@ pub(crate) async fn answer(jetstream: Context, stream: &str) -> anyhow::Result<(
         headers.insert("ce-id", format!("{id}.answer"));
         headers.insert("ce-correlationid", correlation.as_str());
         headers.insert("ce-causationid", id.as_str());
-        let transfer = serde_json::from_slice::<serde_json::Value>(&command.payload)?["transfer"].take();
+        let Transfer { transfer } = serde_json::from_slice(&command.payload)?;
         let payload = serde_json::json!({ "transfer": transfer }).to_string();
         client.publish_with_headers("transfers.done", headers, payload.into()).await?;
     }
