@@ -45,7 +45,7 @@ pub enum Error {
         /// The journal's stream.
         journal: String,
     },
-    /// The server refused for good.
+    /// The server refused: full, or no permission. It is asked again, until somebody has mended that.
     #[error("bucket {bucket} refused: {reason}")]
     Refused {
         /// Its name.

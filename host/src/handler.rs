@@ -121,7 +121,8 @@ impl Error {
             Self::Journal(error) | Self::Pipeline(pipeline::Error::Journal(error)) => match error {
                 journal::Error::Fenced(_) => Class::Fence,
                 journal::Error::Unreachable(_) | journal::Error::Refused(_) => Class::Retry,
-                journal::Error::TooLarge(_)
+                journal::Error::NotOurs(_)
+                | journal::Error::TooLarge(_)
                 | journal::Error::Damaged { .. }
                 | journal::Error::Gone { .. }
                 | journal::Error::OtherBucket(_)
