@@ -356,16 +356,7 @@ async fn recover(journal: &Journal, documents: &Documents, claim: &Claim, acts: 
 async fn publisher_settled(outbox: Option<&Outbox>, through: u64) {
     let Some(outbox) = outbox else { return };
     outbox.hurry();
-    let settled = async {
-        loop {
-            let acted = outbox.acted.notified();
-            if outbox.acted_through() >= through {
-                return;
-            }
-            acted.await;
-        }
-    };
-    let _ = tokio::time::timeout(PUBLISH_WITHIN, settled).await;
+    let _ = tokio::time::timeout(PUBLISH_WITHIN, outbox.has_acted(through)).await;
 }
 
 /// The task that publishes effects; ends with its owner.

@@ -1,8 +1,9 @@
 //! Which streams a handler reads. In: subject filters, and stream names where the deployment gives them. Out: one input per
 //! stream with its filters. Never: creates or alters a user's stream.
 
-use async_nats::jetstream::Context;
+use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Info, RetentionPolicy};
+use async_nats::jetstream::{Context, ErrorCode};
 use futures::TryStreamExt as _;
 
 use crate::names;
@@ -124,7 +125,23 @@ pub async fn without_holder(jetstream: &Context, subjects: &[String]) -> Result<
 pub async fn timers(jetstream: &Context, handler: &str, replicas: usize) -> Result<Input, timers::Error> {
     let stream = timers::open(jetstream, replicas).await?;
     let info = stream.get_info().await.map_err(|error| timers::Error::Refused(error.to_string()))?;
-    Ok(Input {
+    Ok(of_timers(handler, &info))
+}
+
+/// The same to look at; nothing where the stream is missing.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn timers_if_there(jetstream: &Context, handler: &str) -> Result<Option<Input>, timers::Error> {
+    match jetstream.get_stream(names::TIMERS).await {
+        Ok(stream) => Ok(Some(of_timers(handler, stream.cached_info()))),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(timers::Error::Refused(error.to_string())),
+    }
+}
+
+fn of_timers(handler: &str, info: &Info) -> Input {
+    Input {
         stream: names::TIMERS.to_owned(),
         filters: vec![names::timer_due_subject(handler)],
         created: i64::try_from(info.created.unix_timestamp_nanos()).unwrap_or_default(),
@@ -132,7 +149,12 @@ pub async fn timers(jetstream: &Context, handler: &str, replicas: usize) -> Resu
         first: 0,
         last: info.state.last_sequence,
         direct: info.config.allow_direct,
-    })
+    }
+}
+
+fn is_missing(error: &GetStreamError) -> bool {
+    let GetStreamErrorKind::JetStream(error) = error.kind() else { return false };
+    error.error_code() == ErrorCode::STREAM_NOT_FOUND
 }
 
 /// The first sequence that a stream still has, from its leader.

@@ -163,6 +163,17 @@ impl Outbox {
         self.acted_through.load(Ordering::Acquire)
     }
 
+    /// Waits until the effects of records up to this journal sequence are stored.
+    pub async fn has_acted(&self, through: u64) {
+        loop {
+            let acted = self.acted.notified();
+            if self.acted_through() >= through {
+                return;
+            }
+            acted.await;
+        }
+    }
+
     /// Effects that nobody takes at present: how many, and the first hundred.
     #[must_use]
     pub fn undelivered(&self) -> (usize, Vec<Undelivered>) {

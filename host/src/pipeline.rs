@@ -37,6 +37,7 @@ use crate::saga::{Facts, Sagas};
 use crate::sandbox::{Digest, Failure, Guest, Instantiate, str_slice, wire};
 use crate::settings::Settings;
 use crate::show::Pace;
+use crate::timers::Sweeper;
 
 /// Bytes of a record's headers and of its list ends, beside its changes.
 const RECORD_ROOM: usize = 4096;
@@ -121,6 +122,7 @@ pub struct Pipeline {
     pace: Arc<Pace>,
     outbox: Option<Arc<Outbox>>,
     sagas: Option<Sagas>,
+    sweeper: Option<Sweeper>,
     claim: u64,
     positions: Vec<Position>,
     counts: Counts,
@@ -144,6 +146,8 @@ impl Pipeline {
             .saga
             .as_ref()
             .map(|facts| Sagas::new(&documents.bucket, &digest, Arc::clone(facts), &handler.settings));
+        let sweeper =
+            outbox.as_ref().map(|outbox| Sweeper::start(&documents.jetstream, &documents.bucket, Arc::clone(outbox)));
         let record_bytes = documents.jetstream.client().server_info().max_payload.saturating_sub(RECORD_ROOM);
         Self {
             handler,
@@ -153,6 +157,7 @@ impl Pipeline {
             pace,
             outbox,
             sagas,
+            sweeper,
             claim: claim.id,
             positions: claim.positions,
             counts: claim.counts,
@@ -171,6 +176,7 @@ impl Pipeline {
     /// # Errors
     /// What ended the claim.
     pub async fn run(&mut self, intake: &mut Intake, stop: &mut watch::Receiver<bool>) -> Result<(), Error> {
+        self.sweep();
         loop {
             tokio::select! {
                 biased;
@@ -368,7 +374,16 @@ impl Pipeline {
         self.in_flight = None;
         self.last = done.map_err(|error| journal::Error::Unreachable(error.to_string()))??;
         self.handler.progress.decided(&self.positions, &self.counts);
+        self.sweep();
         Ok(())
+    }
+
+    /// Has fired timers removed that are decided for good; nothing is in flight, so the positions are the last record's.
+    fn sweep(&self) {
+        let timers = self.positions.iter().find(|position| position.stream == names::TIMERS);
+        if let (Some(sweeper), Some(timers)) = (&self.sweeper, timers) {
+            sweeper.decided(self.last, timers.sequence);
+        }
     }
 
     /// Journal sequence through which every effect is published. A projection has none, so nothing ever waits for it.

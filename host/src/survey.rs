@@ -30,7 +30,7 @@ pub async fn handler(
     let mut inputs = inputs::resolve(jetstream, deployment.filters(), &deployment.settings.streams).await?;
     let (positions, _) = decided(jetstream, name).await?;
     if positions.iter().any(|position| position.stream == names::TIMERS) {
-        inputs.push(inputs::timers(jetstream, name, deployment.settings.replicas).await?);
+        inputs.extend(inputs::timers_if_there(jetstream, name).await?);
     }
     let report = registry.status(name).await?;
     let said = report.map_or_else(Said::default, |report| Said {

@@ -13,6 +13,9 @@
 //! - A message on another subject with these two headers cancels, at the rate of a publish. It is stored like any message, so it
 //!   carries a roll-up: one stays per handler.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use async_nats::HeaderMap;
 use async_nats::header::{
     NATS_MESSAGE_ID, NATS_ROLLUP, NATS_SCHEDULE, NATS_SCHEDULE_NEXT, NATS_SCHEDULE_TARGET, NATS_SCHEDULER,
@@ -20,12 +23,18 @@ use async_nats::header::{
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::{Config, StorageType, Stream};
 use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::names;
+use crate::outbox::Outbox;
 use crate::publication::{Outline, Publication, time};
 
 /// Event type of a timer that is due.
 pub const TYPE: &str = "millstream.timer";
+
+/// Fired timers are removed no more often: a purge looks through the stream.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// What can go wrong with the stream of timers.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +94,65 @@ pub async fn purge_due(stream: &Stream, handler: &str, through: u64) -> Result<(
     }
     let purge = stream.purge().filter(names::timer_due_subject(handler)).sequence(through + 1);
     purge.await.map(drop).map_err(|error| Error::Refused(error.to_string()))
+}
+
+/// Removes a handler's fired timers while its claim lasts: those whose record is in the journal, once all effects up to that
+/// record are published. One that was removed and is set again, by a recovery that cannot know, finds nobody who waits for it.
+pub struct Sweeper {
+    decided: watch::Sender<Decided>,
+    task: JoinHandle<()>,
+}
+
+/// How far a handler's timers are decided.
+#[derive(Clone, Copy, Debug, Default)]
+struct Decided {
+    /// Journal sequence of the record that says so.
+    record: u64,
+    /// Sequence in the stream of timers.
+    position: u64,
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Sweeper {
+    /// Sweeps for this handler, whose effects this outbox publishes.
+    #[must_use]
+    pub fn start(jetstream: &Context, handler: &str, outbox: Arc<Outbox>) -> Self {
+        let (decided, seen) = watch::channel(Decided::default());
+        let task = tokio::spawn(sweep(jetstream.clone(), handler.to_owned(), outbox, seen));
+        Self { decided, task }
+    }
+
+    /// A record that is in the journal decides timers up to this position.
+    pub fn decided(&self, record: u64, position: u64) {
+        self.decided.send_if_modified(|decided| {
+            let moved = decided.position != position;
+            if moved {
+                *decided = Decided { record, position };
+            }
+            moved
+        });
+    }
+}
+
+async fn sweep(jetstream: Context, handler: String, outbox: Arc<Outbox>, mut seen: watch::Receiver<Decided>) {
+    while seen.changed().await.is_ok() {
+        let Decided { record, position } = *seen.borrow_and_update();
+        outbox.has_acted(record).await;
+        let purged = match jetstream.get_stream(names::TIMERS).await {
+            Ok(stream) => purge_due(&stream, &handler, position).await,
+            Err(error) => Err(Error::Refused(error.to_string())),
+        };
+        if let Err(error) = purged {
+            tracing::warn!(handler, %error, "fired timers could not be removed; they go later");
+            seen.mark_changed();
+        }
+        tokio::time::sleep(SWEEP_EVERY).await;
+    }
 }
 
 /// A timer to set.

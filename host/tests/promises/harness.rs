@@ -358,6 +358,7 @@ pub fn module(example: &str) -> PathBuf {
             "fine-collection",
             "create-order",
             "transfer-money",
+            "reminder",
         ] {
             command.args(["--package", handler]);
         }

@@ -23,5 +23,8 @@ mod publish;
 mod real_logs;
 mod rebuild;
 mod sagas;
+mod sagas_cases;
+mod sagas_logs;
+mod sagas_time;
 mod services;
 mod zombie;

@@ -12,21 +12,34 @@ use sha2::{Digest as _, Sha256};
 use crate::harness::{Documents, PATIENCE, World, pause};
 
 /// A pack of real events with their answers.
-struct Pack {
+pub struct Pack {
     folder: PathBuf,
-    answers: Value,
+    pub answers: Value,
+}
+
+/// A JSON file of the data that tests compare with; says so where it is missing.
+pub fn data(path: &str) -> Option<(PathBuf, Value)> {
+    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
+    let path = std::env::var_os("MILLSTREAM_DATA").map_or(beside, PathBuf::from).join(path);
+    let Ok(text) = std::fs::read(&path) else {
+        println!("skipped: there is no {} (set MILLSTREAM_DATA)", path.display());
+        return None;
+    };
+    Some((path, serde_json::from_slice(&text).expect("JSON")))
 }
 
 impl Pack {
-    fn open(name: &str) -> Option<Self> {
-        let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
-        let folder = std::env::var_os("MILLSTREAM_DATA").map_or(beside, PathBuf::from).join(name);
-        let Ok(answers) = std::fs::read(folder.join("answers.json")) else {
-            println!("skipped: there is no {} (set MILLSTREAM_DATA)", folder.display());
-            return None;
-        };
-        let mut answers: Value = serde_json::from_slice(&answers).expect("JSON");
+    pub fn open(name: &str) -> Option<Self> {
+        let (path, mut answers) = data(&format!("{name}/answers.json"))?;
+        let folder = path.parent().expect("a folder").to_owned();
         Some(Self { folder, answers: answers["answers"].take() })
+    }
+
+    /// The listing behind the hash of an answer, line by line.
+    pub fn expected(&self, answer: &str) -> Vec<String> {
+        let file = std::fs::File::open(self.folder.join(format!("expected/{answer}.tsv.gz"))).expect("the listing");
+        let lines = BufReader::new(flate2::read::GzDecoder::new(file)).lines();
+        lines.map(|line| line.expect("a line")).collect()
     }
 
     fn events(&self) -> PathBuf {
@@ -40,7 +53,7 @@ impl Pack {
         lines.take(count).map(|line| serde_json::from_str(&line.expect("a line")).expect("JSON")).collect()
     }
 
-    fn publish(&self, world: &World, subject: &str, limit: Option<usize>) -> u64 {
+    pub fn publish(&self, world: &World, subject: &str, limit: Option<usize>) -> u64 {
         let events = self.events();
         let mut arguments = vec!["publish", events.to_str().expect("path"), "--subject", subject, "--json"];
         let limit = limit.map(|limit| limit.to_string());
@@ -89,14 +102,14 @@ async fn documents(world: &World, handler: &str, events: u64) -> BTreeMap<String
 }
 
 /// SHA-256 over the rows, each ended by a line feed, sorted by their bytes: the packs' canonical listing.
-fn listing(rows: impl Iterator<Item = String>) -> String {
+pub fn listing(rows: impl Iterator<Item = String>) -> String {
     let mut rows: Vec<String> = rows.collect();
     rows.sort_unstable();
     let hash = rows.iter().fold(Sha256::new(), |hash, row| hash.chain_update(row).chain_update("\n"));
     hex::encode(hash.finalize())
 }
 
-fn text(value: &Value) -> &str {
+pub fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
