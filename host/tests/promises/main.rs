@@ -22,6 +22,7 @@ mod new;
 mod publish;
 mod real_logs;
 mod rebuild;
+mod saga_cli;
 mod sagas;
 mod services;
 mod zombie;
