@@ -1,4 +1,4 @@
-//! Millstream: projections as sandboxed WASM on NATS JetStream, each event decided exactly once.
+//! Millstream: projections and sagas as sandboxed WASM on NATS JetStream, each event decided exactly once.
 //!
 //! The map, in the order of an event's journey:
 //!
