@@ -26,6 +26,11 @@ pub(super) fn build(handlers: &[&str]) -> anyhow::Result<Built> {
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
+    // What `cargo run` says of this package would make build scripts run again, and what depends on them build again.
+    let is_ours = |name: &str| ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|of| name.starts_with(of));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_ours)) {
+        command.env_remove(name);
+    }
     let status = command.status().context("cargo could not be started")?;
     ensure!(status.success(), "the services of the example do not build");
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
