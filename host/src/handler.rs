@@ -121,7 +121,8 @@ impl Error {
             Self::Journal(error) | Self::Pipeline(pipeline::Error::Journal(error)) => match error {
                 journal::Error::Fenced(_) => Class::Fence,
                 journal::Error::Unreachable(_) | journal::Error::Refused(_) => Class::Retry,
-                journal::Error::TooLarge(_)
+                journal::Error::NotOurs(_)
+                | journal::Error::TooLarge(_)
                 | journal::Error::Damaged { .. }
                 | journal::Error::Gone { .. }
                 | journal::Error::OtherBucket(_)
@@ -357,6 +358,7 @@ async fn recover(journal: &Journal, documents: &Documents, claim: &Claim, acts: 
 /// Waits until what is decided is published, or until that takes too long: the next start then does it.
 async fn publisher_settled(outbox: Option<&Outbox>, through: u64) {
     let Some(outbox) = outbox else { return };
+    outbox.hurry();
     let settled = async {
         loop {
             let acted = outbox.acted.notified();

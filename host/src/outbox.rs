@@ -14,6 +14,7 @@
 //! whose window is made shorter while this runs; a work queue, whose consumed messages leave no trace; a command whose time to
 //! live has passed before a recovery looks; clocks of host and servers further apart than `SKEW_NANOSECONDS`.
 
+mod deferred;
 mod queue;
 mod rendering;
 mod stamp;
@@ -174,6 +175,12 @@ impl Outbox {
         *lock(&self.counts)
     }
 
+    /// Sets every deadline at once from now on: the host is about to stop, and leaves no more behind than it must.
+    pub fn hurry(&self) {
+        lock(&self.queue).hurry();
+        self.arrived.notify_one();
+    }
+
     /// True while the queue is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -327,7 +334,7 @@ impl Outbox {
                 } else {
                     counts.published += 1;
                 }
-                queue.sent(&lane, effect);
+                queue.sent(&lane, effect, now);
             }
             Done::Sent { lane, target, effect, answer: Err(error) } => {
                 counts.failed += 1;
@@ -429,7 +436,7 @@ mod tests {
     }
 
     struct World {
-        _server: Server,
+        server: Server,
         jetstream: Context,
     }
 
@@ -465,7 +472,7 @@ mod tests {
         async fn new() -> Self {
             let server = Server::builder().start().await.unwrap();
             let client = async_nats::connect(server.url()).await.unwrap();
-            Self { _server: server, jetstream: jetstream::new(client) }
+            Self { server, jetstream: jetstream::new(client) }
         }
 
         async fn stream(&self, name: &str, config: Config) {
@@ -500,21 +507,18 @@ mod tests {
             Driven { outbox, task }
         }
 
-        /// Subject, headers and time of each message, in order.
-        async fn stored(&self, stream: &str) -> Vec<(String, HeaderMap, i64)> {
+        /// Subject and headers of each message, in order.
+        async fn stored(&self, stream: &str) -> Vec<(String, HeaderMap)> {
             let stream = self.jetstream.get_stream(stream).await.unwrap();
             let count = stream.cached_info().state.messages;
-            let consumer = stream.create_consumer(pull::Config::default()).await;
+            let config = pull::Config { max_ack_pending: 100_000, ..pull::Config::default() };
+            let consumer = stream.create_consumer(config).await.unwrap();
+            let messages = consumer.stream().messages().await.unwrap();
+            let mut messages = messages.take(usize::try_from(count).unwrap());
             let mut stored = Vec::new();
-            if let Ok(consumer) = consumer {
-                let messages = consumer.stream().messages().await.unwrap();
-                let mut messages = messages.take(usize::try_from(count).unwrap());
-                while let Some(message) = tokio::time::timeout(WITHIN, messages.next()).await.unwrap() {
-                    let message = message.unwrap();
-                    let time = message.info().unwrap().published.unix_timestamp_nanos();
-                    let headers = message.headers.clone().unwrap_or_default();
-                    stored.push((message.subject.to_string(), headers, i64::try_from(time).unwrap()));
-                }
+            while let Some(message) = tokio::time::timeout(WITHIN, messages.next()).await.unwrap() {
+                let message = message.unwrap();
+                stored.push((message.subject.to_string(), message.headers.clone().unwrap_or_default()));
             }
             stored
         }
@@ -522,7 +526,7 @@ mod tests {
         async fn ids(&self, stream: &str) -> Vec<String> {
             let stored = self.stored(stream).await;
             let id = |headers: &HeaderMap| headers.get("ce-id").map(|id| id.as_str().to_owned());
-            stored.iter().filter_map(|(_, headers, _)| id(headers)).collect()
+            stored.iter().filter_map(|(_, headers)| id(headers)).collect()
         }
 
         /// Returns when a stream has forgotten all message ids of before.
@@ -601,10 +605,9 @@ mod tests {
         let mut all = Vec::new();
         for (stream, subject) in [("A", "a.one"), ("A", "a.two"), ("B", "b.one")] {
             let stored = world.stored(stream).await;
-            let of_subject = stored.iter().filter(|(name, _, _)| name == subject);
-            let ids: Vec<usize> = of_subject
-                .map(|(_, headers, _)| headers.get("ce-id").unwrap().as_str()[2..].parse().unwrap())
-                .collect();
+            let of_subject = stored.iter().filter(|(name, _)| name == subject);
+            let ids: Vec<usize> =
+                of_subject.map(|(_, headers)| headers.get("ce-id").unwrap().as_str()[2..].parse().unwrap()).collect();
             assert!(ids.is_sorted(), "{subject}: {ids:?}");
             all.extend(ids);
         }
@@ -699,9 +702,9 @@ mod tests {
         assert_eq!(world.ids(names::TIMERS).await, ["h.1.deadline"]);
         let stored = world.stored("LOST").await;
         for subject in ["lost.x", "lost.y"] {
-            let of_subject = stored.iter().filter(|(name, _, _)| name == subject);
+            let of_subject = stored.iter().filter(|(name, _)| name == subject);
             let ids =
-                of_subject.map(|(_, headers, _)| headers.get("ce-id").unwrap().as_str()[2..].parse::<u32>().unwrap());
+                of_subject.map(|(_, headers)| headers.get("ce-id").unwrap().as_str()[2..].parse::<u32>().unwrap());
             assert!(ids.clone().is_sorted() && ids.count() >= 100, "{subject}");
         }
     }
@@ -730,6 +733,33 @@ mod tests {
             let numbers = ids.iter().map(|id| id[2..].parse::<usize>().unwrap()).filter(|number| number % 7 == key);
             assert!(numbers.is_sorted());
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_dies_in_between_loses_nothing_and_stores_nothing_twice() {
+        let mut world = World::new().await;
+        world.stream("A", Config::default()).await;
+        let driven = world.drive();
+        let effects = numbered(6000, &["a.x", "a.y"]);
+        for (record, effects) in effects.chunks(100).enumerate() {
+            driven.outbox.publish(1 + record as u64, Stamp::now(), effects.to_vec()).await;
+        }
+        driven.until("nothing is published", |outbox| outbox.counts().published >= 500).await;
+        world.server.kill();
+        let at_death = driven.outbox.counts();
+        assert!(at_death.published < 6000, "it died too late to prove anything");
+        world.server.restart().await.unwrap();
+        driven.until_acted(60).await;
+        let counts = driven.outbox.counts();
+        assert_eq!(counts.published + counts.known, 6000);
+        let ids = world.ids("A").await;
+        let numbers: Vec<usize> = ids.iter().map(|id| id[2..].parse().unwrap()).collect();
+        for lane in 0..14 {
+            assert!(numbers.iter().filter(|number| **number % 14 == lane).is_sorted());
+        }
+        let mut all = numbers;
+        all.sort_unstable();
+        assert_eq!(all, Vec::from_iter(0..6000));
     }
 
     #[tokio::test]

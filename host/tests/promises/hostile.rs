@@ -128,7 +128,7 @@ async fn what_is_no_handler_is_refused_at_deploy_and_nothing_is_made() {
         ("bomb-describe", describing(BOMB), "asked for more memory"),
         ("trap-describe", describing("unreachable"), "trapped"),
         ("flood-describe", describing(FLOOD), "logged more than"),
-        ("saga", wasm(Mischief { words: &[(1032, &[1])], ..Mischief::default() }), "projections only"),
+        ("saga", wasm(Mischief { words: &[(1032, &[1])], ..Mischief::default() }), "does not say how"),
         (
             "garbage-describe",
             wasm(Mischief { words: &[(1024, &[u32::MAX - 9, 7])], ..Mischief::default() }),
