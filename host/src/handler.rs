@@ -290,6 +290,9 @@ impl Handler {
             saga: self.saga.clone(),
         };
         let outbox = self.saga.as_ref().map(|_| Arc::new(self.outbox(jetstream, claim.acted_through)));
+        if let Some(outbox) = &outbox {
+            self.progress.acts_through(outbox);
+        }
         let mut publisher = Publisher::start(outbox.clone(), &journal, claim.id);
         let parts_of_claim = Parts { documents: Arc::clone(&documents), journal, pace, outbox: outbox.clone() };
         let mut pipeline = Pipeline::new(parts, claim, parts_of_claim, recovered.order);

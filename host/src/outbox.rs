@@ -86,7 +86,7 @@ pub enum Error {
 }
 
 /// An effect that nobody takes at present.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Undelivered {
     /// The instance that sends it, or the timer's id.
     pub key: String,

@@ -11,6 +11,7 @@
 
 mod bad_use;
 mod crash_points;
+mod docs;
 mod harness;
 mod hostile;
 mod journal;
@@ -22,6 +23,7 @@ mod new;
 mod publish;
 mod real_logs;
 mod rebuild;
+mod saga_cli;
 mod sagas;
 mod sagas_cases;
 mod sagas_logs;
