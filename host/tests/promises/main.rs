@@ -23,5 +23,7 @@ mod publish;
 mod real_logs;
 mod rebuild;
 mod sagas;
+mod sagas_refused;
 mod services;
+mod shop;
 mod zombie;
