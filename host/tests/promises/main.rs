@@ -23,6 +23,7 @@ mod publish;
 mod real_logs;
 mod rebuild;
 mod sagas;
+mod sagas_crash;
 mod sagas_refused;
 mod services;
 mod shop;
