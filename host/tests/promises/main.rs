@@ -25,6 +25,7 @@ mod rebuild;
 mod sagas;
 mod sagas_crash;
 mod sagas_refused;
+mod sagas_storm;
 mod services;
 mod shop;
 mod zombie;
