@@ -26,6 +26,7 @@ mod sagas;
 mod sagas_crash;
 mod sagas_refused;
 mod sagas_storm;
+mod sagas_undo;
 mod services;
 mod shop;
 mod zombie;
