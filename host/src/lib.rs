@@ -16,6 +16,7 @@
 //! | `journal.rs` | one record decides one batch | compare-and-set: two owners are impossible |
 //! | `show.rs` | documents go into the bucket | compare-and-set per key, one write in flight per key |
 //! | `outbox.rs`, `timers.rs` | effects are published, timers are set | an effect's id is its message id; none is given up |
+//! | `alerts.rs` | a stream for what a person should know | a user's stream for it is left alone |
 //! | `publication.rs`, `acks.rs` | whole envelopes, acknowledgements | what is written is what `envelope.rs` reads |
 //! | `claim.rs`, `positions.rs`, `handler.rs` | take a handler, recover, run, begin again | the last record alone is enough |
 //! | `supervisor.rs`, `registry.rs` | which handlers run here | deployments are plain NATS buckets |
@@ -26,6 +27,7 @@
 //! embedded nats-server of demo, tests and benchmarks), `cli/` (a file per command), `crash.rs` (where tests end the process).
 
 pub mod acks;
+pub mod alerts;
 mod batch;
 pub mod blame;
 pub mod claim;

@@ -44,6 +44,7 @@ struct Running {
     /// Revision of the deployment in its bucket.
     revision: u64,
     stop: watch::Sender<bool>,
+    progress: Arc<Progress>,
     /// None once it has ended by itself.
     task: Option<JoinHandle<Ended>>,
     fenced: bool,
@@ -151,6 +152,7 @@ impl Supervisor {
                 let same = self.running.get(&name).is_some_and(|running| {
                     running.revision == entry.revision
                         || running.deployment == deployment
+                            && running.progress.report(0).state != State::Failing
                             && running.task.as_ref().is_some_and(|task| !task.is_finished())
                 });
                 if !same {
@@ -172,10 +174,10 @@ impl Supervisor {
             cache: self.cache.clone(),
             host: self.host.clone(),
             name: name.clone(),
-            progress,
+            progress: Arc::clone(&progress),
         };
         let task = tokio::spawn(life.run(deployment.clone(), stopped));
-        self.running.insert(name, Running { deployment, revision, stop, task: Some(task), fenced: false });
+        self.running.insert(name, Running { deployment, revision, stop, progress, task: Some(task), fenced: false });
     }
 
     async fn stop(&mut self, name: &str) {

@@ -163,6 +163,9 @@ pub(super) fn examine(bytes: &[u8], limits: &Limits) -> anyhow::Result<Descripti
     let nothing = Span { start: 0, length: 0 };
     instance.stage(&Batch { source: nothing, events: Vec::new(), blob: Vec::new() })?;
     instance.apply(&Documents { documents: Vec::new(), blob: Vec::new() }, &[])?;
+    if description.kind == Kind::Saga {
+        Facts::parse(&description.extra)?;
+    }
     Ok(description)
 }
 
