@@ -11,6 +11,7 @@ use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::{self, Context};
 use clap::Args;
 use futures::StreamExt as _;
+use millstream_saga::is_subject;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -21,7 +22,6 @@ use crate::envelope::{self, Arrival};
 use crate::inputs::{self, Holder};
 use crate::names;
 use crate::publication::{Outline, Publication, time};
-use crate::subject;
 
 /// Send one command, and wait for its answer.
 #[derive(Debug, Args)]
@@ -78,7 +78,7 @@ struct Reply {
 impl Send {
     pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
         let payload = self.payload()?;
-        if !subject::is_valid_subject(&self.subject) {
+        if !is_subject(&self.subject) {
             return Err(Fault::usage(anyhow::anyhow!("`{}` is not a subject that one can send to", self.subject))
                 .hint("name the command in it, without wildcards: orders-commands.ReserveInventory"));
         }
