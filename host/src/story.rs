@@ -35,6 +35,8 @@ pub struct Sources {
     pub letters: Vec<Letter>,
     /// What could not be looked at, in sentences.
     pub gaps: Vec<String>,
+    /// Why something may be missing, if something is.
+    pub reasons: Vec<String>,
 }
 
 /// A journal record, as far as it is about the instance.
@@ -222,7 +224,7 @@ impl Sources {
     /// Puts it together.
     #[must_use]
     pub fn tell(self) -> Story {
-        let Self { handler, key, instance, transitions, decisions, letters, gaps } = self;
+        let Self { handler, key, instance, transitions, decisions, letters, gaps, reasons } = self;
         let letters = chosen(&handler, &key, &instance, &transitions, letters);
         let teller = Teller { instance: &instance, transitions: &transitions, letters: &letters };
         let mut events = Vec::with_capacity(transitions.len());
@@ -230,7 +232,11 @@ impl Sources {
             let decision = decisions.iter().find(|decision| decision.events.contains(&transition.event));
             events.push(teller.chapter(transition, decision));
         }
-        let missing = missing(&instance, &events, gaps);
+        let mut missing = missing(&instance, &events);
+        if !missing.is_empty() {
+            missing.extend(reasons);
+        }
+        missing.extend(gaps);
         Story {
             handler,
             key,
@@ -427,7 +433,7 @@ fn kind(id: &str, command: bool) -> Kind {
 }
 
 /// Sentences about what is not there any more.
-fn missing(instance: &Instance, events: &[Chapter], gaps: Vec<String>) -> Vec<String> {
+fn missing(instance: &Instance, events: &[Chapter]) -> Vec<String> {
     let mut missing = Vec::new();
     if events.first().is_none_or(|chapter| chapter.event != instance.life) {
         missing.push(format!(
@@ -463,7 +469,6 @@ fn missing(instance: &Instance, events: &[Chapter], gaps: Vec<String>) -> Vec<St
             named(&unseen)
         ));
     }
-    missing.extend(gaps);
     missing
 }
 
@@ -539,7 +544,16 @@ pub(crate) mod tests {
             events: vec!["e1".into()],
             effects: vec![timer],
         }];
-        Sources { handler: "h".into(), key: "o-1".into(), instance, transitions, decisions, letters, gaps: Vec::new() }
+        Sources {
+            handler: "h".into(),
+            key: "o-1".into(),
+            instance,
+            transitions,
+            decisions,
+            letters,
+            gaps: Vec::new(),
+            reasons: Vec::new(),
+        }
     }
 
     /// Each event with its effects, in words.

@@ -60,7 +60,7 @@ pub async fn sources(
     wanted: &Wanted<'_>,
     document: Option<Document>,
 ) -> anyhow::Result<Option<Sources>> {
-    let mut gaps = Vec::new();
+    let (mut gaps, mut reasons) = (Vec::new(), Vec::new());
     let begun = document.as_ref().and_then(|document| begun(&document.instance));
     let records = journal(jetstream, wanted, begun, document.as_ref().map(|document| document.record)).await?;
     let Journalled { mut decisions, documents, last } = records;
@@ -79,12 +79,13 @@ pub async fn sources(
     let from = transitions.iter().filter_map(|transition| nanoseconds(&transition.at));
     let from = from.chain(decisions.iter().map(|decision| decision.time)).min().unwrap_or(end);
     decisions.retain(|decision| !decision.events.is_empty() || !decision.effects.is_empty());
-    let mut letters = Vec::new();
-    let mut left = wanted.most;
+    let mut found = Found { letters: Vec::new(), left: wanted.most, gaps };
     for holder in inputs::holders(jetstream, wanted.subjects, wanted.streams).await? {
         let range = Range { from: from - SKEW, until: end.saturating_add(AFTER) };
-        read(jetstream, wanted, &holder, range, &instance, &mut left, &mut letters, &mut gaps).await?;
+        reasons.extend(why_missing(&holder, range));
+        read(jetstream, wanted, &holder, range, &instance, &mut found).await?;
     }
+    let Found { letters, gaps, .. } = found;
     Ok(Some(Sources {
         handler: wanted.handler.to_owned(),
         key: wanted.key.to_owned(),
@@ -93,6 +94,7 @@ pub async fn sources(
         decisions,
         letters,
         gaps,
+        reasons,
     }))
 }
 
@@ -206,27 +208,34 @@ struct Range {
     until: i64,
 }
 
+/// What was found in the streams.
+struct Found {
+    letters: Vec<Letter>,
+    /// How many more messages may be looked at.
+    left: usize,
+    gaps: Vec<String>,
+}
+
+/// Why a stream may lack what it once held.
+fn why_missing(holder: &Holder, range: Range) -> Option<String> {
+    let Holder { stream, first_time, consumes, .. } = holder;
+    if *consumes {
+        return Some(format!("stream {stream} deletes messages when they are consumed"));
+    }
+    let first = first_time.filter(|first| *first > range.from + SKEW)?;
+    Some(format!("stream {stream} begins at {}: what was before is trimmed", time_of(first)))
+}
+
 /// Reads one stream.
-#[allow(clippy::too_many_arguments, reason = "one place, and each is another thing")]
 async fn read(
     jetstream: &Context,
     wanted: &Wanted<'_>,
     holder: &Holder,
     range: Range,
     instance: &Instance,
-    left: &mut usize,
-    letters: &mut Vec<Letter>,
-    gaps: &mut Vec<String>,
+    found: &mut Found,
 ) -> anyhow::Result<()> {
-    let Holder { stream, filters, first_time, consumes, .. } = holder;
-    if *consumes {
-        gaps.push(format!("what stream {stream} held: it deletes messages when they are consumed"));
-    } else if first_time.is_some_and(|first| first > range.from + SKEW) {
-        gaps.push(format!(
-            "what stream {stream} held before {}: it begins there",
-            time_of(first_time.unwrap_or_default())
-        ));
-    }
+    let Holder { stream, filters, .. } = holder;
     let mut seen: Vec<u64> = Vec::new();
     for filter in filters {
         let mut reader = Reader::open(jetstream, holder, filter, range.from).await?;
@@ -239,15 +248,15 @@ async fn read(
                 if message.stored > range.until {
                     break 'pages;
                 }
-                if *left == 0 {
-                    gaps.push(format!(
+                if found.left == 0 {
+                    found.gaps.push(format!(
                         "what stream {stream} holds after {}: {} messages were looked at (--scan looks at more)",
                         time_of(message.stored),
                         wanted.most
                     ));
                     return Ok(());
                 }
-                *left -= 1;
+                found.left -= 1;
                 // Filters of one stream may overlap.
                 if filters.len() > 1 && seen.contains(&message.sequence) {
                     continue;
@@ -256,7 +265,7 @@ async fn read(
                     && may_concern(&letter, wanted, instance)
                 {
                     seen.push(message.sequence);
-                    letters.push(letter);
+                    found.letters.push(letter);
                 }
             }
         }

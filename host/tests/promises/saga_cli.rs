@@ -206,6 +206,8 @@ async fn a_story_has_every_event_command_answer_timer_and_undo() {
         [line("OrderPlaced", "begin", &["timer abandoned: waits", "command ReserveInventory: waits"])]
     );
 
+    let bounded = world.ok(&["explain", "fulfil", "poor", "--scan", "3"]);
+    assert!(bounded.contains("3 messages were looked at (--scan looks at more)"), "{bounded}");
     let text = world.ok(&["explain", "fulfil", "poor"]);
     assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
     assert!(text.starts_with("fulfil poor  compensated: no money\nstate "), "{text}");
@@ -243,6 +245,8 @@ async fn a_story_says_what_is_not_there_any_more() {
     let missing: Vec<&str> = trimmed["missing"].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect();
     assert!(missing[0].starts_with("4 events that no stream has any more"), "{missing:?}");
     assert!(missing[1].starts_with("3 messages that no stream has"), "{missing:?}");
+    let most = world.ok(&["explain", "fulfil", "poor", "--scan", "0"]);
+    assert!(!most.contains("--scan looks at more"), "there is nothing to look at: {most}");
 
     // Nor the journal's records.
     world.jetstream.get_stream("MILLSTREAM_JOURNAL_fulfil").await.unwrap().purge().keep(1).await.unwrap();
