@@ -116,7 +116,10 @@ pub async fn reply(jetstream: &Context, prefix: &str, command: &Command, kind: &
         ("ce-correlationid", &command.correlation),
         ("ce-causationid", &command.id),
     ] {
-        headers.insert(name, value);
+        // A CloudEvent has no empty attribute.
+        if !value.is_empty() {
+            headers.insert(name, value);
+        }
     }
     let (subject, body) = (format!("{prefix}.{kind}"), Bytes::from(payload.to_string()));
     let deadline = Instant::now() + PATIENCE;
