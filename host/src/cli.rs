@@ -3,15 +3,20 @@
 pub mod connect;
 mod demo;
 mod deploy;
+mod explain;
 mod fault;
 mod get;
+mod instances;
 mod lag;
 mod list;
 mod new;
 mod output;
 pub mod progress;
 pub mod publish;
+mod resume_compensation;
 mod run;
+mod sagas;
+mod send;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -44,6 +49,14 @@ enum Command {
     Get(get::Get),
     /// Show how far behind the handlers are.
     Lag(lag::LagCommand),
+    /// List the instances of a saga.
+    Sagas(sagas::Sagas),
+    /// Tell the story of one instance of a saga.
+    Explain(explain::Explain),
+    /// Take up a compensation that failed.
+    ResumeCompensation(resume_compensation::ResumeCompensation),
+    /// Send one command, and wait for its answer.
+    Send(send::Send),
     /// Publish a file of events.
     Publish(publish::Arguments),
     /// Make a new handler crate.
@@ -78,6 +91,10 @@ pub fn run(arguments: Arguments) -> Result<(), Fault> {
             Command::List(list) => list.run(&connection, json).await,
             Command::Get(get) => get.run(&connection, json).await,
             Command::Lag(lag) => lag.run(&connection, json).await,
+            Command::Sagas(sagas) => sagas.run(&connection, json).await,
+            Command::Explain(explain) => explain.run(&connection, json).await,
+            Command::ResumeCompensation(resume) => resume.run(&connection, json).await,
+            Command::Send(send) => send.run(&connection, json).await,
             Command::Publish(arguments) => {
                 open(&connection).await?;
                 publish::run(&connection, &arguments, json).await.map_err(|error| {

@@ -1,28 +1,52 @@
-//! Named places where a test can end the process, to prove that every one of them is survived. Absent from release builds.
-//! `MILLSTREAM_CRASH_AT=committed:3` aborts at the third passage of `committed`.
+//! Named places where a test can end the process or stop it, to prove that every one of them is survived. Absent from release
+//! builds. `MILLSTREAM_CRASH_AT=committed:3` aborts at the third passage of `committed`; `MILLSTREAM_STOP_AT=committed:3` stops the
+//! process there, until somebody sends it SIGCONT.
 
 /// The places, in the order of a batch's journey. `before` and `after` each step.
 pub const POINTS: [&str; 10] =
     ["arrived", "staged", "loaded", "applied", "encoded", "committed", "acked", "showing", "half-shown", "shown"];
 
-/// Ends the process here if a test asked for it.
+/// The places of a saga's effects, which come after `acked`: before one leaves, when one is stored, when all of a record are.
+pub const ACTING: [&str; 3] = ["publishing", "published", "acted"];
+
+/// Ends or stops the process here if a test asked for it.
 #[cfg(debug_assertions)]
 pub(crate) fn point(name: &'static str) {
     use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicU64, Ordering};
 
-    static WANTED: OnceLock<Option<(String, AtomicU64)>> = OnceLock::new();
-    debug_assert!(POINTS.contains(&name), "{name} is not in the list that the test walks through");
-    let wanted = WANTED.get_or_init(|| {
-        let text = std::env::var("MILLSTREAM_CRASH_AT").ok()?;
-        let (name, count) = text.split_once(':')?;
-        Some((name.to_owned(), AtomicU64::new(count.parse().ok()?)))
-    });
-    if let Some((wanted, left)) = wanted
-        && wanted == name
-        && left.fetch_sub(1, Ordering::SeqCst) == 1
-    {
+    static CRASH: OnceLock<Option<Wanted>> = OnceLock::new();
+    static STOP: OnceLock<Option<Wanted>> = OnceLock::new();
+    debug_assert!(
+        POINTS.contains(&name) || ACTING.contains(&name),
+        "{name} is not in the lists that the tests walk through"
+    );
+    if Wanted::is_here(&CRASH, "MILLSTREAM_CRASH_AT", name) {
         std::process::abort();
+    }
+    if Wanted::is_here(&STOP, "MILLSTREAM_STOP_AT", name) {
+        // Comes back when the process goes on.
+        let _ = std::process::Command::new("kill").args(["-STOP", &std::process::id().to_string()]).status();
+    }
+}
+
+/// A passage that a test waits for.
+#[cfg(debug_assertions)]
+struct Wanted {
+    name: String,
+    left: std::sync::atomic::AtomicU64,
+}
+
+#[cfg(debug_assertions)]
+impl Wanted {
+    fn parse(variable: &str) -> Option<Self> {
+        let text = std::env::var(variable).ok()?;
+        let (name, count) = text.split_once(':')?;
+        Some(Self { name: name.to_owned(), left: count.parse::<u64>().ok()?.into() })
+    }
+
+    fn is_here(wanted: &std::sync::OnceLock<Option<Self>>, variable: &str, name: &str) -> bool {
+        let wanted = wanted.get_or_init(|| Self::parse(variable)).as_ref().filter(|wanted| wanted.name == name);
+        wanted.is_some_and(|wanted| wanted.left.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) == 1)
     }
 }
 

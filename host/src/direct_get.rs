@@ -10,6 +10,8 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use serde_json::json;
 
+use crate::publication;
+
 /// Keys in one request; the server takes 1,024.
 pub const KEYS: usize = 1000;
 
@@ -45,17 +47,28 @@ pub enum Error {
     },
 }
 
-/// The last message of a subject.
+/// A message.
 #[derive(Debug)]
 pub struct Last {
     /// Its subject.
     pub subject: String,
     /// Its stream sequence: a KV key's revision.
     pub sequence: u64,
+    /// When it was stored, nanoseconds since 1970.
+    pub stored: i64,
     /// Its headers.
     pub headers: HeaderMap,
     /// Its payload.
     pub payload: Bytes,
+}
+
+/// Where to begin to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// At the first message stored at or after this time, nanoseconds since 1970.
+    Time(i64),
+    /// At this sequence.
+    Sequence(u64),
 }
 
 /// The last messages of up to `KEYS` subjects, in no particular order, and the last stream sequence the answering replica knew.
@@ -70,12 +83,44 @@ pub async fn last_of(
     let subjects: Vec<&str> = subjects.iter().map(AsRef::as_ref).collect();
     let (messages, end) = request(jetstream, stream, &json!({ "multi_last": subjects })).await?;
     let known = end.and_then(|end| number(end.headers.as_ref(), "Nats-UpTo-Sequence")).unwrap_or_default();
-    let last = |message: Message| {
-        let sequence = number(message.headers.as_ref(), "Nats-Sequence")?;
-        let subject = message.headers.as_ref()?.get("Nats-Subject")?.to_string();
-        Some(Last { subject, sequence, headers: message.headers.unwrap_or_default(), payload: message.payload })
+    Ok((messages.into_iter().filter_map(whole).collect(), known))
+}
+
+/// Messages under a filter from there on, whole, at most `count` of them and about `bytes` bytes, in stream order.
+///
+/// # Errors
+/// When the server refuses or stays silent.
+pub async fn page(
+    jetstream: &Context,
+    stream: &str,
+    filter: &str,
+    from: From,
+    count: usize,
+    bytes: usize,
+) -> Result<Vec<Last>, Error> {
+    let wanted = match from {
+        From::Time(time) => {
+            json!({ "start_time": publication::time(time), "next_by_subj": filter, "batch": count, "max_bytes": bytes })
+        }
+        From::Sequence(sequence) => {
+            json!({ "seq": sequence, "next_by_subj": filter, "batch": count, "max_bytes": bytes })
+        }
     };
-    Ok((messages.into_iter().filter_map(last).collect(), known))
+    let (messages, _) = request(jetstream, stream, &wanted).await?;
+    Ok(messages.into_iter().filter_map(whole).collect())
+}
+
+fn whole(message: Message) -> Option<Last> {
+    let headers = message.headers.as_ref();
+    let sequence = number(headers, "Nats-Sequence")?;
+    let subject = headers?.get("Nats-Subject")?.to_string();
+    let stored = stored(headers).unwrap_or_default();
+    Some(Last { subject, sequence, stored, headers: message.headers.unwrap_or_default(), payload: message.payload })
+}
+
+fn stored(headers: Option<&HeaderMap>) -> Option<i64> {
+    let time: jiff::Timestamp = headers?.get("Nats-Time-Stamp")?.as_str().parse().ok()?;
+    i64::try_from(time.as_nanosecond()).ok()
 }
 
 /// Messages of a subject from a sequence on, at most `count` of them and about `bytes` bytes, in stream order.
@@ -113,12 +158,7 @@ pub async fn waiting(jetstream: &Context, stream: &str, filter: &str, from: u64)
     let (messages, _) = request(jetstream, stream, &json!({ "seq": from, "next_by_subj": filter, "batch": 1 })).await?;
     let Some(first) = messages.first() else { return Ok(Waiting::default()) };
     let headers = first.headers.as_ref();
-    let stored = headers.and_then(|headers| headers.get("Nats-Time-Stamp")).map(ToString::to_string);
-    let oldest = stored.and_then(|text| text.parse::<jiff::Timestamp>().ok());
-    Ok(Waiting {
-        messages: 1 + number(headers, "Nats-Num-Pending").unwrap_or_default(),
-        oldest: oldest.and_then(|time| i64::try_from(time.as_nanosecond()).ok()),
-    })
+    Ok(Waiting { messages: 1 + number(headers, "Nats-Num-Pending").unwrap_or_default(), oldest: stored(headers) })
 }
 
 /// Cuts subjects into parts, in their order, each small enough for one request of [`last_of`] and one subject more: a witness.

@@ -2,6 +2,8 @@
 //! In: keys to load; changes as they are decided. Out: document bytes that are proved fresh; what is left to show.
 //! Never: writes a document itself (that is `show.rs`), or believes a replica that may be behind.
 
+mod revisions;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +18,7 @@ use crate::direct_get;
 use crate::keys;
 use crate::names;
 use crate::sandbox::Digest;
+use revisions::Revisions;
 
 /// How long to ask again while replicas are behind.
 const FRESH_WITHIN: Duration = Duration::from_secs(5);
@@ -42,7 +45,7 @@ pub enum Error {
         /// The journal's stream.
         journal: String,
     },
-    /// The server refused for good.
+    /// The server refused: full, or no permission. It is asked again, until somebody has mended that.
     #[error("bucket {bucket} refused: {reason}")]
     Refused {
         /// Its name.
@@ -105,44 +108,13 @@ struct State {
     committed: u64,
     shown_through: u64,
     revisions: Revisions,
+    /// The highest journal sequence that surely exists. A document that names a higher one was not written by a host.
+    journal_end: u64,
     /// Reads must know the bucket up to here.
     fresh_from: u64,
     /// A subject that is in the bucket. Each read asks for it too: an answer without any message does not say how far the
     /// replica knew the bucket.
     witness: Option<String>,
-}
-
-/// Bucket revisions by key, in two halves so that the older half can be forgotten at once.
-#[derive(Default)]
-struct Revisions {
-    young: HashMap<String, u64>,
-    old: HashMap<String, u64>,
-    limit: usize,
-    /// Every revision of the bucket is here: it was empty when the claim began, and none was forgotten.
-    complete: bool,
-}
-
-impl Revisions {
-    fn get(&self, key: &str) -> Option<u64> {
-        self.young.get(key).or_else(|| self.old.get(key)).copied()
-    }
-
-    /// The key was never written, for all that is known of a bucket that was empty once. A rebuild then reads nothing.
-    fn is_absent(&self, key: &str) -> bool {
-        self.complete && self.get(key).unwrap_or_default() == 0
-    }
-
-    fn set(&mut self, key: &str, revision: u64) {
-        if let Some(known) = self.young.get_mut(key) {
-            *known = revision;
-            return;
-        }
-        if self.young.len() >= (self.limit / 2).max(1) {
-            self.complete &= self.old.is_empty();
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(key.to_owned(), revision);
-    }
 }
 
 /// The documents of one handler under one claim.
@@ -188,7 +160,7 @@ impl Documents {
         let state = State {
             fresh_from,
             witness,
-            revisions: Revisions { limit: known_revisions, complete: fresh_from == 0, ..Revisions::default() },
+            revisions: Revisions::new(known_revisions, fresh_from == 0),
             ..State::default()
         };
         Ok(Self {
@@ -259,17 +231,41 @@ impl Documents {
             let by_subject: HashMap<&str, &str> =
                 subjects.iter().map(String::as_str).zip(part.iter().copied()).collect();
             let messages = self.fresh(subjects).await?;
+            let found: Vec<Stored> = messages
+                .iter()
+                .filter_map(|message| Some(stored(by_subject.get(message.subject.as_str())?, message)))
+                .collect();
+            let newest = found.iter().map(|document| document.journal).max().unwrap_or_default();
+            let journal_end = self.journal_end(newest).await?;
             let mut state = self.lock();
             for key in part {
                 state.revisions.set(key, 0);
             }
-            for message in messages {
-                let Some(key) = by_subject.get(message.subject.as_str()) else { continue };
-                state.revisions.set(key, message.sequence);
-                all.push(stored(key, &message));
+            for mut document in found {
+                state.revisions.set(&document.key, document.revision);
+                if document.journal > journal_end {
+                    document.journal = 0;
+                }
+                all.push(document);
             }
         }
         Ok(all)
+    }
+
+    /// The journal's end, asked for anew where it is not known to reach `needed`. A host shows a document only after its record is
+    /// stored, so what was read before the question cannot truly name a higher sequence.
+    async fn journal_end(&self, needed: u64) -> Result<u64, Error> {
+        let known = self.lock().journal_end;
+        if needed <= known {
+            return Ok(known);
+        }
+        let name = names::journal_stream(&self.bucket);
+        let stream =
+            self.jetstream.get_stream(name).await.map_err(|error| unreachable(&self.bucket, error.to_string()))?;
+        let end = stream.cached_info().state.last_sequence;
+        let mut state = self.lock();
+        state.journal_end = state.journal_end.max(end);
+        Ok(state.journal_end)
     }
 
     async fn fresh(&self, subjects: &[String]) -> Result<Vec<direct_get::Last>, Error> {
@@ -313,6 +309,7 @@ impl Documents {
     pub(crate) fn commit(&self, origin: Origin) {
         let mut state = self.lock();
         state.committed = origin.order;
+        state.journal_end = state.journal_end.max(origin.journal);
         state.origins.push_back(origin);
         // With documents waiting, only a round of showing can move it, and looking at all of them for each batch is dear.
         if state.unshown.is_empty() {

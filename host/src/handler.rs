@@ -2,15 +2,18 @@
 //! record. In: a deployment. Out: how it ended. Never: tries to repair a running claim; there is one way to begin, and
 //! recovery is it.
 
+mod publisher;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use millstream_saga::Outgoing;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use crate::acks::{self, Acks};
+use crate::alerts;
 use crate::claim::{self, Claim, Claimant};
 use crate::documents::{self, Decided, Documents, Origin};
 use crate::inputs::{self, Input};
@@ -23,8 +26,9 @@ use crate::progress::{Progress, State};
 use crate::saga::Facts;
 use crate::sandbox::{Digest, Instantiate};
 use crate::settings::Settings;
-use crate::show::{self, Pace};
+use crate::show;
 use crate::timers;
+use publisher::Publisher;
 
 /// Waits between two tries, doubling from the first to the last.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
@@ -96,6 +100,8 @@ enum Error {
     Outbox(#[from] outbox::Error),
     #[error(transparent)]
     Timers(#[from] timers::Error),
+    #[error(transparent)]
+    Alerts(#[from] alerts::Error),
     #[error("documents cannot be written: {0}")]
     Acks(#[from] acks::Error),
     #[error(transparent)]
@@ -121,7 +127,8 @@ impl Error {
             Self::Journal(error) | Self::Pipeline(pipeline::Error::Journal(error)) => match error {
                 journal::Error::Fenced(_) => Class::Fence,
                 journal::Error::Unreachable(_) | journal::Error::Refused(_) => Class::Retry,
-                journal::Error::TooLarge(_)
+                journal::Error::NotOurs(_)
+                | journal::Error::TooLarge(_)
                 | journal::Error::Damaged { .. }
                 | journal::Error::Gone { .. }
                 | journal::Error::OtherBucket(_)
@@ -140,6 +147,7 @@ impl Error {
             Self::Timers(timers::Error::NotOurs(_) | timers::Error::Altered(..)) => Class::Stop,
             Self::Outbox(outbox::Error::Unreachable(_))
             | Self::Timers(timers::Error::Refused(_))
+            | Self::Alerts(_)
             | Self::Acks(_)
             | Self::Inputs(_)
             | Self::Pipeline(pipeline::Error::Inputs(_) | pipeline::Error::Lost { .. }) => Class::Retry,
@@ -204,7 +212,7 @@ impl Handler {
         }
     }
 
-    /// A saga that keeps instances may set timers.
+    /// A saga that keeps instances may set timers, and its compensation may fail.
     fn has_timers(&self) -> bool {
         self.saga.as_ref().is_some_and(|saga| !saga.stateless)
     }
@@ -246,21 +254,16 @@ impl Handler {
                 journal = crate::names::journal_stream(&self.name),
             )));
         }
-        let mut claim = claim::take(&journal, claimant, bucket.created()).await?;
+        let claim = claim::take(&journal, claimant, bucket.created()).await?;
         claimant.held = true;
         // Read again after the claim: an earlier owner went on until then, and later reads must know what leaders know now.
         let mut inputs = inputs::resolve(jetstream, filters, streams).await?;
         if self.has_timers() {
             inputs.push(inputs::timers(jetstream, &self.name, *replicas).await?);
+            alerts::open(jetstream, &self.name, *replicas).await?;
         }
         let documents = Arc::new(Documents::open(jetstream, &self.name, *replicas, *known_revisions).await?);
         let recovered = recover(&journal, &documents, &claim, self.saga.is_some()).await?;
-        if let Err(reason) = positions::place(&mut claim, &inputs, self.settings.on_lost_events) {
-            // What is decided stays decided: its documents are shown even if nothing more can be.
-            let acks = Acks::open(&jetstream.client()).await?;
-            show::round(&documents, &acks, documents.presentable()).await?;
-            return Err(Error::Position(reason));
-        }
         // Claims are records too: a handler that never gets further must not fill its journal.
         let done = if self.saga.is_some() { claim.shown_through.min(claim.acted_through) } else { claim.shown_through };
         let keep_from = claim.last.saturating_sub(self.settings.journal_keep_records).min(done + 1);
@@ -269,18 +272,41 @@ impl Handler {
     }
 
     async fn work(&self, jetstream: &Context, opened: Opened, stop: &mut watch::Receiver<bool>) -> Result<(), Error> {
-        let Opened { claim, journal, documents, inputs, recovered } = opened;
+        let Opened { mut claim, journal, documents, inputs, recovered } = opened;
+        let outbox = self.saga.as_ref().map(|_| Arc::new(self.outbox(jetstream, claim.acted_through)));
+        if let Some(outbox) = &outbox {
+            self.progress.acts_through(outbox);
+            for (sequence, time, effects) in recovered.effects {
+                outbox.republish(sequence, time, effects);
+            }
+        }
+        let mut publisher = Publisher::start(outbox.clone(), &journal, claim.id);
+        let acks = Arc::new(Acks::open(&jetstream.client()).await?);
+        let placed = positions::place(&mut claim, &inputs, self.settings.on_lost_events);
         let at: Vec<(Input, u64)> =
             inputs.into_iter().zip(&claim.positions).map(|(input, position)| (input, position.sequence)).collect();
-        let mut intake = Intake::open(jetstream, &self.name, &at, &self.settings).await?;
-        let pace = Arc::new(Pace::default());
-        let interval = Duration::from_millis(self.settings.show_interval_milliseconds);
-        let acks = Arc::new(Acks::open(&jetstream.client()).await?);
-        let showing = show::run(Arc::clone(&documents), Arc::clone(&acks), Arc::clone(&pace), interval);
-        let mut shower = tokio::spawn(showing);
-        self.progress.decided(&claim.positions, &claim.counts);
-        self.progress.set(State::Running, "");
-        let parts = pipeline::Handler {
+        let parts = Parts { documents: Arc::clone(&documents), journal, pace: Arc::default(), outbox: outbox.clone() };
+        let mut pipeline = self.pipeline(claim, parts, recovered.order);
+        let ended = match placed {
+            Ok(()) => tokio::select! {
+                ended = self.decide(&mut pipeline, &at, &acks, stop) => ended,
+                error = publisher.failed() => Err(error),
+            },
+            Err(reason) => Err(Error::Position(reason)),
+        };
+        // What is decided stays decided, even if nothing more can be: it is shown and done, by us if we still can, else by the
+        // next claim.
+        if matches!(&ended, Ok(()) | Err(Error::Position(_) | Error::Pipeline(pipeline::Error::Failing { .. }))) {
+            show::round(&documents, &acks, documents.presentable()).await?;
+            if let Some(outbox) = &outbox {
+                self.publish_rest(&ended, outbox, &mut publisher, &pipeline, stop).await?;
+            }
+        }
+        ended
+    }
+
+    fn pipeline(&self, claim: Claim, parts: Parts, order: u64) -> Pipeline {
+        let handler = pipeline::Handler {
             host: self.host.clone(),
             digest: self.digest,
             instantiate: Arc::clone(&self.instantiate),
@@ -288,38 +314,59 @@ impl Handler {
             progress: Arc::clone(&self.progress),
             saga: self.saga.clone(),
         };
-        let outbox = self.saga.as_ref().map(|_| Arc::new(self.outbox(jetstream, claim.acted_through)));
-        let mut publisher = Publisher::start(outbox.clone(), &journal, claim.id);
-        let parts_of_claim = Parts { documents: Arc::clone(&documents), journal, pace, outbox: outbox.clone() };
-        let mut pipeline = Pipeline::new(parts, claim, parts_of_claim, recovered.order);
-        let running = async {
-            if let Some(outbox) = &outbox {
-                for (sequence, time, effects) in recovered.effects {
-                    outbox.republish(sequence, time, effects).await;
-                }
-            }
-            pipeline.run(&mut intake, stop).await?;
-            publisher_settled(outbox.as_deref(), pipeline.last()).await;
-            Ok(())
-        };
+        Pipeline::new(handler, claim, parts, order)
+    }
+
+    /// Decides and shows until something ends it.
+    async fn decide(
+        &self,
+        pipeline: &mut Pipeline,
+        at: &[(Input, u64)],
+        acks: &Arc<Acks>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<(), Error> {
+        let Parts { documents, pace, .. } = pipeline.parts();
+        let mut intake = Intake::open(&documents.jetstream, &self.name, at, &self.settings).await?;
+        let interval = Duration::from_millis(self.settings.show_interval_milliseconds);
+        // Ends with this.
+        let mut shower = JoinSet::new();
+        shower.spawn(show::run(documents, Arc::clone(acks), pace, interval));
+        pipeline.tell();
+        self.progress.set(State::Running, "");
         let ended = tokio::select! {
-            ended = running => ended,
-            error = publisher.failed() => Err(error),
-            failed = &mut shower => match failed {
+            ended = pipeline.run(&mut intake, stop) => ended.map_err(Error::from),
+            Some(failed) = shower.join_next() => match failed {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(error.into()),
                 Err(error) => Err(journal::Error::Unreachable(error.to_string()).into()),
             },
         };
-        if !shower.is_finished() {
-            shower.abort();
-            let _ = shower.await;
-        }
-        // What was committed before the end is shown: by us if we still can, else by the next claim.
-        if let Ok(()) | Err(Error::Pipeline(pipeline::Error::Failing { .. })) = &ended {
-            show::round(&documents, &acks, documents.presentable()).await?;
-        }
+        shower.shutdown().await;
         ended
+    }
+
+    /// Publishes what is left: as long as it takes where nothing else can be done, a while where the handler shall stop.
+    async fn publish_rest(
+        &self,
+        ended: &Result<(), Error>,
+        outbox: &Outbox,
+        publisher: &mut Publisher,
+        pipeline: &Pipeline,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<(), Error> {
+        if let Err(error) = ended {
+            self.progress.set(State::Failing, error.explain());
+        }
+        outbox.hurry();
+        let too_long = async {
+            pipeline::told_to_stop(stop).await;
+            tokio::time::sleep(PUBLISH_WITHIN).await;
+        };
+        tokio::select! {
+            () = outbox.has_acted(pipeline.last()) => Ok(()),
+            error = publisher.failed() => Err(error),
+            () = too_long => Ok(()),
+        }
     }
 }
 
@@ -349,54 +396,4 @@ async fn recover(journal: &Journal, documents: &Documents, claim: &Claim, acts: 
         documents.commit(Origin { order, journal: sequence, stream: stream.into(), digest: Digest(record.digest) });
     }
     Ok(recovered)
-}
-
-/// Waits until what is decided is published, or until that takes too long: the next start then does it.
-async fn publisher_settled(outbox: Option<&Outbox>, through: u64) {
-    let Some(outbox) = outbox else { return };
-    let _ = tokio::time::timeout(PUBLISH_WITHIN, outbox.has_acted(through)).await;
-}
-
-/// The task that publishes effects; ends with its owner.
-struct Publisher(Option<JoinHandle<Error>>);
-
-impl Publisher {
-    fn start(outbox: Option<Arc<Outbox>>, journal: &Journal, claim: u64) -> Self {
-        let journal = journal.clone();
-        Self(outbox.map(|outbox| {
-            tokio::spawn(async move {
-                let still_ours = || is_ours(&journal, claim);
-                match outbox.run(still_ours).await {
-                    Ok(never) => match never {},
-                    Err(error) => error.into(),
-                }
-            })
-        }))
-    }
-
-    /// Why it ended; waits for ever where there is none.
-    async fn failed(&mut self) -> Error {
-        match &mut self.0 {
-            Some(task) => task.await.unwrap_or_else(|error| journal::Error::Unreachable(error.to_string()).into()),
-            None => std::future::pending().await,
-        }
-    }
-}
-
-impl Drop for Publisher {
-    fn drop(&mut self) {
-        if let Some(task) = &self.0 {
-            task.abort();
-        }
-    }
-}
-
-/// Whether the journal's last record was written under this claim.
-async fn is_ours(journal: &Journal, claim: u64) -> Result<bool, String> {
-    match journal.last().await.map_err(|error| error.to_string())? {
-        Some((sequence, bytes)) => {
-            Record::decode(&bytes, sequence).map(|record| record.claim == claim).map_err(|error| error.to_string())
-        }
-        None => Ok(false),
-    }
 }

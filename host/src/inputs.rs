@@ -118,6 +118,56 @@ pub async fn without_holder(jetstream: &Context, subjects: &[String]) -> Result<
     Ok(subjects.iter().filter(unheld).cloned().collect())
 }
 
+/// A user's stream that holds some subjects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The stream's name.
+    pub stream: String,
+    /// Those of the subjects, wildcards allowed, that it may hold, none within another.
+    pub filters: Vec<String>,
+    /// First sequence it still has.
+    pub first: u64,
+    /// Last sequence it gave out.
+    pub last: u64,
+    /// When the first message it still has was stored, nanoseconds since 1970; none if it never dropped one.
+    pub first_time: Option<i64>,
+    /// Whether it answers direct gets.
+    pub direct: bool,
+    /// Whether it deletes what was consumed.
+    pub consumes: bool,
+}
+
+/// The users' streams that hold these subjects, wildcards allowed; those of `streams` also where they are fed by others.
+///
+/// # Errors
+/// When the streams cannot be listed.
+pub async fn holders(jetstream: &Context, subjects: &[String], streams: &[String]) -> Result<Vec<Holder>, Error> {
+    let mut known: Vec<Info> =
+        jetstream.streams().try_collect().await.map_err(|error| Error::Unreachable(error.to_string()))?;
+    known.sort_by(|one, other| one.config.name.cmp(&other.config.name));
+    let holder = |info: &Info| {
+        let fed = is_fed(info) && streams.contains(&info.config.name);
+        let mut filters: Vec<String> = Vec::new();
+        for subject in subjects.iter().filter(|subject| fed || holds(info, subject)) {
+            if !filters.iter().any(|filter| subject::covers(filter, subject)) {
+                filters.retain(|filter| !subject::covers(subject, filter));
+                filters.push(subject.clone());
+            }
+        }
+        let first_time = i64::try_from(info.state.first_timestamp.unix_timestamp_nanos()).ok();
+        (!filters.is_empty()).then(|| Holder {
+            stream: info.config.name.clone(),
+            filters,
+            first: info.state.first_sequence,
+            last: info.state.last_sequence,
+            first_time: first_time.filter(|_| info.state.first_sequence > 1),
+            direct: info.config.allow_direct,
+            consumes: info.config.retention != RetentionPolicy::Limits,
+        })
+    };
+    Ok(known.iter().filter_map(holder).collect())
+}
+
 /// The input of a saga's own timers, whose stream is made when it is missing.
 ///
 /// # Errors

@@ -187,7 +187,12 @@ pub enum Error {
     /// A record larger than the server takes.
     #[error("record of {0} bytes exceeds the server's max_payload")]
     TooLarge(usize),
-    /// The server refused for good: full, no permission, a stream of that name that is not ours.
+    /// A stream of that name is somebody else's.
+    #[error(
+        "stream {0} is already there and was not made by Millstream for this handler; hint: deploy under another name"
+    )]
+    NotOurs(String),
+    /// The server refused: full, or no permission. It is asked again, until somebody has mended that.
     #[error("journal refused: {0}")]
     Refused(String),
     /// Not readable.
@@ -255,7 +260,7 @@ impl Journal {
         let stream = jetstream.get_or_create_stream(config).await.map_err(|error| Error::Refused(error.to_string()))?;
         let info = stream.cached_info();
         if !names::is_ours(&info.config.metadata, handler) {
-            return Err(Error::Refused(format!("stream {} was not made for handler {handler}", info.config.name)));
+            return Err(Error::NotOurs(info.config.name.clone()));
         }
         Ok(Self { jetstream: jetstream.clone(), stream, subject: names::journal_subject(handler, 1, 0) })
     }

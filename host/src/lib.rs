@@ -1,4 +1,4 @@
-//! Millstream: projections as sandboxed WASM on NATS JetStream, each event decided exactly once.
+//! Millstream: projections and sagas as sandboxed WASM on NATS JetStream, each event decided exactly once.
 //!
 //! The map, in the order of an event's journey:
 //!
@@ -16,15 +16,18 @@
 //! | `journal.rs` | one record decides one batch | compare-and-set: two owners are impossible |
 //! | `show.rs` | documents go into the bucket | compare-and-set per key, one write in flight per key |
 //! | `outbox.rs`, `timers.rs` | effects are published, timers are set | an effect's id is its message id; none is given up |
+//! | `alerts.rs` | a stream for what a person should know | a user's stream for it is left alone |
 //! | `publication.rs`, `acks.rs` | whole envelopes, acknowledgements | what is written is what `envelope.rs` reads |
 //! | `claim.rs`, `positions.rs`, `handler.rs` | take a handler, recover, run, begin again | the last record alone is enough |
 //! | `supervisor.rs`, `registry.rs` | which handlers run here | deployments are plain NATS buckets |
 //! | `survey.rs`, `lag.rs` | how far behind | computed from JetStream, not from what a host says |
+//! | `story.rs` | what became of one instance of a saga | what is not found is said |
 //!
 //! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `server.rs` (the
 //! embedded nats-server of demo, tests and benchmarks), `cli/` (a file per command), `crash.rs` (where tests end the process).
 
 pub mod acks;
+pub mod alerts;
 mod batch;
 pub mod blame;
 pub mod claim;
@@ -53,6 +56,7 @@ pub mod sandbox;
 pub mod server;
 pub mod settings;
 pub mod show;
+pub mod story;
 pub mod subject;
 pub mod supervisor;
 pub mod survey;

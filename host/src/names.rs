@@ -16,6 +16,9 @@ pub const HOSTS: &str = "MILLSTREAM_HOSTS";
 /// Stream of all handlers' timers.
 pub const TIMERS: &str = "MILLSTREAM_TIMERS";
 
+/// Stream of what happens to handlers.
+pub const EVENTS: &str = "MILLSTREAM_EVENTS";
+
 /// Metadata key on streams and buckets that belong to a handler.
 const OWNER: &str = "millstream.handler";
 
@@ -97,6 +100,18 @@ pub fn timer_due_subject(handler: &str) -> String {
 #[must_use]
 pub fn timer_cancel_subject(handler: &str) -> String {
     format!("millstream.timers.{handler}.cancel")
+}
+
+/// All subjects of what happens to handlers.
+#[must_use]
+pub fn event_subjects() -> String {
+    "millstream.events.>".to_owned()
+}
+
+/// Where something that happened to a handler is told.
+#[must_use]
+pub fn event_subject(handler: &str, what: &str) -> String {
+    format!("millstream.events.{handler}.{what}")
 }
 
 /// The stream under a KV bucket.

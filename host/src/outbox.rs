@@ -14,6 +14,7 @@
 //! whose window is made shorter while this runs; a work queue, whose consumed messages leave no trace; a command whose time to
 //! live has passed before a recovery looks; clocks of host and servers further apart than `SKEW_NANOSECONDS`.
 
+mod deferred;
 mod queue;
 mod rendering;
 mod stamp;
@@ -35,6 +36,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::acks::{self, Ack, Acks, Answer};
+use crate::crash;
 use crate::publication::Publication;
 use queue::{Effect, Queue, Step};
 use targets::{Target, Targets};
@@ -85,7 +87,7 @@ pub enum Error {
 }
 
 /// An effect that nobody takes at present.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Undelivered {
     /// The instance that sends it, or the timer's id.
     pub key: String,
@@ -142,17 +144,15 @@ impl Outbox {
         }
     }
 
-    /// Takes the effects of a record that was just committed, or none; waits for room. `sent` is the moment before the record was
-    /// sent: a process that stood still before it read the acknowledgement must not take itself for the owner.
-    pub async fn publish(&self, journal: u64, sent: Stamp, outgoing: Vec<Outgoing>) {
-        self.room().await;
+    /// Takes the effects of a record that was just committed, or none. `sent` is the moment before the record was sent: a process
+    /// that stood still before it read the acknowledgement must not take itself for the owner.
+    pub fn publish(&self, journal: u64, sent: Stamp, outgoing: Vec<Outgoing>) {
         *lock(&self.owned) = Some(sent);
         self.push(journal, sent, outgoing);
     }
 
     /// Takes the effects of a record that an earlier owner committed, stored at this time (nanoseconds since 1970).
-    pub async fn republish(&self, journal: u64, stored: i64, outgoing: Vec<Outgoing>) {
-        self.room().await;
+    pub fn republish(&self, journal: u64, stored: i64, outgoing: Vec<Outgoing>) {
         self.push(journal, Stamp::stored(stored), outgoing);
     }
 
@@ -185,21 +185,17 @@ impl Outbox {
         *lock(&self.counts)
     }
 
-    /// True while the queue is full.
+    /// Sets every deadline at once from now on: the host is about to stop, and leaves no more behind than it must.
+    pub fn hurry(&self) {
+        lock(&self.queue).hurry();
+        self.arrived.notify_one();
+    }
+
+    /// True while the queue is full: whoever decides must wait, so that what is decided and not published stays bounded.
     #[must_use]
     pub fn is_full(&self) -> bool {
         let queue = lock(&self.queue);
         queue.effects >= self.limits.queued_effects || queue.bytes >= self.limits.queued_bytes
-    }
-
-    async fn room(&self) {
-        loop {
-            let acted = self.acted.notified();
-            if !self.is_full() {
-                return;
-            }
-            acted.await;
-        }
     }
 
     fn push(&self, journal: u64, absent: Stamp, outgoing: Vec<Outgoing>) {
@@ -236,6 +232,7 @@ impl Outbox {
                             self.wait_to_be_owner(&client, &still_ours).await?;
                             continue;
                         }
+                        crash::point("publishing");
                         let answer = acks.publish(self.rendered(&target, &effect, now)).await;
                         Begun::Send(lane, target, effect, answer)
                     }
@@ -338,7 +335,8 @@ impl Outbox {
                 } else {
                     counts.published += 1;
                 }
-                queue.sent(&lane, effect);
+                crash::point("published");
+                queue.sent(&lane, effect, now);
             }
             Done::Sent { lane, target, effect, answer: Err(error) } => {
                 counts.failed += 1;
@@ -351,7 +349,9 @@ impl Outbox {
     /// Says how far it is, if that has changed or there may be room.
     fn tell(&self) {
         let acted_through = lock(&self.queue).acted_through();
-        self.acted_through.store(acted_through, Ordering::Release);
+        if self.acted_through.swap(acted_through, Ordering::AcqRel) < acted_through {
+            crash::point("acted");
+        }
         self.acted.notify_waiters();
     }
 }
@@ -440,7 +440,7 @@ mod tests {
     }
 
     struct World {
-        _server: Server,
+        server: Server,
         jetstream: Context,
     }
 
@@ -476,7 +476,7 @@ mod tests {
         async fn new() -> Self {
             let server = Server::builder().start().await.unwrap();
             let client = async_nats::connect(server.url()).await.unwrap();
-            Self { _server: server, jetstream: jetstream::new(client) }
+            Self { server, jetstream: jetstream::new(client) }
         }
 
         async fn stream(&self, name: &str, config: Config) {
@@ -511,21 +511,18 @@ mod tests {
             Driven { outbox, task }
         }
 
-        /// Subject, headers and time of each message, in order.
-        async fn stored(&self, stream: &str) -> Vec<(String, HeaderMap, i64)> {
+        /// Subject and headers of each message, in order.
+        async fn stored(&self, stream: &str) -> Vec<(String, HeaderMap)> {
             let stream = self.jetstream.get_stream(stream).await.unwrap();
             let count = stream.cached_info().state.messages;
-            let consumer = stream.create_consumer(pull::Config::default()).await;
+            let config = pull::Config { max_ack_pending: 100_000, ..pull::Config::default() };
+            let consumer = stream.create_consumer(config).await.unwrap();
+            let messages = consumer.stream().messages().await.unwrap();
+            let mut messages = messages.take(usize::try_from(count).unwrap());
             let mut stored = Vec::new();
-            if let Ok(consumer) = consumer {
-                let messages = consumer.stream().messages().await.unwrap();
-                let mut messages = messages.take(usize::try_from(count).unwrap());
-                while let Some(message) = tokio::time::timeout(WITHIN, messages.next()).await.unwrap() {
-                    let message = message.unwrap();
-                    let time = message.info().unwrap().published.unix_timestamp_nanos();
-                    let headers = message.headers.clone().unwrap_or_default();
-                    stored.push((message.subject.to_string(), headers, i64::try_from(time).unwrap()));
-                }
+            while let Some(message) = tokio::time::timeout(WITHIN, messages.next()).await.unwrap() {
+                let message = message.unwrap();
+                stored.push((message.subject.to_string(), message.headers.clone().unwrap_or_default()));
             }
             stored
         }
@@ -533,7 +530,7 @@ mod tests {
         async fn ids(&self, stream: &str) -> Vec<String> {
             let stored = self.stored(stream).await;
             let id = |headers: &HeaderMap| headers.get("ce-id").map(|id| id.as_str().to_owned());
-            stored.iter().filter_map(|(_, headers, _)| id(headers)).collect()
+            stored.iter().filter_map(|(_, headers)| id(headers)).collect()
         }
 
         /// Returns when a stream has forgotten all message ids of before.
@@ -574,7 +571,7 @@ mod tests {
             Outgoing::Message(Message { within_ms: Some(1_500_000), step: Some("pay".to_owned()), payload, ..message })
         };
         let sent = Stamp::now();
-        driven.outbox.publish(3, sent, vec![command("commands.reserve"), command("events.x")]).await;
+        driven.outbox.publish(3, sent, vec![command("commands.reserve"), command("events.x")]);
         driven.until_acted(3).await;
         for (stream, ttl) in [("COMMANDS", Some("1500")), ("EVENTS", None)] {
             let message = world.jetstream.get_stream(stream).await.unwrap().get_raw_message(1).await.unwrap();
@@ -604,18 +601,17 @@ mod tests {
         let mut effects = numbered(800, &["a.one", "a.two", "b.one"]);
         effects.extend((800..1000).map(|number| timer(&format!("h.{number}"), now() + HOUR)));
         for (record, effects) in effects.chunks(9).enumerate() {
-            driven.outbox.publish(10 + 2 * record as u64, Stamp::now(), effects.to_vec()).await;
+            driven.outbox.publish(10 + 2 * record as u64, Stamp::now(), effects.to_vec());
         }
-        driven.outbox.publish(999, Stamp::now(), Vec::new()).await;
+        driven.outbox.publish(999, Stamp::now(), Vec::new());
         driven.until_acted(999).await;
         assert_eq!(driven.outbox.counts(), Counts { published: 1000, known: 0, failed: 0 });
         let mut all = Vec::new();
         for (stream, subject) in [("A", "a.one"), ("A", "a.two"), ("B", "b.one")] {
             let stored = world.stored(stream).await;
-            let of_subject = stored.iter().filter(|(name, _, _)| name == subject);
-            let ids: Vec<usize> = of_subject
-                .map(|(_, headers, _)| headers.get("ce-id").unwrap().as_str()[2..].parse().unwrap())
-                .collect();
+            let of_subject = stored.iter().filter(|(name, _)| name == subject);
+            let ids: Vec<usize> =
+                of_subject.map(|(_, headers)| headers.get("ce-id").unwrap().as_str()[2..].parse().unwrap()).collect();
             assert!(ids.is_sorted(), "{subject}: {ids:?}");
             all.extend(ids);
         }
@@ -634,7 +630,7 @@ mod tests {
         effects.push(timer("h.t", now() + HOUR));
         for round in 0..2 {
             let driven = world.drive();
-            driven.outbox.republish(4, now(), effects.clone()).await;
+            driven.outbox.republish(4, now(), effects.clone());
             driven.until_acted(4).await;
             assert_eq!(driven.outbox.counts().known, 51 * round);
         }
@@ -653,7 +649,7 @@ mod tests {
         let (before, stored) = (effects[..50].to_vec(), now());
         {
             let first = world.drive();
-            first.outbox.publish(4, Stamp::now(), [before, effects[100..].to_vec()].concat()).await;
+            first.outbox.publish(4, Stamp::now(), [before, effects[100..].to_vec()].concat());
             first.until_acted(4).await;
         }
         let fired = async || world.ids(names::TIMERS).await.len() == 3 && world.subjects_of_timers().await == 2;
@@ -664,7 +660,7 @@ mod tests {
             world.window_over("millstream.timers.p")
         );
         let second = world.drive();
-        second.outbox.republish(4, stored, effects.clone()).await;
+        second.outbox.republish(4, stored, effects.clone());
         second.until_acted(4).await;
         assert_eq!(second.outbox.counts(), Counts { published: 50, known: 53, failed: 0 });
         let mut ids = [world.ids("KEEPS").await, world.ids("QUEUE").await].concat();
@@ -689,11 +685,11 @@ mod tests {
         world.stream("A", Config::default()).await;
         timers::open(&world.jetstream, 1).await.unwrap();
         let driven = world.drive();
-        driven.outbox.publish(1, Stamp::now(), vec![message("h.0", "a.x", "k")]).await;
+        driven.outbox.publish(1, Stamp::now(), vec![message("h.0", "a.x", "k")]);
         let lost = vec![message("h.1", "lost.x", "k"), wait("h.1.deadline"), message("h.2", "a.x", "k")];
-        driven.outbox.publish(2, Stamp::now(), lost).await;
+        driven.outbox.publish(2, Stamp::now(), lost);
         let more = numbered(303, &["lost.x", "lost.y", "a.x"]).split_off(3);
-        driven.outbox.publish(3, Stamp::now(), more).await;
+        driven.outbox.publish(3, Stamp::now(), more);
         let flowed = |outbox: &Outbox| outbox.counts().published == 2 + 100 && outbox.undelivered().0 == 1 + 200;
         driven.until("others do not flow", flowed).await;
         assert_eq!(driven.outbox.acted_through(), 1);
@@ -710,9 +706,9 @@ mod tests {
         assert_eq!(world.ids(names::TIMERS).await, ["h.1.deadline"]);
         let stored = world.stored("LOST").await;
         for subject in ["lost.x", "lost.y"] {
-            let of_subject = stored.iter().filter(|(name, _, _)| name == subject);
+            let of_subject = stored.iter().filter(|(name, _)| name == subject);
             let ids =
-                of_subject.map(|(_, headers, _)| headers.get("ce-id").unwrap().as_str()[2..].parse::<u32>().unwrap());
+                of_subject.map(|(_, headers)| headers.get("ce-id").unwrap().as_str()[2..].parse::<u32>().unwrap());
             assert!(ids.clone().is_sorted() && ids.count() >= 100, "{subject}");
         }
     }
@@ -725,7 +721,7 @@ mod tests {
         world.stream("A", config()).await;
         let driven = world.drive();
         for (record, effects) in numbered(300, &["a.x"]).chunks(10).enumerate() {
-            driven.outbox.publish(1 + record as u64, Stamp::now(), effects.to_vec()).await;
+            driven.outbox.publish(1 + record as u64, Stamp::now(), effects.to_vec());
         }
         driven.until("the stream is not full", |outbox| outbox.undelivered().0 > 0).await;
         let (_, listed) = driven.outbox.undelivered();
@@ -744,6 +740,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_server_that_dies_in_between_loses_nothing_and_stores_nothing_twice() {
+        let mut world = World::new().await;
+        world.stream("A", Config::default()).await;
+        let driven = world.drive();
+        let effects = numbered(6000, &["a.x", "a.y"]);
+        for (record, effects) in effects.chunks(100).enumerate() {
+            driven.outbox.publish(1 + record as u64, Stamp::now(), effects.to_vec());
+        }
+        driven.until("nothing is published", |outbox| outbox.counts().published >= 500).await;
+        world.server.kill();
+        let at_death = driven.outbox.counts();
+        assert!(at_death.published < 6000, "it died too late to prove anything");
+        world.server.restart().await.unwrap();
+        driven.until_acted(60).await;
+        let counts = driven.outbox.counts();
+        assert_eq!(counts.published + counts.known, 6000);
+        let ids = world.ids("A").await;
+        let numbers: Vec<usize> = ids.iter().map(|id| id[2..].parse().unwrap()).collect();
+        for lane in 0..14 {
+            assert!(numbers.iter().filter(|number| **number % 14 == lane).is_sorted());
+        }
+        let mut all = numbers;
+        all.sort_unstable();
+        assert_eq!(all, Vec::from_iter(0..6000));
+    }
+
+    #[tokio::test]
     async fn an_owner_that_stood_still_asks_before_it_publishes() {
         let world = World::new().await;
         world.stream("A", Config { duplicate_window: SHORT, ..Config::default() }).await;
@@ -754,7 +777,7 @@ mod tests {
             lock(&says).clone()
         });
         let sent = Stamp::now();
-        driven.outbox.publish(1, sent, vec![message("h.0", "a.x", "k")]).await;
+        driven.outbox.publish(1, sent, vec![message("h.0", "a.x", "k")]);
         driven.until_acted(1).await;
         if sent.age(Stamp::now()) < SHORT / 4 {
             assert_eq!(asked.load(Ordering::SeqCst), 0, "a commit is a proof for a while");
@@ -762,13 +785,13 @@ mod tests {
         let stood_still = Stamp::stored(now() - 60_000_000_000);
         *lock(&answer) = Err("the journal's leader is away".to_owned());
         let before = asked.load(Ordering::SeqCst);
-        driven.outbox.publish(2, stood_still, vec![message("h.1", "a.x", "k")]).await;
+        driven.outbox.publish(2, stood_still, vec![message("h.1", "a.x", "k")]);
         driven.until("nobody asks", |_| asked.load(Ordering::SeqCst) > before + 1).await;
         assert_eq!(driven.outbox.counts().published, 1, "without an answer nothing leaves");
         *lock(&answer) = Ok(true);
         driven.until_acted(2).await;
         *lock(&answer) = Ok(false);
-        driven.outbox.publish(3, stood_still, vec![message("h.2", "a.x", "k")]).await;
+        driven.outbox.publish(3, stood_still, vec![message("h.2", "a.x", "k")]);
         let error = tokio::time::timeout(WITHIN, &mut driven.task).await.unwrap().unwrap();
         assert!(matches!(error, Error::Fenced));
         assert_eq!(world.ids("A").await, ["h.0", "h.1"]);
@@ -782,12 +805,12 @@ mod tests {
         let stood_still = Stamp::now();
         {
             let heir = world.drive();
-            heir.outbox.republish(1, stood_still.wall, vec![message("h.0", "a.x", "k")]).await;
+            heir.outbox.republish(1, stood_still.wall, vec![message("h.0", "a.x", "k")]);
             heir.until_acted(1).await;
         }
         world.window_over("a.p").await;
         let driven = world.drive();
-        driven.outbox.publish(1, stood_still, vec![message("h.0", "a.x", "k"), message("h.1", "a.x", "k")]).await;
+        driven.outbox.publish(1, stood_still, vec![message("h.0", "a.x", "k"), message("h.1", "a.x", "k")]);
         driven.until_acted(1).await;
         assert_eq!(world.ids("A").await, ["h.0", "h.1"]);
     }
@@ -803,7 +826,7 @@ mod tests {
         effects.push(timer("h.past", now() - HOUR));
         // After all the others.
         effects.push(timer("h.last", soon + 500_000_000));
-        driven.outbox.publish(1, Stamp::now(), effects).await;
+        driven.outbox.publish(1, Stamp::now(), effects);
         driven.until_acted(1).await;
         let stream = world.jetstream.get_stream(names::TIMERS).await.unwrap();
         let config = pull::Config { filter_subject: names::timer_due_subject("h"), ..pull::Config::default() };
@@ -820,20 +843,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_outbox_makes_the_pipeline_wait() {
+    async fn a_full_outbox_says_so_until_there_is_room() {
         let world = World::new().await;
         let limits = Limits { queued_effects: 10, ..Limits::default() };
         let outbox = Arc::new(Outbox::new(&world.jetstream, "h", 0, limits));
-        outbox.publish(1, Stamp::now(), numbered(10, &["a.x"])).await;
+        outbox.publish(1, Stamp::now(), numbered(9, &["a.x"]));
+        assert!(!outbox.is_full());
+        outbox.publish(2, Stamp::now(), vec![message("h.9", "a.x", "k")]);
         assert!(outbox.is_full());
-        let mut waits = Box::pin(outbox.publish(2, Stamp::now(), vec![message("h.10", "a.x", "k")]));
-        assert!((&mut waits).now_or_never().is_none());
         world.stream("A", Config::default()).await;
         let driven = Arc::clone(&outbox);
-        let task = tokio::spawn(async move { driven.run(|| std::future::ready(Ok(true))).await });
-        tokio::time::timeout(WITHIN, waits).await.unwrap();
-        let driven = Driven { outbox, task: tokio::spawn(async { task.await.unwrap().unwrap_err() }) };
+        let task = tokio::spawn(async move { driven.run(|| std::future::ready(Ok(true))).await.unwrap_err() });
+        let driven = Driven { outbox, task };
         driven.until_acted(2).await;
-        assert_eq!(world.ids("A").await.len(), 11);
+        assert!(!driven.outbox.is_full());
+        assert_eq!(world.ids("A").await.len(), 10);
     }
 }

@@ -102,6 +102,7 @@ pub struct Handler {
 }
 
 /// What a claim works with.
+#[derive(Clone)]
 pub struct Parts {
     /// The handler's documents.
     pub documents: Arc<Documents>,
@@ -171,6 +172,21 @@ impl Pipeline {
         }
     }
 
+    /// What this works with.
+    pub(crate) fn parts(&self) -> Parts {
+        Parts {
+            documents: Arc::clone(&self.documents),
+            journal: self.journal.clone(),
+            pace: Arc::clone(&self.pace),
+            outbox: self.outbox.clone(),
+        }
+    }
+
+    /// Tells how far the handler is.
+    pub(crate) fn tell(&self) {
+        self.handler.progress.decided(&self.positions, &self.counts);
+    }
+
     /// Runs until `stop` says so, with nothing left in flight, or until something ends the claim.
     ///
     /// # Errors
@@ -200,9 +216,8 @@ impl Pipeline {
         if let Some(after) = lost {
             rest.retain(|arrival| arrival.sequence <= after);
         }
-        // A throttled batch may take minutes, and a stop must not.
-        while !rest.is_empty() && !*stop.borrow() {
-            self.wait_for_room().await;
+        // A throttled batch may take minutes, an effect that nobody takes may wait for days, and a stop must not.
+        while !rest.is_empty() && self.wait_for_room(stop).await {
             let part = self.throttle(self.blame.take(rest.len())).await;
             let later = rest.split_off(part);
             match self.decide(arrivals.input, &rest).await {
@@ -373,7 +388,7 @@ impl Pipeline {
     fn landed(&mut self, done: Landed) -> Result<(), Error> {
         self.in_flight = None;
         self.last = done.map_err(|error| journal::Error::Unreachable(error.to_string()))??;
-        self.handler.progress.decided(&self.positions, &self.counts);
+        self.tell();
         self.sweep();
         Ok(())
     }
@@ -411,19 +426,23 @@ impl Pipeline {
         });
     }
 
-    /// Waits while too much is decided but not shown.
-    async fn wait_for_room(&self) {
+    /// Waits while too much is decided but not shown or not published. False: the handler shall stop.
+    async fn wait_for_room(&self, stop: &watch::Receiver<bool>) -> bool {
+        const LOOK: Duration = Duration::from_millis(100);
         let settings = &self.handler.settings;
-        loop {
+        while !*stop.borrow() {
             let (documents, bytes) = self.documents.backlog();
-            if documents < settings.unshown_documents && bytes < settings.unshown_bytes {
-                self.pace.set_urgent(false);
-                return;
+            if documents >= settings.unshown_documents || bytes >= settings.unshown_bytes {
+                self.pace.set_urgent(true);
+                self.documents.committed.notify_one();
+                let _ = tokio::time::timeout(LOOK, self.documents.shown.notified()).await;
+                continue;
             }
-            self.pace.set_urgent(true);
-            self.documents.committed.notify_one();
-            let _ = tokio::time::timeout(Duration::from_millis(100), self.documents.shown.notified()).await;
+            self.pace.set_urgent(false);
+            let Some(outbox) = self.outbox.as_ref().filter(|outbox| outbox.is_full()) else { return true };
+            let _ = tokio::time::timeout(LOOK, outbox.acted.notified()).await;
         }
+        false
     }
 
     /// Waits as long as the deployment's throttle asks, and answers how many of `available` events may go.
@@ -488,8 +507,7 @@ impl Commit {
         }
         crash::point("acked");
         if let Some(outbox) = self.outbox {
-            // Waits for room: what is decided and not published stays bounded.
-            outbox.publish(journal, sent, self.effects).await;
+            outbox.publish(journal, sent, self.effects);
         }
         Ok(journal)
     }

@@ -1,12 +1,16 @@
 //! What a running handler tells about itself: positions, outcomes, state. In: numbers from the pipeline. Out: a snapshot for
 //! the status bucket. Never: decides anything.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::journal::{Counts, Position};
+use crate::outbox::{Outbox, Undelivered};
+
+/// Effects named in a report that cannot be delivered.
+const UNDELIVERED: usize = 5;
 
 /// What a handler is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,14 +47,22 @@ pub struct Report {
     pub positions: Vec<Position>,
     /// Outcomes since the generation began.
     pub counts: Counts,
+    /// How many effects nobody takes at present.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub undelivered_effects: usize,
+    /// The first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undelivered: Vec<Undelivered>,
     /// When this was written, nanoseconds since 1970, by the host's clock.
     pub time: i64,
 }
 
 /// The live numbers of one handler.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Progress {
     report: Mutex<Report>,
+    /// The effects of the claim that runs.
+    outbox: Mutex<Weak<Outbox>>,
     /// The state changed; numbers alone do not count.
     pub(crate) turned: Notify,
 }
@@ -60,7 +72,7 @@ impl Progress {
     #[must_use]
     pub fn new(host: &str, digest: &str) -> Self {
         let report = Report { host: host.to_owned(), digest: digest.to_owned(), ..Report::default() };
-        Self { report: Mutex::new(report), turned: Notify::new() }
+        Self { report: Mutex::new(report), ..Self::default() }
     }
 
     /// A batch was decided.
@@ -80,6 +92,11 @@ impl Progress {
         self.turned.notify_one();
     }
 
+    /// A claim begins whose effects go through this.
+    pub fn acts_through(&self, outbox: &Arc<Outbox>) {
+        *self.outbox.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(outbox);
+    }
+
     /// Events decided since the generation began, as far as this life knows.
     #[must_use]
     pub fn delivered(&self) -> u64 {
@@ -89,6 +106,15 @@ impl Progress {
     /// The numbers as they are now.
     #[must_use]
     pub fn report(&self, now: i64) -> Report {
-        Report { time: now, ..self.report.lock().unwrap_or_else(PoisonError::into_inner).clone() }
+        let outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        let (undelivered_effects, mut undelivered) = outbox.map(|outbox| outbox.undelivered()).unwrap_or_default();
+        undelivered.truncate(UNDELIVERED);
+        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Report { time: now, undelivered_effects, undelivered, ..report }
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
+const fn is_zero(count: &usize) -> bool {
+    *count == 0
 }

@@ -195,7 +195,18 @@ mod tests {
     async fn world() -> (Server, Context) {
         let server = Server::builder().start().await.unwrap();
         let client = async_nats::connect(server.url()).await.unwrap();
-        (server, jetstream::new(client))
+        let jetstream = jetstream::new(client);
+        // As many records as the tests name.
+        let config = jetstream::stream::Config {
+            name: names::journal_stream("h"),
+            subjects: vec!["journal".to_owned()],
+            ..Default::default()
+        };
+        jetstream.create_stream(config).await.unwrap();
+        for _ in 0..10 {
+            jetstream.publish("journal", "".into()).await.unwrap().await.unwrap();
+        }
+        (server, jetstream)
     }
 
     async fn owner(jetstream: &Context) -> Documents {
@@ -256,6 +267,31 @@ mod tests {
         decide(&documents, 2, 5, Some("five"));
         show(&documents).await;
         assert_eq!(stored(&documents).await, Some((5, "five".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn a_document_with_a_forged_journal_sequence_does_not_stay_and_is_never_folded_on() {
+        let (_server, jetstream) = world().await;
+        let documents = owner(&jetstream).await;
+        decide(&documents, 1, 3, Some("three"));
+        show(&documents).await;
+        let mut headers = HeaderMap::new();
+        headers.insert(names::JOURNAL_HEADER, u64::MAX.to_string());
+        let subject = names::bucket_subject("h", &keys::escape(KEY));
+        let forge = async || {
+            let put = jetstream.publish_with_headers(subject.clone(), headers.clone(), "forged".into());
+            put.await.unwrap().await.unwrap()
+        };
+        forge().await;
+        decide(&documents, 2, 5, Some("five"));
+        show(&documents).await;
+        assert_eq!(stored(&documents).await, Some((5, "five".to_owned())), "a known revision, put against it");
+        forge().await;
+        let heir = owner(&jetstream).await;
+        assert!(heir.load(&[KEY]).await.is_err(), "it is foreign");
+        decide(&heir, 1, 6, Some("six"));
+        show(&heir).await;
+        assert_eq!(stored(&heir).await, Some((6, "six".to_owned())), "an unknown revision, read first");
     }
 
     #[tokio::test]

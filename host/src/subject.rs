@@ -2,6 +2,7 @@
 //!
 //! Pure. A filter's `*` stands for one token, a last `>` for one or more.
 
+use millstream_saga::is_subject;
 use std::fmt;
 
 use serde_json::Value;
@@ -45,11 +46,6 @@ pub enum Error {
     },
 }
 
-/// Whether a subject is one that the filter lets through.
-pub fn matches(filter: &str, subject: &str) -> bool {
-    covers(filter, subject)
-}
-
 /// Whether each subject that matches `inner` also matches `outer`.
 pub fn covers(outer: &str, inner: &str) -> bool {
     let mut inner = inner.split('.');
@@ -88,24 +84,13 @@ pub fn is_valid_filter(filter: &str) -> bool {
         let legal = match token {
             "*" => true,
             ">" => tokens.peek().is_none(),
-            _ => is_literal(token),
+            _ => is_subject(token),
         };
         if !legal {
             return false;
         }
     }
     true
-}
-
-/// Whether a message can be published under this subject.
-pub fn is_valid_subject(subject: &str) -> bool {
-    subject.split('.').all(is_literal)
-}
-
-fn is_literal(token: &str) -> bool {
-    !token.is_empty()
-        && !token
-            .contains(|letter: char| letter.is_whitespace() || letter.is_control() || letter == '*' || letter == '>')
 }
 
 /// A path into a JSON event: names with dots between them.
@@ -183,7 +168,7 @@ impl Template {
         }
         // Escaped fields are never empty and hold no dot: with a letter in their place, the shape is the subject's own.
         let shape = render_with(&parts, |_| Ok("x".to_owned()))?;
-        if !is_valid_subject(&shape) {
+        if !is_subject(&shape) {
             return Err(problem("is not a subject: empty tokens, blanks, \"*\" and \">\" are not allowed"));
         }
         let filter = filter_of(&render_with(&parts, |_| Ok("{".to_owned()))?);
@@ -239,6 +224,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
+    use millstream_saga::subject_matches;
+
     use super::*;
 
     #[test]
@@ -258,7 +245,7 @@ mod tests {
             ("a.*.c", "a.b.d", false),
         ];
         for (filter, subject, expected) in table {
-            assert_eq!(matches(filter, subject), expected, "{filter} {subject}");
+            assert_eq!(subject_matches(filter, subject), expected, "{filter} {subject}");
         }
     }
 
@@ -294,7 +281,7 @@ mod tests {
         for filter in ["", ".", "a.", ".a", "a..b", "a b", "a.>.b", "a*", "a.b>", "a\n"] {
             assert!(!is_valid_filter(filter), "{filter:?}");
         }
-        assert!(is_valid_subject("a.b") && !is_valid_subject("a.*") && !is_valid_subject(">"));
+        assert!(is_subject("a.b") && !is_subject("a.*") && !is_subject(">"));
     }
 
     #[test]
@@ -345,9 +332,9 @@ mod tests {
                 longest = longest.iter().flat_map(|start| ["a", "b", "c"].map(|token| format!("{start}.{token}"))).collect();
                 subjects.extend(longest.iter().map(|subject| subject.trim_start_matches('.').to_owned()));
             }
-            let both = subjects.iter().any(|s| matches(&one, s) && matches(&other, s));
+            let both = subjects.iter().any(|s| subject_matches(&one, s) && subject_matches(&other, s));
             prop_assert_eq!(overlaps(&one, &other), both);
-            let all = subjects.iter().filter(|s| matches(&other, s)).all(|s| matches(&one, s));
+            let all = subjects.iter().filter(|s| subject_matches(&other, s)).all(|s| subject_matches(&one, s));
             prop_assert_eq!(covers(&one, &other), all);
         }
     }

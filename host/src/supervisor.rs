@@ -44,6 +44,7 @@ struct Running {
     /// Revision of the deployment in its bucket.
     revision: u64,
     stop: watch::Sender<bool>,
+    progress: Arc<Progress>,
     /// None once it has ended by itself.
     task: Option<JoinHandle<Ended>>,
     fenced: bool,
@@ -151,6 +152,7 @@ impl Supervisor {
                 let same = self.running.get(&name).is_some_and(|running| {
                     running.revision == entry.revision
                         || running.deployment == deployment
+                            && running.progress.report(0).state != State::Failing
                             && running.task.as_ref().is_some_and(|task| !task.is_finished())
                 });
                 if !same {
@@ -172,10 +174,10 @@ impl Supervisor {
             cache: self.cache.clone(),
             host: self.host.clone(),
             name: name.clone(),
-            progress,
+            progress: Arc::clone(&progress),
         };
         let task = tokio::spawn(life.run(deployment.clone(), stopped));
-        self.running.insert(name, Running { deployment, revision, stop, task: Some(task), fenced: false });
+        self.running.insert(name, Running { deployment, revision, stop, progress, task: Some(task), fenced: false });
     }
 
     async fn stop(&mut self, name: &str) {
@@ -247,8 +249,9 @@ impl Life {
                 told_to_stop(&mut stop).await;
                 Ended::Stopped
             }
-            Desired::Running => match self.prepare(&deployment).await {
-                Ok(handler) => handler.run(self.jetstream.clone(), stop.clone()).await,
+            Desired::Running => match self.prepared(&deployment, &mut stop).await {
+                Ok(Some(handler)) => handler.run(self.jetstream.clone(), stop.clone()).await,
+                Ok(None) => Ended::Stopped,
                 Err(error) => {
                     let reason = format!("{error:#}");
                     self.progress.set(State::Failing, &reason);
@@ -264,6 +267,35 @@ impl Life {
             let _ = self.registry.report(&self.name, &self.progress.report(claim::now())).await;
         }
         ended
+    }
+
+    /// Prepares the module, again while the server is away; none when told to stop before.
+    async fn prepared(
+        &self,
+        deployment: &Deployment,
+        stop: &mut watch::Receiver<bool>,
+    ) -> anyhow::Result<Option<Handler>> {
+        loop {
+            let error = match self.prepare(deployment).await {
+                Ok(handler) => return Ok(Some(handler)),
+                Err(error) => error,
+            };
+            match error.downcast_ref::<registry::Error>() {
+                Some(registry::Error::Unreachable { .. }) => {
+                    let reason = format!("{error:#}");
+                    tracing::warn!(handler = self.name, reason, "the module cannot be fetched; trying again");
+                    self.progress.set(State::Retrying, &reason);
+                }
+                // What the user must mend.
+                Some(
+                    registry::Error::NoModule(_) | registry::Error::Damaged { .. } | registry::Error::Malformed { .. },
+                )
+                | None => return Err(error),
+            }
+            if tokio::time::timeout(REPORT_EVERY, told_to_stop(stop)).await.is_ok() {
+                return Ok(None);
+            }
+        }
     }
 
     async fn prepare(&self, deployment: &Deployment) -> anyhow::Result<Handler> {

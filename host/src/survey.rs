@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::jetstream::{Context, ErrorCode};
 
 use crate::claim;
 use crate::direct_get::{self, Waiting};
@@ -51,7 +52,15 @@ pub async fn handler(
 /// # Errors
 /// When the server does not answer or the record cannot be read.
 pub async fn decided(jetstream: &Context, name: &str) -> anyhow::Result<(Vec<Position>, Counts)> {
-    let Ok(stream) = jetstream.get_stream(names::journal_stream(name)).await else { return Ok(Default::default()) };
+    let stream = match jetstream.get_stream(names::journal_stream(name)).await {
+        Ok(stream) => stream,
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                return Ok(Default::default());
+            }
+            _ => return Err(error).context("the journal does not answer"),
+        },
+    };
     match stream.get_last_raw_message_by_subject(&names::journal_subject(name, 1, 0)).await {
         Ok(message) => {
             let record = Record::decode(&message.payload, message.sequence)?;

@@ -43,7 +43,13 @@ const fn ending(effect: &Effect) -> Option<&'static str> {
         Effect::Complete => Some("complete"),
         Effect::Fail(_) => Some("fail"),
         Effect::Compensate(_) => Some("compensate"),
-        _ => None,
+        Effect::Send(_)
+        | Effect::Publish(_)
+        | Effect::Done(_)
+        | Effect::Timer(_)
+        | Effect::Cancel(_)
+        | Effect::Confirm(_)
+        | Effect::Reject(_) => None,
     }
 }
 
@@ -51,7 +57,14 @@ const fn is_stateless(effect: &Effect) -> bool {
     match effect {
         Effect::Send(send) => send.step.is_none(),
         Effect::Publish(_) => true,
-        _ => false,
+        Effect::Done(_)
+        | Effect::Timer(_)
+        | Effect::Cancel(_)
+        | Effect::Confirm(_)
+        | Effect::Reject(_)
+        | Effect::Compensate(_)
+        | Effect::Complete
+        | Effect::Fail(_) => false,
     }
 }
 
@@ -62,7 +75,13 @@ fn messages(unit: &Unit<'_>, effect: &Effect) -> Result<(), Refusal> {
         Effect::Send(send) => (Some((&send.subject, &send.command_type)), send.undo.as_ref()),
         Effect::Publish(publish) => (Some((&publish.subject, &publish.event_type)), None),
         Effect::Done(done) => (None, done.undo.as_ref()),
-        _ => (None, None),
+        Effect::Timer(_)
+        | Effect::Cancel(_)
+        | Effect::Confirm(_)
+        | Effect::Reject(_)
+        | Effect::Compensate(_)
+        | Effect::Complete
+        | Effect::Fail(_) => (None, None),
     };
     let limit = unit.rules.max_depth;
     let depth = unit.cause.depth.saturating_add(1);

@@ -11,7 +11,10 @@ use crate::unit::{Meets, Reaction, Unit};
 use crate::{check, compensation, id};
 
 impl Unit<'_> {
-    /// Folds what the handler answered. `state`: its new state; none if that is as it was. An error changes nothing.
+    /// Folds what the handler answered. `state`: its new state; none if that is as it was.
+    ///
+    /// # Errors
+    /// The first effect that cannot be; nothing has changed.
     pub fn fold(
         &self,
         reaction: Reaction,
@@ -152,7 +155,14 @@ impl Unit<'_> {
         let (subject, event_type, payload, command) = match effect {
             Effect::Send(send) => (&send.subject, &send.command_type, &send.payload, true),
             Effect::Publish(publish) => (&publish.subject, &publish.event_type, &publish.payload, false),
-            _ => return,
+            Effect::Done(_)
+            | Effect::Timer(_)
+            | Effect::Cancel(_)
+            | Effect::Confirm(_)
+            | Effect::Reject(_)
+            | Effect::Compensate(_)
+            | Effect::Complete
+            | Effect::Fail(_) => return,
         };
         let payload = payload.get().as_bytes();
         sender.message(Letter { id: self.id(ordinal), subject, event_type, command, payload });

@@ -175,6 +175,9 @@ pub(crate) struct Attempt {
 
 impl Instance {
     /// Reads what [`Instance::write`] wrote.
+    ///
+    /// # Errors
+    /// When it is not such a document.
     pub fn read(document: &[u8]) -> Result<Self, Error> {
         Ok(serde_json::from_slice(document)?)
     }

@@ -8,6 +8,9 @@ use crate::unit::{Late, Meets, Reaction, Unit, Verdict};
 
 impl Unit<'_> {
     /// Judges an event. `starts`: the handler says that it may begin an instance.
+    ///
+    /// # Errors
+    /// When the policy sets such events aside; nothing has changed.
     pub fn judge(
         &self,
         starts: bool,

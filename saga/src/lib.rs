@@ -36,6 +36,6 @@ pub use id::id;
 pub use instance::{Instance, Status};
 pub use outgoing::{Message, Outgoing};
 pub use refusal::Refusal;
-pub use subject::subject_matches;
+pub use subject::{is_subject, subject_matches};
 pub use timestamp::rfc3339;
 pub use unit::{Cause, Late, Reaction, Rules, Unit, Verdict};

@@ -1,4 +1,4 @@
-//! Subjects that a handler may send to.
+//! Subjects, and the patterns that stand for several. Pure; the host and the fold ask the same questions here.
 
 /// Whether the subject is one of those the pattern stands for: `*` is one token, a last `>` one or more.
 pub fn subject_matches(pattern: &str, subject: &str) -> bool {
@@ -16,7 +16,7 @@ pub fn subject_matches(pattern: &str, subject: &str) -> bool {
 }
 
 /// Whether a message can be published under this subject.
-pub(crate) fn is_subject(subject: &str) -> bool {
+pub fn is_subject(subject: &str) -> bool {
     let wrong = |letter: char| letter.is_whitespace() || letter.is_control() || matches!(letter, '*' | '>');
     subject.split('.').all(|token| !token.is_empty() && !token.contains(wrong))
 }

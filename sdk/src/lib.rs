@@ -1,6 +1,12 @@
-//! Write Millstream handlers as plain Rust types.
+//! Write Millstream handlers as plain Rust types. There are three kinds:
 //!
-//! A handler is pure: it sees events and its own documents, and nothing else. What happens to an event, step by step:
+//! - a [`Projection`] folds events into documents that others read;
+//! - a [`Saga`] reacts to events over time, with a state of its own: it sends commands, waits for their answers, sets timers,
+//!   and has what was done taken back when it cannot go on;
+//! - a [`Reaction`] sends commands and events because of one event, and remembers nothing.
+//!
+//! A handler is pure: it sees events and its own documents, and nothing else. What it wants done it asks for ([`Effects`]); the
+//! host does it once the event is decided. What happens to an event of a projection, step by step:
 //!
 //! 1. [`Event::decode`] makes a typed event of event type and payload, or says that it is irrelevant ([`event`]).
 //! 2. [`Projection::key`] says which documents it touches ([`Keys`]). The same key twice counts once.
@@ -57,6 +63,10 @@
 //!
 //! Build it with `crate-type = ["cdylib", "rlib"]` for `wasm32-unknown-unknown`. Its tests run natively, without a broker
 //! and without WASM: see [`testing`].
+//!
+//! A saga's steps are the same but for the names: [`Saga::correlate`] says which instances an event belongs to,
+//! [`Saga::starts`] whether it may begin one, and [`Saga::react`] changes the state and asks. A timer that fires comes to
+//! [`Saga::wake`].
 //!
 //! The rest of the house: [`contract`] is generated from `wit/handler.wit`, `export!` ties a handler to it, and `guest` is
 //! the engine inside a module, the same natively and in the sandbox.

@@ -1,8 +1,11 @@
 //! Takes an order through stock, payment, shipping and confirmation. Shows steps that are answered, retried and taken back,
-//! one that cannot be, refusals of services, and a timer for the whole.
+//! one that cannot be, refusals of services, a timer for the whole, and deadlines that an event decides: an express order is
+//! worth nothing late.
 //!
 //! Reads `orders.>`, the answers of the services among it: an answer carries the command's id as its causation id, which
 //! confirms the step. Sends commands to `order-commands.*`, and `orders.OrderFulfilled` at the end.
+
+use std::time::Duration;
 
 use millstream_sdk::prelude::*;
 
@@ -13,6 +16,9 @@ pub struct OrderFulfilment {
     pub customer: String,
     /// The price.
     pub cents: u64,
+    /// Every service has a second, and one more try.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub express: bool,
 }
 
 /// What happens to an order.
@@ -26,6 +32,9 @@ pub enum Shop {
         customer: String,
         /// The price.
         cents: u64,
+        /// It must be quick.
+        #[serde(default)]
+        express: bool,
     },
     /// The goods lie ready.
     InventoryReserved(Order),
@@ -89,8 +98,8 @@ impl Saga for OrderFulfilment {
     }
 
     fn react(&mut self, event: &Recorded<Shop>, effects: &mut Effects) -> Result<(), Refusal> {
-        if let Shop::OrderPlaced { customer, cents, .. } = &event.payload {
-            *self = Self { customer: customer.clone(), cents: *cents };
+        if let Shop::OrderPlaced { customer, cents, express, .. } = &event.payload {
+            *self = Self { customer: customer.clone(), cents: *cents, express: *express };
         }
         let command = Command { order: event.payload.order(), customer: &self.customer, cents: self.cents };
         match &event.payload {
@@ -99,16 +108,16 @@ impl Saga for OrderFulfilment {
                 effects
                     .send("order-commands.ReserveInventory", &command)
                     .step("reserve")
-                    .within(seconds(30))
-                    .retry(3, seconds(2))
+                    .within(self.patience(seconds(30)))
+                    .retry(self.retries(3), self.pause(seconds(2)))
                     .undo("order-commands.ReleaseInventory", &command);
             }
             Shop::InventoryReserved(_) => {
                 effects
                     .send("order-commands.ChargePayment", &command)
                     .step("charge")
-                    .within(minutes(5))
-                    .retry(2, seconds(10))
+                    .within(self.patience(minutes(5)))
+                    .retry(self.retries(2), self.pause(seconds(10)))
                     .undo("order-commands.RefundPayment", &command)
                     .retry(10, seconds(10));
             }
@@ -116,8 +125,10 @@ impl Saga for OrderFulfilment {
                 effects
                     .send("order-commands.BookShipping", &command)
                     .step("ship")
-                    .within(hours(1))
-                    .undo("order-commands.CancelShipping", &command);
+                    .within(self.patience(hours(1)))
+                    .retry(self.retries(0), self.pause(minutes(1)))
+                    .undo("order-commands.CancelShipping", &command)
+                    .retry(self.retries(3), self.pause(seconds(1)));
             }
             Shop::ShippingBooked(_) => {
                 effects.send("order-commands.SendConfirmation", &command).step("confirm").irreversible();
@@ -137,6 +148,20 @@ impl Saga for OrderFulfilment {
     fn wake(&mut self, timer: &Timer, effects: &mut Effects) -> Result<(), Refusal> {
         effects.compensate(format_args!("{}: not fulfilled within a day", timer.name()));
         Ok(())
+    }
+}
+
+impl OrderFulfilment {
+    fn patience(&self, usual: Duration) -> Duration {
+        if self.express { seconds(1) } else { usual }
+    }
+
+    fn retries(&self, usual: u32) -> u32 {
+        if self.express { 1 } else { usual }
+    }
+
+    fn pause(&self, usual: Duration) -> Duration {
+        if self.express { Duration::from_millis(200) } else { usual }
     }
 }
 
@@ -210,7 +235,7 @@ mod tests {
             .when(placed())
             .then_commands(["ReserveInventory"])
             .then_sent("ReserveInventory", &command)
-            .then_state("o-1", &OrderFulfilment { customer: "C42".into(), cents: 1200 })
+            .then_state("o-1", &OrderFulfilment { customer: "C42".into(), cents: 1200, express: false })
             .then_timers("o-1", ["abandoned"])
             .reply("reserve", done("InventoryReserved"))
             .then_commands(["ChargePayment"])
@@ -271,6 +296,18 @@ mod tests {
             .advance(seconds(110))
             .then_commands(["ReserveInventory", "ReserveInventory", "ReleaseInventory"])
             .reply("reserve", done("InventoryReleased"))
+            .then_status("o-1", "compensated");
+    }
+
+    #[test]
+    fn an_express_order_is_taken_back_within_seconds() {
+        let payload = json!({ "order": "o-1", "customer": "C42", "cents": 1200, "express": true });
+        saga::<OrderFulfilment>()
+            .when(event("OrderPlaced", payload))
+            .answer(|command| (command.name != "BookShipping").then(|| succeed(command)))
+            .advance(seconds(3))
+            .answer(|command| (command.name != "BookShipping").then(|| succeed(command)))
+            .then_steps("o-1", [("reserve", "undone"), ("charge", "undone"), ("ship", "undone")])
             .then_status("o-1", "compensated");
     }
 

@@ -14,6 +14,8 @@ mod live;
 mod ours;
 mod report;
 mod shop;
+#[path = "../usage.rs"]
+mod usage;
 mod world;
 
 use std::path::PathBuf;

@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use anyhow::Context as _;
 use async_nats::jetstream::{self, Context, stream};
 use millstream::server::Server;
 use serde::Serialize;
 
 use crate::shop::Shop;
+use crate::usage::{cpu_seconds, resident_bytes};
 
 /// The stream.
 pub(crate) const STREAM: &str = "ORDERS";
@@ -16,9 +16,6 @@ pub(crate) const SUBJECT: &str = "orders.placed";
 
 /// Publishes in flight before their acknowledgements are awaited.
 const IN_FLIGHT: u64 = 1000;
-
-/// Clock ticks a second in `/proc`; the same on every Linux.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 /// What one run cost.
 #[derive(Clone, Debug, Serialize)]
@@ -112,18 +109,4 @@ impl World {
 
 async fn connect(server: &Server) -> anyhow::Result<Context> {
     Ok(jetstream::new(async_nats::connect(server.url()).await?))
-}
-
-fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("no /proc: this bench needs Linux")?;
-    // The name may hold blanks; after its bracket the state is field 0, user time 11 and system time 12.
-    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default();
-    Ok((ticks(11) + ticks(12)) / TICKS_PER_SECOND)
-}
-
-fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-    Ok(line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() * 1024)
 }

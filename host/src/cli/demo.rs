@@ -1,9 +1,11 @@
 //! `millstream demo`: the main job on an embedded server, from nothing to documents, in a minute. Events of a shop are
 //! published, two projections are deployed and run, the lag falls while one watches, and every document is compared with a
-//! recomputation that shares no code with the handlers. Exit code 0 only if all are equal.
+//! recomputation that shares no code with the handlers. Then a saga takes three orders through services: one goes well, one is
+//! declined, one is never answered. Exit code 0 only if all documents are equal and all three end as they must.
 
 mod modules;
 mod shop;
+mod stories;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,13 +24,13 @@ use crate::settings::Settings;
 use crate::supervisor::Supervisor;
 use crate::survey;
 
-/// The two handlers shown.
+/// The two projections shown.
 const HANDLERS: [&str; 2] = ["customer-spend", "order-chain"];
 
 /// How long the handlers may take to catch up before the demo gives up.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Show the whole thing on an embedded server: events in, documents out, lag falling.
+/// Show the whole thing on an embedded server: events in, documents out, lag falling, three orders through a saga.
 #[derive(Debug, Args)]
 pub(super) struct Demo {
     /// How many events to publish.
@@ -48,7 +50,8 @@ impl Demo {
         let binary = tokio::task::spawn_blocking(|| server::find_or_fetch(|text| say("server", text)))
             .await?
             .map_err(server_fault)?;
-        let modules = tokio::task::spawn_blocking(|| modules::build(&HANDLERS)).await??;
+        let all = [HANDLERS[0], HANDLERS[1], stories::HANDLER];
+        let modules::Built { modules, services } = tokio::task::spawn_blocking(move || modules::build(&all)).await??;
         let mut builder = Server::builder().binary(binary);
         if let Some(folder) = &self.data {
             builder = builder.folder(folder);
@@ -60,6 +63,7 @@ impl Demo {
         let orders = shop::orders(self.events);
         shop::publish(&jetstream, &orders).await?;
         say("events", &format!("{} in stream ORDERS", output::thousands(self.events)));
+        stories::streams(&jetstream).await?;
         let registry = deploy(&jetstream, &modules).await?;
 
         let (stop, stopped) = oneshot::channel::<()>();
@@ -68,18 +72,26 @@ impl Demo {
         let host = tokio::spawn(host.run(async move { drop(stopped.await) }));
         watch_lag(&jetstream, &registry).await?;
         let seconds = begun.elapsed().as_secs_f64();
-        say("done", &format!("both handlers caught up in {seconds:.1} s"));
+        say("done", &format!("all handlers caught up in {seconds:.1} s"));
 
         let equal = self.compare(&jetstream, &orders).await?;
-        self.show(&jetstream, &server.url()).await?;
-        if self.keep && equal {
-            say("kept", "server and handlers are running; end with Ctrl-C");
+        self.show(&jetstream).await?;
+        let mut services = stories::services(&services, &server.url())?;
+        let right = stories::tell(&jetstream).await?;
+        self.invite(&server.url());
+        if self.keep && equal && right {
+            say("kept", "server, handlers and services are running; end with Ctrl-C");
             tokio::signal::ctrl_c().await?;
         }
+        services.kill().await?;
         drop(stop);
         host.await??;
         server.stop().await;
-        if equal { Ok(()) } else { Err(Fault::failed(anyhow::anyhow!("documents differ from the recomputation"))) }
+        match (equal, right) {
+            (true, true) => Ok(()),
+            (false, _) => Err(Fault::failed(anyhow::anyhow!("documents differ from the recomputation"))),
+            (true, false) => Err(Fault::failed(anyhow::anyhow!("not every order ended as it must"))),
+        }
     }
 
     /// Waits until all documents are shown and compares them, bytes and number, with the recomputation.
@@ -102,15 +114,19 @@ impl Demo {
         Ok(equal)
     }
 
-    /// Some documents, and what to try next.
-    async fn show(&self, jetstream: &jetstream::Context, url: &str) -> Result<(), Fault> {
+    /// Some documents.
+    async fn show(&self, jetstream: &jetstream::Context) -> Result<(), Fault> {
         let mut rows = Vec::new();
         for handler in HANDLERS {
             for (key, value) in shop::documents(jetstream, handler).await?.into_iter().take(3) {
                 rows.push(vec![handler.to_owned(), key, String::from_utf8_lossy(&value).into_owned()]);
             }
         }
-        output::line(&output::table(&["HANDLER", "KEY", "DOCUMENT"], &[], rows))?;
+        Ok(output::line(&output::table(&["HANDLER", "KEY", "DOCUMENT"], &[], rows))?)
+    }
+
+    /// What to try next.
+    fn invite(&self, url: &str) {
         if self.keep {
             eprintln!("\ntry it, in another terminal:");
             eprintln!("  export NATS_URL={url}");
@@ -119,10 +135,12 @@ impl Demo {
             eprintln!("  nats kv get customer-spend C1 --raw");
             eprintln!("  nats consumer report ORDERS");
             eprintln!("  cargo run -q -p millstream -- lag");
+            eprintln!("  nats pub fulfilment.OrderPlaced '{{\"order\":\"O4\",\"customer\":\"C4\",\"cents\":900}}'");
+            eprintln!("  cargo run -q -p millstream -- sagas order-fulfilment");
+            eprintln!("  cargo run -q -p millstream -- explain order-fulfilment O4");
         } else {
             eprintln!("\nto play with it: cargo demo --keep");
         }
-        Ok(())
     }
 }
 
@@ -130,11 +148,15 @@ async fn deploy(jetstream: &jetstream::Context, modules: &[(String, Vec<u8>)]) -
     let registry = Registry::open(jetstream).await?;
     for (name, bytes) in modules {
         let description = super::deploy::examine(bytes, &Settings::default().limits)?;
+        let mut settings = Settings::default();
+        if name == stories::HANDLER {
+            settings.subjects = vec![stories::SUBJECTS.to_owned()];
+        }
         let deployment = Deployment {
             digest: Digest::of(bytes),
             label: "demo".to_owned(),
             subjects: description.subjects,
-            settings: Settings::default(),
+            settings,
             desired: Desired::Running,
         };
         registry.put_module(bytes).await?;

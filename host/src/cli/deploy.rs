@@ -157,9 +157,15 @@ pub(super) fn examine(bytes: &[u8], limits: &Limits) -> anyhow::Result<Descripti
     let module = Module::prepare(&Sandbox::new()?, &Cache::for_user(), limits, bytes)?;
     let mut instance = module.instantiate("deploy")?;
     let description = instance.describe()?;
+    if description.kind == Kind::Saga {
+        Facts::parse(&description.extra)?;
+    }
     let nothing = Span { start: 0, length: 0 };
     instance.stage(&Batch { source: nothing, events: Vec::new(), blob: Vec::new() })?;
     instance.apply(&Documents { documents: Vec::new(), blob: Vec::new() }, &[])?;
+    if description.kind == Kind::Saga {
+        Facts::parse(&description.extra)?;
+    }
     Ok(description)
 }
 

@@ -1,6 +1,6 @@
 //! Tables for people and JSON for programs, on stdout.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -19,6 +19,11 @@ pub(super) fn table(header: &[&str], numbers: &[usize], rows: Vec<Vec<String>>) 
         }
     }
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// Colour is for terminals, unless somebody wants none.
+pub(super) fn paints() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 /// One line of JSON on stdout.
@@ -63,6 +68,14 @@ pub(super) fn duration(seconds: f64) -> String {
         s if s < 172_800.0 => format!("{:.0} h", s / 3600.0),
         s => format!("{:.0} d", s / 86_400.0),
     }
+}
+
+/// The first `width` characters, the last one a sign that there are more.
+pub(super) fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
 #[cfg(test)]

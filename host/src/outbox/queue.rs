@@ -14,6 +14,7 @@ use rustc_hash::FxHashSet;
 use tokio::time::Instant;
 
 use super::Undelivered;
+use super::deferred::{Deferred, Fate};
 use super::stamp::Stamp;
 use super::targets::Target;
 use crate::names;
@@ -122,6 +123,7 @@ pub(super) struct Queue {
     lanes: HashMap<Arc<str>, Lane>,
     line: VecDeque<Arc<str>>,
     pauses: BTreeSet<(Instant, Arc<str>)>,
+    deferred: Deferred,
     /// Journal sequences and how many of their effects are left.
     records: VecDeque<(u64, usize)>,
     acted_through: u64,
@@ -137,6 +139,7 @@ impl Queue {
             lanes: HashMap::new(),
             line: VecDeque::new(),
             pauses: BTreeSet::new(),
+            deferred: Deferred::default(),
             records: VecDeque::new(),
             acted_through,
             next_order: 0,
@@ -172,18 +175,51 @@ impl Queue {
             self.effects += 1;
             self.bytes += effect.bytes();
             match &mut last {
-                Some(command) if is_deadline_of(&effect, command) => command.deadline = Some(effect),
+                Some(command) if is_deadline_of(&effect, command) => {
+                    // What an earlier owner left may be set already, so that it must be taken back as well.
+                    if absent.is_ours() {
+                        self.deferred.attach(&effect);
+                    }
+                    command.deadline = Some(effect);
+                }
                 _ => {
                     if let Some(before) = last.replace(effect) {
-                        self.place(before);
+                        self.take_in(before);
                     }
                 }
             }
         }
         if let Some(effect) = last {
-            self.place(effect);
+            self.take_in(effect);
         }
         self.settle_records();
+    }
+
+    fn take_in(&mut self, effect: Box<Effect>) {
+        match &effect.outgoing {
+            Outgoing::Cancel { .. } => {
+                let fate = self.deferred.cancel(effect);
+                self.meet(fate);
+            }
+            Outgoing::Message(_) | Outgoing::Timer { .. } | Outgoing::Wait { .. } => self.place(effect),
+        }
+    }
+
+    fn meet(&mut self, fate: Fate) {
+        match fate {
+            Fate::Done(deadline, cancel) => {
+                self.count_out(&deadline);
+                self.count_out(&cancel);
+                self.settle_records();
+            }
+            Fate::Deferred => {}
+            Fate::Due(effect) => self.place(effect),
+        }
+    }
+
+    /// Sets every deadline at once from now on: the host is about to stop.
+    pub(super) fn hurry(&mut self) {
+        self.deferred.hurry();
     }
 
     fn place(&mut self, effect: Box<Effect>) {
@@ -200,6 +236,9 @@ impl Queue {
 
     /// What to do now, if anything.
     pub(super) fn next(&mut self, now: Stamp, instant: Instant) -> Option<Step> {
+        while let Some(deadline) = self.deferred.pop_due(instant) {
+            self.place(deadline);
+        }
         while self.pauses.first().is_some_and(|(until, _)| *until <= instant) {
             if let Some((_, name)) = self.pauses.pop_first() {
                 self.line_up(&name);
@@ -221,7 +260,8 @@ impl Queue {
 
     /// When to look again though nothing has happened.
     pub(super) fn next_pause(&self) -> Option<Instant> {
-        self.pauses.first().map(|(until, _)| *until)
+        let pause = self.pauses.first().map(|(until, _)| *until);
+        pause.into_iter().chain(self.deferred.next()).min()
     }
 
     /// The lane's stream is known, or why it is not.
@@ -267,7 +307,7 @@ impl Queue {
             lane.waiting.push_back(effect);
         }
         let count = there.len() as u64;
-        there.into_iter().for_each(|effect| self.finish(effect));
+        there.into_iter().for_each(|effect| self.finish(effect, now));
         self.line_up(name);
         count
     }
@@ -288,12 +328,12 @@ impl Queue {
     }
 
     /// An effect is in its stream.
-    pub(super) fn sent(&mut self, name: &Arc<str>, effect: Box<Effect>) {
+    pub(super) fn sent(&mut self, name: &Arc<str>, effect: Box<Effect>, now: Instant) {
         if let Some(lane) = self.lanes.get_mut(name) {
             lane.in_flight.remove(&hash(effect.key()));
             lane.trouble = None;
         }
-        self.finish(effect);
+        self.finish(effect, now);
         self.line_up(name);
     }
 
@@ -352,17 +392,23 @@ impl Queue {
         }
     }
 
-    fn finish(&mut self, mut effect: Box<Effect>) {
+    fn finish(&mut self, mut effect: Box<Effect>, now: Instant) {
         if let Some(deadline) = effect.deadline.take() {
-            self.place(deadline);
+            let fate = self.deferred.acknowledged(deadline, now);
+            self.meet(fate);
         }
+        self.count_out(&effect);
+        self.settle_records();
+    }
+
+    /// An effect is done.
+    fn count_out(&mut self, effect: &Effect) {
         self.effects -= 1;
         self.bytes -= effect.bytes();
         let place = self.records.partition_point(|(record, _)| *record < effect.record);
         if let Some((_, left)) = self.records.get_mut(place) {
             *left = left.saturating_sub(1);
         }
-        self.settle_records();
     }
 
     fn settle_records(&mut self) {
@@ -466,16 +512,16 @@ mod tests {
         let mut first = bench.sendable();
         assert_eq!(Bench::ids(&first), ["a1", "a3", "b1"], "c1 stays behind a2");
         let (lane, a3) = first.remove(1);
-        bench.queue.sent(&lane, a3);
+        bench.queue.sent(&lane, a3, bench.instant);
         assert_eq!(bench.queue.acted_through(), 7, "record 11 is done, 10 is not");
         for (lane, effect) in first {
-            bench.queue.sent(&lane, effect);
+            bench.queue.sent(&lane, effect, bench.instant);
         }
         let second = bench.sendable();
         assert_eq!(Bench::ids(&second), ["a2", "c1"]);
         for (lane, effect) in second {
             assert_eq!(bench.queue.acted_through(), 7);
-            bench.queue.sent(&lane, effect);
+            bench.queue.sent(&lane, effect, bench.instant);
         }
         assert_eq!((bench.queue.acted_through(), bench.queue.effects, bench.queue.bytes), (12, 0, 0));
         assert!(bench.sendable().is_empty() && bench.queue.lanes.is_empty(), "an idle lane is forgotten");
@@ -510,7 +556,7 @@ mod tests {
         }
         bench.instant += LONGEST_PAUSE;
         let (_, effect) = bench.sendable().remove(0);
-        bench.queue.sent(&lane, effect);
+        bench.queue.sent(&lane, effect, bench.instant);
         assert_eq!(Bench::ids(&bench.sendable()), ["b", "c", "d"]);
         assert_eq!(bench.queue.undelivered(9), (0, Vec::new()));
     }
@@ -524,12 +570,67 @@ mod tests {
         let mut first = bench.sendable();
         assert_eq!(Bench::ids(&first), ["a", "b.retry"], "nobody has seen command a yet");
         let (lane, retry) = first.remove(1);
-        bench.queue.sent(&lane, retry);
+        bench.queue.sent(&lane, retry, bench.instant);
         let then = bench.sendable();
         assert_eq!(Bench::ids(&then), ["b.retry", "c.deadline"]);
         assert!(matches!(then[0].1.outgoing, Outgoing::Cancel { .. }));
         let (lane, command) = first.remove(0);
-        bench.queue.sent(&lane, command);
+        bench.queue.sent(&lane, command, bench.instant);
+        assert!(bench.sendable().is_empty(), "it may be answered soon");
+        assert_eq!(bench.queue.next_pause(), Some(bench.instant + Duration::from_secs(1)));
+        bench.instant += Duration::from_secs(1);
+        let due = bench.sendable();
+        assert_eq!(Bench::ids(&due), ["a.deadline"]);
+        let Outgoing::Wait { after_ms, .. } = due[0].1.outgoing else { panic!() };
+        assert_eq!(after_ms, 3_599_000, "the second that it stood here is over");
+    }
+
+    #[test]
+    fn a_deadline_that_is_taken_back_soon_is_never_written_and_neither_is_its_cancellation() {
+        let mut bench = Bench::new();
+        bench.queue.push(8, bench.now, vec![message("a", "s", "a"), wait("a.deadline")]);
+        bench.queue.push(9, bench.now, vec![message("b", "s", "b"), wait("b.deadline")]);
+        let mut sendable = bench.sendable();
+        assert_eq!(Bench::ids(&sendable), ["a", "b"]);
+        bench.queue.push(10, bench.now, vec![cancel("b.deadline")]);
+        for (lane, command) in sendable.drain(..) {
+            bench.queue.sent(&lane, command, bench.instant);
+        }
+        assert_eq!(bench.queue.acted_through(), 7, "deadline a is neither set nor taken back");
+        bench.queue.push(11, bench.now, vec![cancel("a.deadline")]);
+        assert_eq!((bench.queue.acted_through(), bench.queue.effects, bench.queue.bytes), (11, 0, 0));
+        bench.instant += Duration::from_secs(2);
+        assert!(bench.sendable().is_empty() && bench.queue.next_pause().is_none());
+    }
+
+    #[test]
+    fn what_an_earlier_owner_may_have_set_is_set_and_taken_back() {
+        let mut bench = Bench::new();
+        let left = Stamp::stored(bench.now.wall);
+        bench.queue.push(8, left, vec![message("a", "s", "a"), wait("a.deadline")]);
+        bench.queue.push(9, left, vec![cancel("a.deadline")]);
+        let mut sent = Vec::new();
+        loop {
+            let sendable = bench.sendable();
+            if sendable.is_empty() {
+                break;
+            }
+            for (lane, effect) in sendable {
+                sent.push(effect.id().to_owned());
+                bench.queue.sent(&lane, effect, bench.instant);
+            }
+        }
+        assert_eq!(sent.iter().filter(|id| *id == "a.deadline").count(), 2, "{sent:?}");
+        assert_eq!(bench.queue.acted_through(), 9);
+    }
+
+    #[test]
+    fn a_host_that_stops_leaves_no_deadline_behind() {
+        let mut bench = Bench::new();
+        bench.queue.push(8, bench.now, vec![message("a", "s", "a"), wait("a.deadline")]);
+        let (lane, command) = bench.sendable().remove(0);
+        bench.queue.sent(&lane, command, bench.instant);
+        bench.queue.hurry();
         assert_eq!(Bench::ids(&bench.sendable()), ["a.deadline"]);
     }
 

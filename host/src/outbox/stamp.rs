@@ -29,6 +29,12 @@ impl Stamp {
         Self { steady: None, wall }
     }
 
+    /// Whether this process saw it.
+    #[must_use]
+    pub const fn is_ours(&self) -> bool {
+        self.steady.is_some()
+    }
+
     /// How long ago it was, at `now`.
     #[must_use]
     pub fn age(&self, now: Self) -> Duration {

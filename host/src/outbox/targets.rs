@@ -3,6 +3,7 @@
 //! one that drops what was consumed is read message by message, and cannot tell of what is gone. A replica that answers may be
 //! a moment behind: what it lacks is so young that the stream still knows its message id.
 
+use millstream_saga::subject_matches;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,7 +20,6 @@ use serde_json::json;
 use time::OffsetDateTime;
 
 use crate::publication::time;
-use crate::subject;
 
 /// Streams remembered.
 const KNOWN: usize = 1000;
@@ -78,7 +78,7 @@ impl Targets {
 
     /// The stream that holds a subject; or why none can be named.
     pub(super) async fn find(&self, subject: &str) -> Result<Arc<Target>, String> {
-        let holds = |target: &&Arc<Target>| target.subjects.iter().any(|filter| subject::matches(filter, subject));
+        let holds = |target: &&Arc<Target>| target.subjects.iter().any(|filter| subject_matches(filter, subject));
         if let Some(known) = self.known().iter().find(holds) {
             return Ok(Arc::clone(known));
         }

@@ -22,6 +22,10 @@ fn commands() -> Vec<Vec<String>> {
         command(&["list"]),
         command(&["lag"]),
         command(&["get", "order-chain"]),
+        command(&["sagas", "order-fulfilment"]),
+        command(&["explain", "order-fulfilment", "o-1"]),
+        command(&["resume-compensation", "order-fulfilment", "o-1"]),
+        command(&["send", "order-commands.ReserveInventory", "{}"]),
         command(&["publish", "--subject", "orders.placed"]),
     ]
 }

@@ -299,6 +299,13 @@ impl Host {
         assert!(status.expect("kill runs").success());
     }
 
+    /// Whether it stands still, as after SIGSTOP.
+    pub fn is_stopped(&self) -> bool {
+        let state = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        // After the name in parentheses, which may hold anything.
+        state.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+    }
+
     /// The exit code, if it has ended.
     pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
         self.child.try_wait().expect("a child of ours")
@@ -359,6 +366,7 @@ pub fn module(example: &str) -> PathBuf {
             "create-order",
             "transfer-money",
             "reminder",
+            "scripted",
         ] {
             command.args(["--package", handler]);
         }

@@ -128,7 +128,11 @@ async fn what_is_no_handler_is_refused_at_deploy_and_nothing_is_made() {
         ("bomb-describe", describing(BOMB), "asked for more memory"),
         ("trap-describe", describing("unreachable"), "trapped"),
         ("flood-describe", describing(FLOOD), "logged more than"),
-        ("saga", wasm(Mischief { words: &[(1032, &[1])], ..Mischief::default() }), "projections only"),
+        (
+            "saga",
+            wasm(Mischief { words: &[(1032, &[1])], ..Mischief::default() }),
+            "does not say how: missing field `saga`",
+        ),
         (
             "garbage-describe",
             wasm(Mischief { words: &[(1024, &[u32::MAX - 9, 7])], ..Mischief::default() }),
@@ -201,12 +205,18 @@ async fn a_handler_that_misbehaves_stops_at_that_event_and_its_neighbour_decides
             "answer",
             "a key was changed twice",
         ),
+        (
+            "acts",
+            outcome(&[(4000, &[0, 0, 4100, 1]), (4100, &[0, 0, 0])]),
+            "refused",
+            "a projection may not ask for effects",
+        ),
     ];
     let limits = ["--set", "limits.fuel_per_call=20000000"];
     for (name, mischief, _, _) in &cases {
         let path = file(&folder, name, &wasm(*mischief));
-        // A guest that rejects names the event itself: alone, so that it cannot name another one.
-        let batch = if *name == "rejects" { "batch_events=1" } else { "batch_events=500" };
+        // A guest that rejects or acts names the event itself: alone, so that it cannot name another one.
+        let batch = if ["rejects", "acts"].contains(name) { "batch_events=1" } else { "batch_events=500" };
         let deploy = ["deploy", path.to_str().expect("path"), "--name", name, "--no-wait", "--set", batch];
         world.ok(&[&deploy[..], &limits].concat());
     }

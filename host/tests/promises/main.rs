@@ -11,6 +11,7 @@
 
 mod bad_use;
 mod crash_points;
+mod docs;
 mod harness;
 mod hostile;
 mod journal;
@@ -22,9 +23,15 @@ mod new;
 mod publish;
 mod real_logs;
 mod rebuild;
+mod saga_cli;
 mod sagas;
 mod sagas_cases;
+mod sagas_crash;
 mod sagas_logs;
+mod sagas_refused;
+mod sagas_storm;
 mod sagas_time;
+mod sagas_undo;
 mod services;
+mod shop;
 mod zombie;

@@ -2,19 +2,24 @@
 //! command's id as its causation id. What they answer is told by the test.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::{Context, consumer};
+use bytes::Bytes;
 use futures::StreamExt as _;
 use serde_json::Value;
 use tokio::task::JoinHandle;
+
+use crate::harness::{PATIENCE, pause};
 
 /// A command as it came.
 #[derive(Clone, Debug)]
 pub struct Command {
     pub id: String,
     pub kind: String,
+    /// The instance that it is about.
+    pub key: String,
     pub causation: String,
     pub correlation: String,
     pub attempt: u32,
@@ -24,16 +29,18 @@ pub struct Command {
 impl Command {
     fn of(message: &async_nats::Message) -> Self {
         let header = |name: &str| {
-            let headers = message.headers.as_ref().expect("an envelope in headers");
-            headers.get(name).map(|value| value.as_str().to_owned()).unwrap_or_default()
+            let value = message.headers.as_ref().and_then(|headers| headers.get(name));
+            value.map(|value| value.as_str().to_owned()).unwrap_or_default()
         };
         Self {
             id: header("ce-id"),
             kind: header("ce-type"),
+            key: header("ce-subject"),
             causation: header("ce-causationid"),
             correlation: header("ce-correlationid"),
             attempt: header("Millstream-Attempt").parse().unwrap_or_default(),
-            payload: serde_json::from_slice(&message.payload).expect("JSON"),
+            // What tests send besides commands has none.
+            payload: serde_json::from_slice(&message.payload).unwrap_or_default(),
         }
     }
 }
@@ -65,7 +72,8 @@ impl Services {
         let commands = Arc::<Mutex<Vec<Command>>>::default();
         let config = consumer::pull::Config {
             durable_name: Some("services".to_owned()),
-            ack_wait: Duration::from_secs(600),
+            // What a server had sent when it was killed comes again after this.
+            ack_wait: Duration::from_secs(5),
             ..consumer::pull::Config::default()
         };
         let consumer =
@@ -76,18 +84,23 @@ impl Services {
             while let Some(message) = messages.next().await {
                 let Ok(message) = message else { continue };
                 let command = Command::of(&message);
+                if command.id.is_empty() {
+                    let _ = message.ack().await;
+                    continue;
+                }
                 seen.lock().unwrap().push(command.clone());
                 if let Some((kind, payload)) = answer(&command) {
                     reply(&jetstream, &prefix, &command, &kind, &payload).await;
                 }
-                message.ack().await.unwrap();
+                // Without the server it is not stored, and the command comes again.
+                let _ = message.ack().await;
             }
         });
         Self { commands, task }
     }
 }
 
-/// Publishes the answer to a command.
+/// Publishes the answer to a command, which its message id makes harmless to try again while the server is away.
 pub async fn reply(jetstream: &Context, prefix: &str, command: &Command, kind: &str, payload: &Value) {
     let mut headers = HeaderMap::new();
     let id = format!("{}.answer", command.id);
@@ -97,21 +110,38 @@ pub async fn reply(jetstream: &Context, prefix: &str, command: &Command, kind: &
         ("ce-source", "services"),
         ("ce-id", &id),
         ("ce-type", kind),
+        ("ce-subject", &command.key),
+        // The same in every run, so that instances are.
+        ("ce-time", "2100-01-01T00:00:00Z"),
         ("ce-correlationid", &command.correlation),
         ("ce-causationid", &command.id),
     ] {
-        headers.insert(name, value);
+        // A CloudEvent has no empty attribute.
+        if !value.is_empty() {
+            headers.insert(name, value);
+        }
     }
-    let body = payload.to_string().into();
-    jetstream.publish_with_headers(format!("{prefix}.{kind}"), headers, body).await.unwrap().await.unwrap();
+    let (subject, body) = (format!("{prefix}.{kind}"), Bytes::from(payload.to_string()));
+    let deadline = Instant::now() + PATIENCE;
+    let publish = async || -> Result<(), async_nats::Error> {
+        jetstream.publish_with_headers(subject.clone(), headers.clone(), body.clone()).await?.await?;
+        Ok(())
+    };
+    while let Err(error) = publish().await {
+        assert!(Instant::now() < deadline, "{subject} cannot be answered: {error}");
+        pause().await;
+    }
 }
 
-/// All commands in a stream, in its order.
+/// All messages with an id in a stream, in its order.
 pub async fn stored(jetstream: &Context, stream: &str) -> Vec<Command> {
     let stream = jetstream.get_stream(stream).await.unwrap();
     let count = stream.cached_info().state.messages;
-    let config = consumer::pull::OrderedConfig::default();
-    let messages = stream.create_consumer(config).await.unwrap().messages().await.unwrap();
-    let commands = messages.take(usize::try_from(count).unwrap());
-    commands.map(|message| Command::of(&message.unwrap())).collect().await
+    let config = consumer::pull::Config { ack_policy: consumer::AckPolicy::None, ..consumer::pull::Config::default() };
+    let consumer = stream.create_consumer(config).await.unwrap();
+    let messages = consumer.messages().await.unwrap().take(usize::try_from(count).unwrap());
+    let commands: Vec<Command> = messages.map(|message| Command::of(&message.unwrap())).collect().await;
+    // A stream has room for so many consumers, and this is asked in a loop.
+    stream.delete_consumer(&consumer.cached_info().name).await.unwrap();
+    commands.into_iter().filter(|command| !command.id.is_empty()).collect()
 }

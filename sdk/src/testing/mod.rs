@@ -43,6 +43,8 @@
 //! given::<CustomerSpend>([]).when(event("OrderShipped", json!({}))).then_irrelevant();
 //! ```
 //!
+//! Sagas and reactions have scenarios of their own, with a clock to move and services to play: see [`fn@saga`].
+//!
 //! Events and documents go through the engine that runs in a module, as JSON. Each scenario also runs with other batch sizes,
 //! and with documents read back for every batch; the results must be the same to the byte. That finds a `HashMap` whose order
 //! varies, and fields that serde skips.

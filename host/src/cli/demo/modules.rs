@@ -1,16 +1,40 @@
-//! Builds the example modules with cargo, from the clone that the demo is run in.
+//! Builds the example modules, and the services that answer the saga, with cargo, from the clone that the demo is run in.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 
-/// Builds these handlers and answers their names and bytes.
-pub(super) fn build(handlers: &[&str]) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
+/// What the demo runs.
+pub(super) struct Built {
+    /// Names and bytes.
+    pub(super) modules: Vec<(String, Vec<u8>)>,
+    /// The program that answers commands.
+    pub(super) services: PathBuf,
+}
+
+/// Builds these handlers, and the services.
+pub(super) fn build(handlers: &[&str]) -> anyhow::Result<Built> {
     let root =
         workspace().context("the examples are built from a clone of the repository: run `cargo demo` inside one")?;
-    super::say("modules", &format!("building {}", handlers.join(" and ")));
+    super::say("modules", &format!("building {}", handlers.join(", ")));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    // Together with this program, which is built already: so both use the same builds of what they depend on.
+    let mut command = Command::new(&cargo);
+    command.current_dir(&root).args(["build", "--quiet", "--package", "millstream", "--package", "order-services"]);
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    // What `cargo run` says of this package would make build scripts run again, and what depends on them build again.
+    let is_ours = |name: &str| ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|of| name.starts_with(of));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_ours)) {
+        command.env_remove(name);
+    }
+    let status = command.status().context("cargo could not be started")?;
+    ensure!(status.success(), "the services of the example do not build");
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+    let services = target.join(profile).join(format!("order-services{}", std::env::consts::EXE_SUFFIX));
     let mut command = Command::new(cargo);
     command.current_dir(&root).args(["build", "--quiet", "--profile", "module", "--target", "wasm32-unknown-unknown"]);
     for handler in handlers {
@@ -18,14 +42,14 @@ pub(super) fn build(handlers: &[&str]) -> anyhow::Result<Vec<(String, Vec<u8>)>>
     }
     let status = command.status().context("cargo could not be started")?;
     ensure!(status.success(), "the examples do not build; hint: rustup target add wasm32-unknown-unknown");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let folder = target.join("wasm32-unknown-unknown/module");
     let read = |handler: &&str| {
         let file = folder.join(format!("{}.wasm", handler.replace('-', "_")));
         let bytes = std::fs::read(&file).with_context(|| format!("{} cannot be read", file.display()))?;
         Ok(((*handler).to_owned(), bytes))
     };
-    handlers.iter().map(read).collect()
+    let modules = handlers.iter().map(read).collect::<anyhow::Result<_>>()?;
+    Ok(Built { modules, services })
 }
 
 /// The folder above us that holds the examples.

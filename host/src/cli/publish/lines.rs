@@ -1,5 +1,6 @@
 //! Reading: a file of events in, checked lines out, in chunks. Runs on a thread of its own, ahead of the network.
 
+use millstream_saga::subject_matches;
 use std::collections::HashSet;
 use std::io::{self, BufRead as _, BufReader, Cursor, Read};
 use std::sync::Arc;
@@ -235,7 +236,7 @@ impl Reading<'_> {
         }
         let subject = self.plan.template.render(&event)?;
         if let Some(held) = &self.plan.held
-            && !held.iter().any(|filter| subject::matches(filter, &subject))
+            && !held.iter().any(|filter| subject_matches(filter, &subject))
         {
             return Err(Problem::NotHeld { subject });
         }

@@ -1,5 +1,6 @@
 //! The streams that will hold what is published: found before the first line goes out, and read back when a run is resumed.
 
+use millstream_saga::subject_matches;
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
@@ -59,7 +60,7 @@ impl Target {
 
     /// The stream that takes this subject.
     pub(super) fn stream_of(&self, subject: &str) -> Option<&str> {
-        let takes = |filter: &String| subject::matches(filter, subject);
+        let takes = |filter: &String| subject_matches(filter, subject);
         let mut configs = self.streams.iter().map(|stream| &stream.cached_info().config);
         configs.find(|config| config.subjects.iter().any(takes)).map(|config| config.name.as_str())
     }

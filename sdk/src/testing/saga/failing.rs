@@ -55,12 +55,12 @@ impl<H: Handler> Scenario<H> {
         for key in self.host.instances.keys() {
             let Some(instance) = self.host.instance(key) else { continue };
             for step in instance.steps.iter().filter(|step| waits(step)) {
-                let last =
-                    self.sent.iter().rev().find(|sent| sent.key == *key && sent.step.as_ref() == Some(&step.step));
-                waiting.extend(last.cloned());
+                let is_it = |sent: &Sent| sent.key == *key && sent.step.as_ref() == Some(&step.step);
+                waiting.extend(self.sent.iter().rposition(is_it));
             }
         }
-        waiting
+        waiting.sort_unstable();
+        waiting.into_iter().filter_map(|place| self.sent.get(place).cloned()).collect()
     }
 }
 

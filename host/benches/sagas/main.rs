@@ -1,0 +1,103 @@
+//! Three-step sagas, from the event that begins one to the instance that says `completed` in the bucket. The services that carry
+//! the commands out, and whoever asks for transfers, are simulated in this process; so many sagas are in flight at a time.
+//!
+//! `cargo bench -p millstream --bench sagas [-- --short]`
+
+mod services;
+#[path = "../usage.rs"]
+mod usage;
+mod world;
+
+use std::time::Duration;
+
+use clap::Parser;
+use comfy_table::{ContentArrangement, Table, presets};
+
+use crate::world::{Run, World};
+
+#[derive(Parser)]
+struct Arguments {
+    /// Sagas of one run.
+    #[arg(long)]
+    sagas: Option<u64>,
+    /// Sagas in flight; several make several rows.
+    #[arg(long, value_delimiter = ',', default_values_t = [1000, 10])]
+    in_flight: Vec<u64>,
+    #[arg(long, default_value_t = 3)]
+    repeats: usize,
+    /// Few sagas, as CI runs it.
+    #[arg(long)]
+    short: bool,
+    /// Given by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let sagas = arguments.sagas.unwrap_or(if arguments.short { 3000 } else { 30_000 });
+    let module = world::module()?;
+    let mut rows = Vec::new();
+    for &in_flight in &arguments.in_flight {
+        let mut runs = Vec::new();
+        // Few in flight cannot be many a second: fewer make the same picture.
+        let sagas = if in_flight < 100 { sagas / 10 } else { sagas };
+        for _ in 0..arguments.repeats {
+            let world = World::new(&module).await?;
+            let run = world.run(sagas, in_flight).await?;
+            eprintln!("{in_flight} in flight: {:.0} sagas/s", run.rate());
+            runs.push(run);
+            world.end().await?;
+        }
+        rows.push((in_flight, runs));
+    }
+    print(&rows);
+    Ok(())
+}
+
+fn print(rows: &[(u64, Vec<Run>)]) {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header([
+        "IN FLIGHT",
+        "SAGAS/S",
+        "P50 MS",
+        "P99 MS",
+        "WRITES A SAGA",
+        "BYTES A SAGA",
+        "HOST US",
+        "SERVER US",
+        "HOST MB",
+    ]);
+    for (in_flight, runs) in rows {
+        let column = |value: &dyn Fn(&Run) -> f64, digits: usize| {
+            let mut values: Vec<f64> = runs.iter().map(value).collect();
+            values.sort_by(f64::total_cmp);
+            let at = |index: usize| values.get(index).copied().unwrap_or_default();
+            let (low, middle, high) = (at(0), at(values.len() / 2), at(values.len().saturating_sub(1)));
+            format!("{middle:.digits$} ({low:.digits$}-{high:.digits$})")
+        };
+        let micros = |seconds: f64, run: &Run| seconds * 1e6 / run.sagas as f64;
+        table.add_row([
+            in_flight.to_string(),
+            column(&Run::rate, 0),
+            column(&|run| millis(run.quantile(0.5)), 2),
+            column(&|run| millis(run.quantile(0.99)), 2),
+            column(&|run| run.writes as f64 / run.sagas as f64, 2),
+            column(&|run| run.bytes as f64 / run.sagas as f64, 0),
+            column(&|run| micros(run.host_cpu_seconds, run), 0),
+            column(&|run| micros(run.server_cpu_seconds, run), 0),
+            column(&|run| run.host_rss_bytes as f64 / 1e6, 0),
+        ]);
+    }
+    println!("{table}");
+    println!(
+        "(median (min-max); start to the completed instance in the bucket; writes and bytes of all streams but the events \
+         that begin sagas; CPU a saga, host's with services and publisher)"
+    );
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}

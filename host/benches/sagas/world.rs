@@ -1,0 +1,197 @@
+//! A server, a host with the saga, and one run: start sagas as others complete, and measure each.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use async_nats::jetstream::{self, Context, stream};
+use futures::StreamExt as _;
+use millstream::handler::{Ended, Handler};
+use millstream::names;
+use millstream::progress::Progress;
+use millstream::saga::Facts;
+use millstream::sandbox::{Cache, Guest, Instantiate, Limits, Module, Sandbox};
+use millstream::server::Server;
+use millstream::settings::Settings;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::services;
+use crate::usage::{cpu_seconds, resident_bytes};
+
+const NAME: &str = "transfer-money";
+const EVENTS: &str = "TRANSFERS";
+const COMMANDS: &str = "COMMANDS";
+
+/// How long nothing may complete.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What one run showed.
+pub(crate) struct Run {
+    pub(crate) sagas: u64,
+    pub(crate) seconds: f64,
+    latencies: Vec<Duration>,
+    pub(crate) writes: u64,
+    pub(crate) bytes: u64,
+    pub(crate) host_cpu_seconds: f64,
+    pub(crate) server_cpu_seconds: f64,
+    pub(crate) host_rss_bytes: u64,
+}
+
+impl Run {
+    pub(crate) fn rate(&self) -> f64 {
+        self.sagas as f64 / self.seconds
+    }
+
+    pub(crate) fn quantile(&self, share: f64) -> Duration {
+        let index = (self.latencies.len() as f64 * share) as usize;
+        self.latencies.get(index.min(self.latencies.len().saturating_sub(1))).copied().unwrap_or_default()
+    }
+}
+
+/// The module, built by cargo.
+pub(crate) fn module() -> anyhow::Result<Arc<Module>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace is gone")?;
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(root)
+        .args(["build", "--quiet", "--profile", "module", "--target", "wasm32-unknown-unknown", "--package", NAME])
+        .status()?;
+    ensure!(status.success(), "the module does not build; hint: rustup target add wasm32-unknown-unknown");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let bytes = std::fs::read(target.join("wasm32-unknown-unknown/module/transfer_money.wasm"))?;
+    Ok(Arc::new(Module::prepare(&Sandbox::new()?, &Cache::for_user(), &Limits::default(), &bytes)?))
+}
+
+/// A server and a host.
+pub(crate) struct World {
+    server: Server,
+    jetstream: Context,
+    stop: watch::Sender<bool>,
+    host: JoinHandle<Ended>,
+    services: JoinHandle<anyhow::Result<()>>,
+}
+
+impl World {
+    pub(crate) async fn new(module: &Arc<Module>) -> anyhow::Result<Self> {
+        let server = Server::builder().start().await?;
+        let jetstream = connect(&server).await?;
+        for (name, subject) in [(EVENTS, "transfers.>"), (COMMANDS, "transfer-commands.*")] {
+            let (name, subjects) = (name.to_owned(), vec![subject.to_owned()]);
+            jetstream
+                .create_stream(stream::Config { name, subjects, allow_direct: true, ..Default::default() })
+                .await?;
+        }
+        let description = module.instantiate(NAME)?.describe()?;
+        let progress = Arc::new(Progress::new("bench", &module.digest().to_string()));
+        let made = Arc::clone(module);
+        let instantiate: Instantiate =
+            Arc::new(move || made.instantiate(NAME).map(|instance| Box::new(instance) as Box<dyn Guest>));
+        let handler = Handler {
+            name: NAME.to_owned(),
+            host: "bench".to_owned(),
+            digest: module.digest(),
+            subjects: description.subjects,
+            settings: settings()?,
+            instantiate,
+            progress,
+            saga: Some(Arc::new(Facts::parse(&description.extra)?)),
+        };
+        let (stop, stopped) = watch::channel(false);
+        let host = tokio::spawn(handler.run(connect(&server).await?, stopped));
+        let services = tokio::spawn(services::answer(connect(&server).await?, COMMANDS));
+        Ok(Self { server, jetstream, stop, host, services })
+    }
+
+    /// Runs so many sagas, so many at a time.
+    pub(crate) async fn run(&self, sagas: u64, in_flight: u64) -> anyhow::Result<Run> {
+        let client = connect(&self.server).await?.client();
+        let mut shown = client.subscribe(names::bucket_subject(NAME, ">")).await?;
+        client.flush().await?;
+        let (cpu, begun) = (self.cpu()?, Instant::now());
+        let mut running: HashMap<String, Instant> = HashMap::new();
+        let mut latencies = Vec::new();
+        let mut next = 0;
+        while (latencies.len() as u64) < sagas {
+            while next < sagas && (running.len() as u64) < in_flight {
+                let transfer = format!("t-{next}");
+                let body = serde_json::json!({
+                    "eventId": format!("requested-{next}"),
+                    "eventType": "TransferRequested",
+                    "aggregateId": transfer,
+                    "payload": { "transfer": transfer, "from": "A", "to": "B", "cents": 700 },
+                });
+                running.insert(transfer, Instant::now());
+                client.publish("transfers.requested", body.to_string().into()).await?;
+                next += 1;
+            }
+            let put = tokio::time::timeout(PATIENCE, shown.next()).await;
+            let put = put.with_context(|| format!("stuck with {} sagas done", latencies.len()))?;
+            let put = put.context("the bucket's subject was closed")?;
+            if !put.payload.starts_with(br#"{"status":"completed""#) {
+                continue;
+            }
+            let key = put.subject.rsplit('.').next().unwrap_or_default();
+            if let Some(started) = running.remove(key) {
+                latencies.push(started.elapsed());
+            }
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        let now = self.cpu()?;
+        self.check(sagas).await?;
+        latencies.sort_unstable();
+        let (writes, bytes) = self.written(sagas).await?;
+        Ok(Run {
+            sagas,
+            seconds,
+            latencies,
+            writes,
+            bytes,
+            host_cpu_seconds: now.0 - cpu.0,
+            server_cpu_seconds: now.1 - cpu.1,
+            host_rss_bytes: resident_bytes(std::process::id())?,
+        })
+    }
+
+    /// Each saga sent its three commands, once.
+    async fn check(&self, sagas: u64) -> anyhow::Result<()> {
+        let commands = self.jetstream.get_stream(COMMANDS).await?.cached_info().state.messages;
+        ensure!(commands == 3 * sagas, "{commands} commands of {sagas} sagas");
+        Ok(())
+    }
+
+    /// Messages stored in all streams, and bytes of those that stay, without the events that begin sagas.
+    async fn written(&self, sagas: u64) -> anyhow::Result<(u64, u64)> {
+        let (mut writes, mut bytes) = (0, 0);
+        for name in [EVENTS, COMMANDS, names::TIMERS, &names::journal_stream(NAME), &names::bucket_stream(NAME)] {
+            let state = self.jetstream.get_stream(name).await?.cached_info().state.clone();
+            writes += state.last_sequence;
+            bytes += state.bytes;
+        }
+        Ok((writes - sagas, bytes))
+    }
+
+    fn cpu(&self) -> anyhow::Result<(f64, f64)> {
+        Ok((cpu_seconds(std::process::id())?, cpu_seconds(self.server.pid())?))
+    }
+
+    pub(crate) async fn end(self) -> anyhow::Result<()> {
+        self.services.abort();
+        let _ = self.stop.send(true);
+        let ended = self.host.await?;
+        ensure!(ended == Ended::Stopped, "the host ended as {ended:?}");
+        Ok(())
+    }
+}
+
+async fn connect(server: &Server) -> anyhow::Result<Context> {
+    Ok(jetstream::new(async_nats::connect(server.url()).await?))
+}
+
+/// The defaults, or with what `MILLSTREAM_BENCH_SET` says, to try settings out.
+fn settings() -> anyhow::Result<Settings> {
+    let pairs = std::env::var("MILLSTREAM_BENCH_SET").unwrap_or_default();
+    Ok(Settings::default().with(&pairs.split_whitespace().map(str::to_owned).collect::<Vec<_>>())?)
+}

@@ -1,0 +1,43 @@
+//! `millstream explain`: the story of one instance of a saga, from its document, the journal and the streams.
+
+use clap::Args;
+
+use super::instances::{Saga, no_instance};
+use super::{Fault, connect, output};
+use crate::story::scan::{self, Document, Wanted};
+use crate::story::{Story, drawing};
+
+/// Tell the story of one instance of a saga.
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    /// The handler.
+    handler: String,
+    /// The instance's key.
+    key: String,
+    /// Most messages of the streams to look at.
+    #[arg(long, value_name = "MESSAGES", default_value_t = 100_000)]
+    scan: usize,
+}
+
+impl Explain {
+    pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
+        let saga = Saga::open(connection, &self.handler).await?;
+        let story = story(&saga, &self.key, self.scan).await?;
+        let Some(story) = story else { return Err(no_instance(&self.handler, &self.key)) };
+        if json {
+            return Ok(output::json(&story)?);
+        }
+        Ok(output::line(&drawing::draw(&story, output::paints()))?)
+    }
+}
+
+/// The story of this instance, if there is anything left of it.
+pub(super) async fn story(saga: &Saga, key: &str, most: usize) -> Result<Option<Story>, Fault> {
+    let found = saga.instance(key).await?;
+    let document = found.map(|found| Document { instance: found.instance, record: found.record, stored: found.stored });
+    let subjects: Vec<String> = saga.deployment.filters().iter().chain(&saga.facts.sends).cloned().collect();
+    let streams = &saga.deployment.settings.streams;
+    let wanted = Wanted { handler: &saga.name, key, subjects: &subjects, streams, most };
+    let sources = scan::sources(&saga.jetstream, &wanted, document).await?;
+    Ok(sources.map(|sources| sources.tell()))
+}

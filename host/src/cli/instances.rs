@@ -1,0 +1,117 @@
+//! What the commands for sagas share: finds the saga, refuses what is none, reads its instances. Never: writes anything.
+
+use async_nats::jetstream::{self, Context};
+use futures::TryStreamExt as _;
+use millstream_saga::Instance;
+
+use super::{Fault, connect, deploy};
+use crate::direct_get;
+use crate::keys;
+use crate::names;
+use crate::registry::{Deployment, Registry};
+use crate::saga::Facts;
+use crate::sandbox::wire::Kind;
+
+/// A deployed saga.
+pub(super) struct Saga {
+    pub(super) jetstream: Context,
+    pub(super) registry: Registry,
+    pub(super) name: String,
+    pub(super) deployment: Deployment,
+    pub(super) facts: Facts,
+}
+
+/// An instance, as the bucket has it.
+pub(super) struct Found {
+    /// As the handler wrote it.
+    pub(super) key: String,
+    pub(super) instance: Instance,
+    /// Journal sequence of the record that decided its last transition.
+    pub(super) record: u64,
+    /// When the bucket took it, nanoseconds since 1970.
+    pub(super) stored: i64,
+}
+
+impl Saga {
+    /// Finds it. What it says of itself is asked of its module, so a deployment by stock tools will do.
+    pub(super) async fn open(connection: &connect::Connection, name: &str) -> Result<Self, Fault> {
+        Self::of(jetstream::new(super::open(connection).await?), name).await
+    }
+
+    /// The same on a connection that is there.
+    pub(super) async fn of(jetstream: Context, name: &str) -> Result<Self, Fault> {
+        let registry = Registry::peek(&jetstream).await?;
+        let deployed = match &registry {
+            Some(registry) => registry.deployment(name).await?,
+            None => None,
+        };
+        let (Some(registry), Some(deployment)) = (registry, deployed) else {
+            return Err(Fault::usage(anyhow::anyhow!("handler {name} is not deployed"))
+                .hint("see what is deployed with `millstream list`"));
+        };
+        let bytes = registry.module(deployment.digest).await?;
+        let limits = deployment.settings.limits.clone();
+        let description = tokio::task::spawn_blocking(move || deploy::examine(&bytes, &limits)).await??;
+        if description.kind == Kind::Projection {
+            return Err(Fault::usage(anyhow::anyhow!(
+                "handler {name} is a projection: it has documents, no instances"
+            ))
+            .hint(format!("read them with `millstream get {name}`")));
+        }
+        let facts = Facts::parse(&description.extra)?;
+        if facts.stateless {
+            return Err(Fault::usage(anyhow::anyhow!("handler {name} is a plain reaction: it keeps no instances"))
+                .hint(format!(
+                    "see what it has decided with `millstream list`, and its lag with `millstream lag {name}`"
+                )));
+        }
+        Ok(Self { jetstream, registry, name: name.to_owned(), deployment, facts })
+    }
+
+    /// The instance under this key, if the bucket has it.
+    pub(super) async fn instance(&self, key: &str) -> Result<Option<Found>, Fault> {
+        let escaped = keys::escape(key);
+        Ok(self.read(&[&escaped]).await?.pop())
+    }
+
+    /// All instances, by key.
+    pub(super) async fn instances(&self) -> Result<Vec<Found>, Fault> {
+        // A saga that never ran has no bucket.
+        let Ok(bucket) = self.jetstream.get_key_value(&self.name).await else { return Ok(Vec::new()) };
+        let escaped: Vec<String> = bucket.keys().await?.try_collect().await?;
+        let escaped: Vec<&str> = escaped.iter().map(String::as_str).collect();
+        let mut found = self.read(&escaped).await?;
+        found.sort_by(|one, other| one.key.cmp(&other.key));
+        Ok(found)
+    }
+
+    async fn read(&self, escaped: &[&str]) -> Result<Vec<Found>, Fault> {
+        let stream = names::bucket_stream(&self.name);
+        if escaped.is_empty() || self.jetstream.get_stream(&stream).await.is_err() {
+            return Ok(Vec::new());
+        }
+        let subjects: Vec<String> = escaped.iter().map(|key| names::bucket_subject(&self.name, key)).collect();
+        let prefix = names::bucket_subject(&self.name, "");
+        let mut found = Vec::with_capacity(subjects.len());
+        for part in direct_get::parts(&subjects, self.jetstream.client().server_info().max_payload) {
+            let (messages, _) = direct_get::last_of(&self.jetstream, &stream, part).await?;
+            for message in messages.iter().filter(|message| message.headers.get("KV-Operation").is_none()) {
+                let key = keys::unescape(message.subject.strip_prefix(&prefix).unwrap_or_default())?;
+                let journal = message.headers.get(names::JOURNAL_HEADER).and_then(|text| text.as_str().parse().ok());
+                match Instance::read(&message.payload) {
+                    Ok(instance) => {
+                        found.push(Found { key, instance, record: journal.unwrap_or_default(), stored: message.stored })
+                    }
+                    Err(error) => eprintln!("warning: the document of {key:?} is left out: {error}"),
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Nothing lies under this key.
+pub(super) fn no_instance(handler: &str, key: &str) -> Fault {
+    Fault::failed(anyhow::anyhow!("saga {handler} has no instance {key:?}"))
+        .hint(format!("list its instances with `millstream sagas {handler}`"))
+}

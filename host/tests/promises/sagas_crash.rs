@@ -1,0 +1,127 @@
+//! Sagas that lose their host: at every named place of a batch's journey, between a commit and its effects for longer than the
+//! target's duplicate window, and to an heir while the first owner stands still. Each command stands in its stream exactly once,
+//! each order ends as due, and instances are the same bytes as without any trouble.
+
+use std::time::Duration;
+
+use millstream::crash::{ACTING, POINTS};
+use tokio::sync::OnceCell;
+
+use crate::harness::{Documents, World, until};
+use crate::services::{Services, stored};
+use crate::shop::{HANDLER, as_due, by_rule, place, shop, window_over};
+
+const ORDERS: u64 = 40;
+const WINDOW: Duration = Duration::from_secs(120);
+
+/// Many small batches, each shown at once.
+const SETTINGS: [&str; 2] = ["batch_events=5", "show_interval_milliseconds=1"];
+
+async fn services(world: &World) -> Services {
+    Services::start(&world.jetstream, "COMMANDS", "orders", by_rule).await
+}
+
+/// The instances of a run that nothing happened to.
+async fn undisturbed() -> &'static Documents {
+    static INSTANCES: OnceCell<Documents> = OnceCell::const_new();
+    let run = async || {
+        let world = shop(WINDOW, &[]).await;
+        let _services = services(&world).await;
+        place(&world, 0..ORDERS).await;
+        let _host = world.host(&[]);
+        as_due(&world, ORDERS).await
+    };
+    INSTANCES.get_or_init(run).await
+}
+
+async fn survives(point: &'static str) {
+    let world = shop(WINDOW, &SETTINGS).await;
+    let _services = services(&world).await;
+    place(&world, 0..ORDERS).await;
+    // Documents of many batches are shown together, so there are fewer passages there.
+    for passage in if point.contains("sho") { [1, 3] } else { [1, 12] } {
+        let mut host = world.host(&[("MILLSTREAM_CRASH_AT", &format!("{point}:{passage}"))]);
+        let status = host.end().await;
+        assert!(!status.success(), "the host ends by the abort; its log:\n{}", host.log());
+        assert!(!host.log().contains("stopped;"), "not by a request");
+    }
+    let _host = world.host(&[]);
+    as_due(&world, ORDERS).await;
+    world.settled(HANDLER, undisturbed().await).await;
+}
+
+macro_rules! at_each_point {
+    ($($name:ident: $point:literal,)*) => {
+        $(#[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            survives($point).await;
+        })*
+
+        #[test]
+        fn every_point_has_a_test() {
+            assert_eq!([&POINTS[..], &ACTING[..]].concat(), [$($point),*]);
+        }
+    };
+}
+
+at_each_point! {
+    same_commands_after_a_crash_when_a_batch_has_arrived: "arrived",
+    same_commands_after_a_crash_when_a_batch_is_staged: "staged",
+    same_commands_after_a_crash_when_instances_are_loaded: "loaded",
+    same_commands_after_a_crash_when_a_batch_is_applied: "applied",
+    same_commands_after_a_crash_before_the_commit: "encoded",
+    same_commands_after_a_crash_between_commit_and_ack: "committed",
+    same_commands_after_a_crash_after_the_ack: "acked",
+    same_commands_after_a_crash_before_instances_are_shown: "showing",
+    same_commands_after_a_crash_when_half_of_the_instances_are_shown: "half-shown",
+    same_commands_after_a_crash_when_all_instances_are_shown: "shown",
+    same_commands_after_a_crash_before_a_command_is_published: "publishing",
+    same_commands_after_a_crash_when_a_command_is_published: "published",
+    same_commands_after_a_crash_when_all_commands_are_published: "acted",
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_are_published_once_after_the_duplicate_window() {
+    let world = shop(Duration::from_millis(200), &SETTINGS).await;
+    let _services = services(&world).await;
+    place(&world, 0..ORDERS).await;
+    let places = [("committed", 1), ("committed", 3), ("published", 10), ("acked", 2), ("published", 1), ("acted", 4)];
+    for (number, (point, passage)) in places.into_iter().enumerate() {
+        let mut host = world.host(&[("MILLSTREAM_CRASH_AT", &format!("{point}:{passage}"))]);
+        assert!(!host.end().await.success(), "its log:\n{}", host.log());
+        if number == 0 {
+            let (_, counts, _) = world.last_record(HANDLER).await.expect("a record");
+            let commands = stored(&world.jetstream, "COMMANDS").await;
+            assert!(counts.applied > 0 && commands.is_empty(), "it ended between: {counts:?}, {commands:?}");
+        }
+        window_over(&world).await;
+    }
+    let _host = world.host(&[]);
+    as_due(&world, ORDERS).await;
+    world.settled(HANDLER, undisturbed().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_stood_still_before_it_published_leaves_that_to_its_heir() {
+    let world = shop(Duration::from_millis(200), &SETTINGS).await;
+    place(&world, 0..ORDERS).await;
+    let mut zombie = world.host(&[("MILLSTREAM_STOP_AT", "committed:3")]);
+    until("the first host stands still", async || zombie.is_stopped().then_some(())).await;
+    let before = stored(&world.jetstream, "COMMANDS").await.len();
+    let (_, counts, _) = world.last_record(HANDLER).await.expect("a record");
+    assert!(counts.delivered > before as u64, "it stands between: {counts:?}, {before} commands");
+
+    // Nothing is answered yet: a command for each order is all there is to publish.
+    let _heir = world.host(&[]);
+    let all_there = async || stored(&world.jetstream, "COMMANDS").await.len() as u64 == ORDERS;
+    until("the heir publishes", async || all_there().await.then_some(())).await;
+    window_over(&world).await;
+    zombie.signal("CONT");
+    let status = zombie.end().await;
+    assert_eq!(status.code(), Some(1), "its log:\n{}", zombie.log());
+    assert!(zombie.log().contains("fenced"), "its log:\n{}", zombie.log());
+
+    let _services = services(&world).await;
+    as_due(&world, ORDERS).await;
+    world.settled(HANDLER, undisturbed().await).await;
+}
