@@ -15,6 +15,7 @@ use crate::sandbox::{Class, Failure, slice, str_slice, wire};
 pub(crate) const CHANGE_ROOM: usize = 16;
 
 /// A batch that the sandbox has folded, not yet committed.
+#[derive(Default)]
 pub(crate) struct Decision {
     pub(crate) changes: Vec<Decided>,
     pub(crate) counts: Counts,

@@ -274,6 +274,8 @@ impl Handler {
     async fn work(&self, jetstream: &Context, opened: Opened, stop: &mut watch::Receiver<bool>) -> Result<(), Error> {
         let Opened { mut claim, journal, documents, inputs, recovered } = opened;
         let outbox = self.saga.as_ref().map(|_| Arc::new(self.outbox(jetstream, claim.acted_through)));
+        let acts = recovered.effects.iter().rev().find(|(_, _, effects)| !effects.is_empty());
+        let acting = acts.map_or(0, |(sequence, _, _)| *sequence);
         if let Some(outbox) = &outbox {
             self.progress.acts_through(outbox);
             for (sequence, time, effects) in recovered.effects {
@@ -286,7 +288,7 @@ impl Handler {
         let at: Vec<(Input, u64)> =
             inputs.into_iter().zip(&claim.positions).map(|(input, position)| (input, position.sequence)).collect();
         let parts = Parts { documents: Arc::clone(&documents), journal, pace: Arc::default(), outbox: outbox.clone() };
-        let mut pipeline = self.pipeline(claim, parts, recovered.order);
+        let mut pipeline = self.pipeline(claim, parts, recovered.order, acting);
         let ended = match placed {
             Ok(()) => tokio::select! {
                 ended = self.decide(&mut pipeline, &at, &acks, stop) => ended,
@@ -299,13 +301,13 @@ impl Handler {
         if matches!(&ended, Ok(()) | Err(Error::Position(_) | Error::Pipeline(pipeline::Error::Failing { .. }))) {
             show::round(&documents, &acks, documents.presentable()).await?;
             if let Some(outbox) = &outbox {
-                self.publish_rest(&ended, outbox, &mut publisher, &pipeline, stop).await?;
+                self.publish_rest(&ended, outbox, &mut publisher, &mut pipeline, stop).await?;
             }
         }
         ended
     }
 
-    fn pipeline(&self, claim: Claim, parts: Parts, order: u64) -> Pipeline {
+    fn pipeline(&self, claim: Claim, parts: Parts, order: u64, acting: u64) -> Pipeline {
         let handler = pipeline::Handler {
             host: self.host.clone(),
             digest: self.digest,
@@ -314,7 +316,7 @@ impl Handler {
             progress: Arc::clone(&self.progress),
             saga: self.saga.clone(),
         };
-        Pipeline::new(handler, claim, parts, order)
+        Pipeline::new(handler, claim, parts, order, acting)
     }
 
     /// Decides and shows until something ends it.
@@ -351,7 +353,7 @@ impl Handler {
         ended: &Result<(), Error>,
         outbox: &Outbox,
         publisher: &mut Publisher,
-        pipeline: &Pipeline,
+        pipeline: &mut Pipeline,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), Error> {
         if let Err(error) = ended {
@@ -363,10 +365,11 @@ impl Handler {
             tokio::time::sleep(PUBLISH_WITHIN).await;
         };
         tokio::select! {
-            () = outbox.has_acted(pipeline.last()) => Ok(()),
-            error = publisher.failed() => Err(error),
-            () = too_long => Ok(()),
+            () = outbox.has_acted(pipeline.last()) => {}
+            error = publisher.failed() => return Err(error),
+            () = too_long => {}
         }
+        Ok(pipeline.rest().await?)
     }
 }
 

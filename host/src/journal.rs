@@ -93,6 +93,8 @@ pub enum Kind {
     Claim,
     /// A batch was decided.
     Batch,
+    /// Nothing was decided; all effects are published, and nothing came after that.
+    Rest,
 }
 
 /// One journal message. The last one alone is enough to resume.

@@ -365,7 +365,7 @@ enum Begun {
 
 /// What became of it.
 enum Done {
-    Found(Arc<str>, Result<Arc<Target>, String>),
+    Found(Arc<str>, Result<Option<Arc<Target>>, String>),
     Looked {
         lane: Arc<str>,
         target: Arc<Target>,

@@ -45,6 +45,10 @@ const RECORD_ROOM: usize = 4096;
 /// Records between two trims of the journal.
 const TRIM_EVERY: u64 = 500;
 
+/// After so long without an event a record says that all effects are published. What consumers take out of a work queue leaves no
+/// trace there, so a recovery could only send it again.
+const REST_AFTER: Duration = Duration::from_secs(1);
+
 /// Why the pipeline ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -114,6 +118,14 @@ pub struct Parts {
     pub outbox: Option<Arc<Outbox>>,
 }
 
+/// What a record says of those before it, and of itself.
+#[derive(Clone, Copy, Default)]
+struct Said {
+    shown_through: u64,
+    acted_through: u64,
+    acts: bool,
+}
+
 /// The pipeline of one claim.
 pub struct Pipeline {
     handler: Handler,
@@ -131,6 +143,11 @@ pub struct Pipeline {
     /// The last record's journal sequence, or the commit that will tell it.
     last: u64,
     in_flight: Option<JoinHandle<Result<u64, journal::Error>>>,
+    /// What the last record says is shown and done, and what the one in flight says.
+    said: Said,
+    saying: Said,
+    /// The last record with effects.
+    acting: u64,
     trimmed_at: u64,
     blame: Blame,
     record_bytes: usize,
@@ -138,9 +155,10 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// A pipeline that goes on where `claim` begins. `order` is the last order number that recovery used.
+    /// A pipeline that goes on where `claim` begins. `order` is the last order number that recovery used, `acting` the last record
+    /// with effects that it found.
     #[must_use]
-    pub fn new(handler: Handler, claim: Claim, parts: Parts, order: u64) -> Self {
+    pub fn new(handler: Handler, claim: Claim, parts: Parts, order: u64, acting: u64) -> Self {
         let Parts { documents, journal, pace, outbox } = parts;
         let digest = handler.digest.to_string();
         let sagas = handler
@@ -149,6 +167,7 @@ impl Pipeline {
             .map(|facts| Sagas::new(&documents.bucket, &digest, Arc::clone(facts), &handler.settings));
         let sweeper =
             outbox.as_ref().map(|outbox| Sweeper::start(&documents.jetstream, &documents.bucket, Arc::clone(outbox)));
+        let said = Said { shown_through: claim.shown_through, acted_through: claim.acted_through, ..Said::default() };
         let record_bytes = documents.jetstream.client().server_info().max_payload.saturating_sub(RECORD_ROOM);
         Self {
             handler,
@@ -165,6 +184,9 @@ impl Pipeline {
             order,
             last: claim.last,
             in_flight: None,
+            said,
+            saying: said,
+            acting,
             trimmed_at: claim.last,
             blame: Blame::default(),
             record_bytes,
@@ -194,6 +216,7 @@ impl Pipeline {
     pub async fn run(&mut self, intake: &mut Intake, stop: &mut watch::Receiver<bool>) -> Result<(), Error> {
         self.sweep();
         loop {
+            let owes_a_word = self.said.acted_through < self.acting;
             tokio::select! {
                 biased;
                 () = told_to_stop(stop) => return self.finish().await,
@@ -202,6 +225,7 @@ impl Pipeline {
                     crash::point("arrived");
                     self.batch(arrivals?, stop).await?;
                 }
+                () = tokio::time::sleep(REST_AFTER), if owes_a_word => self.rest().await?,
             }
         }
     }
@@ -330,26 +354,52 @@ impl Pipeline {
     async fn commit(&mut self, input: usize, arrivals: Vec<Arrival>, decision: Decision) -> Result<(), Error> {
         self.finish().await?;
         let Some(newest) = arrivals.last() else { return Ok(()) };
-        self.order += 1;
         if let Some(position) = self.positions.get_mut(input) {
             position.sequence = newest.sequence;
         }
         self.counts.add(&decision.counts);
+        self.pace.set_behind(newest.pending > self.handler.settings.batch_events as u64);
+        self.write(Kind::Batch, input, decision, newest.message.reply.clone())
+    }
+
+    /// Says in a record of its own that all effects are published, unless that is said or not so.
+    pub(crate) async fn rest(&mut self) -> Result<(), Error> {
+        self.finish().await?;
+        if self.said.acted_through < self.acting && self.acting <= self.acted_through() {
+            self.write(Kind::Rest, 0, Decision::default(), None)?;
+            self.finish().await?;
+        }
+        Ok(())
+    }
+
+    /// Sends a record. None is in flight.
+    fn write(
+        &mut self,
+        kind: Kind,
+        input: usize,
+        decision: Decision,
+        ack: Option<async_nats::Subject>,
+    ) -> Result<(), Error> {
+        self.order += 1;
+        self.saying = Said {
+            shown_through: self.documents.shown_through(),
+            acted_through: self.acted_through(),
+            acts: !decision.effects.is_empty(),
+        };
         let record = Record {
             time: claim::now(),
             positions: self.positions.clone(),
             counts: self.counts,
-            shown_through: self.documents.shown_through(),
-            acted_through: self.acted_through(),
+            shown_through: self.saying.shown_through,
+            acted_through: self.saying.acted_through,
             effects: decision.effects.clone(),
             bucket: self.documents.created(),
             input: u16::try_from(input).unwrap_or(u16::MAX),
             changes: decision.changes.iter().map(as_change).collect(),
-            ..Record::new(Kind::Batch, self.claim, &self.handler.host, self.handler.digest)
+            ..Record::new(kind, self.claim, &self.handler.host, self.handler.digest)
         }
         .encode()?;
         crash::point("encoded");
-        self.pace.set_behind(newest.pending > self.handler.settings.batch_events as u64);
         self.documents.decide(self.order, decision.changes);
         let stream = self.positions.get(input).map(|position| position.stream.as_str()).unwrap_or_default();
         let commit = Commit {
@@ -360,7 +410,7 @@ impl Pipeline {
             order: self.order,
             stream: Arc::from(stream),
             digest: self.handler.digest,
-            ack: newest.message.reply.clone(),
+            ack,
             outbox: self.outbox.clone(),
             effects: decision.effects,
         };
@@ -388,6 +438,10 @@ impl Pipeline {
     fn landed(&mut self, done: Landed) -> Result<(), Error> {
         self.in_flight = None;
         self.last = done.map_err(|error| journal::Error::Unreachable(error.to_string()))??;
+        self.said = self.saying;
+        if self.said.acts {
+            self.acting = self.last;
+        }
         self.tell();
         self.sweep();
         Ok(())
@@ -416,7 +470,8 @@ impl Pipeline {
         }
         self.trimmed_at = self.last;
         let keep = self.handler.settings.journal_keep_records;
-        let done = self.documents.shown_through().min(self.acted_through());
+        // What the last record says, not what is true by now: a recovery begins there.
+        let done = self.said.shown_through.min(self.said.acted_through);
         let keep_from = (done + 1).min(self.last.saturating_sub(keep));
         let journal = self.journal.clone();
         tokio::spawn(async move {

@@ -1,10 +1,12 @@
 //! What is to be published, in a lane for each target subject, and how far it is done. Pure: times come in as arguments.
 //!
-//! Order: within a lane effects go in the order decided, many in flight, but one at a time for one key, and one at a time for the
-//! whole lane from a failure until the next success. So whatever fails, the effects of one instance on one subject are stored in
-//! their order; those of different instances are too, unless a server fails with several in flight.
+//! Order: an instance's effects take turns over all lanes, so that an undo never overtakes its command; only what no stream holds
+//! gives way. Within a lane effects go in the order decided, many in flight, but one at a time for one key, and one at a time for
+//! the whole lane from a failure until the next success. So whatever fails, the effects of one instance are stored in their order;
+//! those of different instances on one subject are too, unless a server fails with several in flight.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +44,8 @@ pub(super) struct Effect {
     pub(super) decided: i64,
     /// When its stream was known not to hold it.
     absent: Stamp,
+    /// It stands outside its instance's turns: no stream held its subject.
+    gives_way: bool,
     /// Waits for this one's acknowledgement: nobody has seen a command that is not there.
     deadline: Option<Box<Effect>>,
 }
@@ -83,6 +87,8 @@ struct Trouble {
 #[derive(Default)]
 struct Lane {
     waiting: VecDeque<Box<Effect>>,
+    /// Those whose instance has an earlier one somewhere, by their order.
+    held: BTreeMap<u64, Box<Effect>>,
     /// Hashes of the keys in flight.
     in_flight: FxHashSet<u64>,
     target: Option<Arc<Target>>,
@@ -91,6 +97,16 @@ struct Lane {
     /// It stands in the line of lanes that may have something to do.
     is_lined_up: bool,
     trouble: Option<Trouble>,
+    /// No stream holds its subject.
+    is_homeless: bool,
+}
+
+/// Whose turn it is among the effects with one key.
+struct Turn {
+    /// The order of the one that may go.
+    of: u64,
+    /// The order of those that may not yet, and their lanes.
+    then: BTreeMap<u64, Arc<str>>,
 }
 
 impl Lane {
@@ -101,7 +117,7 @@ impl Lane {
     }
 
     fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.in_flight.is_empty() && !self.is_looking
+        self.waiting.is_empty() && self.held.is_empty() && self.in_flight.is_empty() && !self.is_looking
     }
 }
 
@@ -121,6 +137,8 @@ pub(super) struct Queue {
     /// The lane of all that concerns timers. Its name is a filter, so no message's subject is the same.
     timers: Arc<str>,
     lanes: HashMap<Arc<str>, Lane>,
+    /// By the hash of the key.
+    turns: HashMap<u64, Turn>,
     line: VecDeque<Arc<str>>,
     pauses: BTreeSet<(Instant, Arc<str>)>,
     deferred: Deferred,
@@ -137,6 +155,7 @@ impl Queue {
         Self {
             timers: Arc::from(names::timer_handler_subjects(handler)),
             lanes: HashMap::new(),
+            turns: HashMap::new(),
             line: VecDeque::new(),
             pauses: BTreeSet::new(),
             deferred: Deferred::default(),
@@ -169,6 +188,7 @@ impl Queue {
                 body,
                 decided: absent.wall,
                 absent,
+                gives_way: false,
                 deadline: None,
             });
             self.next_order += 1;
@@ -230,8 +250,46 @@ impl Queue {
             },
             Outgoing::Timer { .. } | Outgoing::Wait { .. } | Outgoing::Cancel { .. } => Arc::clone(&self.timers),
         };
-        self.lanes.entry(Arc::clone(&name)).or_default().insert(effect);
+        let lane = self.lanes.entry(Arc::clone(&name)).or_default();
+        match self.turns.entry(hash(effect.key())) {
+            Entry::Occupied(mut turn) => {
+                turn.get_mut().then.insert(effect.order, Arc::clone(&name));
+                lane.held.insert(effect.order, effect);
+            }
+            Entry::Vacant(_) if lane.is_homeless => lane.insert(Box::new(Effect { gives_way: true, ..*effect })),
+            Entry::Vacant(place) => {
+                place.insert(Turn { of: effect.order, then: BTreeMap::new() });
+                lane.insert(effect);
+            }
+        }
         self.line_up(&name);
+    }
+
+    /// An effect is done with its turn, or gives it up.
+    fn pass_on(&mut self, key: u64, order: u64) {
+        let Entry::Occupied(mut entry) = self.turns.entry(key) else { return };
+        if entry.get().of != order {
+            entry.get_mut().then.remove(&order);
+            return;
+        }
+        let mut admitted = Vec::new();
+        loop {
+            let Some((next, name)) = entry.get_mut().then.pop_first() else {
+                entry.remove();
+                break;
+            };
+            let Some(lane) = self.lanes.get_mut(&name) else { continue };
+            let Some(mut effect) = lane.held.remove(&next) else { continue };
+            effect.gives_way = lane.is_homeless;
+            lane.insert(effect);
+            let goes = !lane.is_homeless;
+            admitted.push(name);
+            if goes {
+                entry.get_mut().of = next;
+                break;
+            }
+        }
+        admitted.iter().for_each(|name| self.line_up(name));
     }
 
     /// What to do now, if anything.
@@ -264,14 +322,25 @@ impl Queue {
         pause.into_iter().chain(self.deferred.next()).min()
     }
 
-    /// The lane's stream is known, or why it is not.
-    pub(super) fn found(&mut self, name: &Arc<str>, target: Result<Arc<Target>, String>, now: Instant) {
+    /// The lane's stream is known, or that there is none, or why nobody knows.
+    pub(super) fn found(&mut self, name: &Arc<str>, target: Result<Option<Arc<Target>>, String>, now: Instant) {
         let Some(lane) = self.lanes.get_mut(name) else { return };
         lane.is_looking = false;
+        lane.is_homeless = matches!(target, Ok(None));
         match target {
-            Ok(target) => {
+            Ok(Some(target)) => {
                 lane.target = Some(target);
                 self.line_up(name);
+            }
+            Ok(None) => {
+                let in_turn = lane.waiting.iter_mut().filter(|effect| !effect.gives_way);
+                let passed = in_turn.map(|effect| {
+                    effect.gives_way = true;
+                    (hash(effect.key()), effect.order)
+                });
+                let passed: Vec<(u64, u64)> = passed.collect();
+                self.pause(name, "no stream holds this subject".to_owned(), now);
+                passed.into_iter().for_each(|(key, order)| self.pass_on(key, order));
             }
             Err(reason) => self.pause(name, reason, now),
         }
@@ -295,16 +364,14 @@ impl Queue {
                 return 0;
             }
         };
-        let mut there = Vec::new();
-        for mut effect in std::mem::take(&mut lane.waiting) {
-            if effect.is_unique() && present.contains(effect.id()) {
-                there.push(effect);
-                continue;
-            }
+        let is_there = |effect: &Effect| effect.is_unique() && present.contains(effect.id());
+        let (mut there, waiting): (Vec<_>, Vec<_>) = lane.waiting.drain(..).partition(|effect| is_there(effect));
+        lane.waiting = waiting.into();
+        there.extend(lane.held.extract_if(.., |_, effect| is_there(effect)).map(|(_, effect)| effect));
+        for effect in lane.waiting.iter_mut().chain(lane.held.values_mut()) {
             if asked.contains(effect.id()) {
                 effect.absent = at;
             }
-            lane.waiting.push_back(effect);
         }
         let count = there.len() as u64;
         there.into_iter().for_each(|effect| self.finish(effect, now));
@@ -358,9 +425,9 @@ impl Queue {
         let mut count = 0;
         let mut listed = Vec::new();
         for (name, lane, trouble) in troubled {
-            let waiting = lane.waiting.iter().map(|effect| (effect.key(), effect.id()));
+            let waiting = lane.waiting.iter().chain(lane.held.values()).map(|effect| (effect.key(), effect.id()));
             let trying = trouble.trying.iter().map(|(key, id)| (key.as_str(), id.as_str()));
-            count += lane.waiting.len() + trying.len();
+            count += lane.waiting.len() + lane.held.len() + trying.len();
             listed.extend(trying.chain(waiting).take(of_each).map(|(key, id)| Undelivered {
                 key: key.to_owned(),
                 subject: name.to_string(),
@@ -396,6 +463,9 @@ impl Queue {
         if let Some(deadline) = effect.deadline.take() {
             let fate = self.deferred.acknowledged(deadline, now);
             self.meet(fate);
+        }
+        if !effect.gives_way {
+            self.pass_on(hash(effect.key()), effect.order);
         }
         self.count_out(&effect);
         self.settle_records();
@@ -439,7 +509,7 @@ fn step(name: &Arc<str>, lane: &mut Lane, now: Stamp, instant: Instant) -> Optio
     let may_be_there = |effect: &Effect| effect.is_unique() && effect.absent.age(now) > target.window / 2;
     if may_be_there(first) {
         lane.is_looking = true;
-        let asked = || lane.waiting.iter().filter(|effect| may_be_there(effect)).take(LOOK);
+        let asked = || lane.waiting.iter().chain(lane.held.values()).filter(|effect| may_be_there(effect)).take(LOOK);
         let since = asked().map(|effect| effect.absent.wall).min().unwrap_or_default();
         let ids = asked().map(|effect| effect.id().to_owned()).collect();
         return Some(Step::Look(Arc::clone(name), target, ids, since));
@@ -488,7 +558,7 @@ mod tests {
             let mut sendable = Vec::new();
             while let Some(step) = self.queue.next(self.now, self.instant) {
                 match step {
-                    Step::Find(lane) => self.queue.found(&lane, Ok(Arc::clone(&self.target)), self.instant),
+                    Step::Find(lane) => self.queue.found(&lane, Ok(Some(Arc::clone(&self.target))), self.instant),
                     Step::Send(lane, _, effect) => sendable.push((lane, effect)),
                     Step::Look(..) => panic!("nothing is old"),
                 }
@@ -502,29 +572,70 @@ mod tests {
     }
 
     #[test]
-    fn one_key_has_one_in_flight_on_a_subject_and_a_record_is_done_with_its_last_effect() {
+    fn one_key_has_one_in_flight_and_a_record_is_done_with_its_last_effect() {
         let mut bench = Bench::new();
         let one =
             vec![message("a1", "s", "a"), message("b1", "s", "b"), message("a2", "s", "a"), message("c1", "s", "c")];
         bench.queue.push(10, bench.now, one);
-        bench.queue.push(11, bench.now, vec![message("a3", "other", "a")]);
+        bench.queue.push(11, bench.now, vec![message("a3", "other", "a"), message("d1", "other", "d")]);
         bench.queue.push(12, bench.now, Vec::new());
         let mut first = bench.sendable();
-        assert_eq!(Bench::ids(&first), ["a1", "a3", "b1"], "c1 stays behind a2");
-        let (lane, a3) = first.remove(1);
-        bench.queue.sent(&lane, a3, bench.instant);
-        assert_eq!(bench.queue.acted_through(), 7, "record 11 is done, 10 is not");
-        for (lane, effect) in first {
+        first.sort_by_key(|(_, effect)| effect.order);
+        assert_eq!(Bench::ids(&first), ["a1", "b1", "c1", "d1"], "an instance holds up no other");
+        for (lane, effect) in first.drain(1..) {
             bench.queue.sent(&lane, effect, bench.instant);
         }
-        let second = bench.sendable();
-        assert_eq!(Bench::ids(&second), ["a2", "c1"]);
-        for (lane, effect) in second {
-            assert_eq!(bench.queue.acted_through(), 7);
+        for (id, acted_through) in [("a1", 7), ("a2", 10), ("a3", 12)] {
+            let (lane, effect) = first.pop().unwrap();
+            assert_eq!(effect.id(), id);
             bench.queue.sent(&lane, effect, bench.instant);
+            assert_eq!(bench.queue.acted_through(), acted_through, "{id}");
+            first = bench.sendable();
         }
-        assert_eq!((bench.queue.acted_through(), bench.queue.effects, bench.queue.bytes), (12, 0, 0));
-        assert!(bench.sendable().is_empty() && bench.queue.lanes.is_empty(), "an idle lane is forgotten");
+        assert_eq!((first.len(), bench.queue.effects, bench.queue.bytes), (0, 0, 0));
+        assert!(bench.queue.lanes.is_empty() && bench.queue.turns.is_empty(), "what is idle is forgotten");
+    }
+
+    #[test]
+    fn what_fails_holds_its_instance_and_what_no_stream_holds_gives_way() {
+        let mut bench = Bench::new();
+        let one = vec![message("a1", "full", "a"), message("b1", "none", "b"), message("b2", "none", "b")];
+        bench.queue.push(8, bench.now, one);
+        bench.queue.push(9, bench.now, vec![message("a2", "s", "a"), message("b3", "s", "b")]);
+        while let Some(step) = bench.queue.next(bench.now, bench.instant) {
+            match step {
+                Step::Find(lane) => {
+                    let target = (&*lane != "none").then(|| Arc::clone(&bench.target));
+                    bench.queue.found(&lane, Ok(target), bench.instant);
+                }
+                Step::Send(lane, _, effect) if &*lane == "full" => {
+                    bench.queue.failed(&lane, effect, "full".to_owned(), bench.instant);
+                }
+                Step::Send(lane, _, effect) => {
+                    assert_eq!(effect.id(), "b3");
+                    bench.queue.sent(&lane, effect, bench.instant);
+                }
+                Step::Look(..) => panic!("nothing is old"),
+            }
+        }
+        let (count, listed) = bench.queue.undelivered(9);
+        assert_eq!((count, listed.iter().map(|it| it.id.as_str()).collect()), (3, vec!["a1", "b1", "b2"]));
+        bench.instant += LONGEST_PAUSE;
+        let mut order = Vec::new();
+        loop {
+            let sendable = bench.sendable();
+            if sendable.is_empty() {
+                break;
+            }
+            for (lane, effect) in sendable {
+                order.push(effect.id().to_owned());
+                bench.queue.sent(&lane, effect, bench.instant);
+            }
+        }
+        let of = |key: &str| order.iter().filter(|id| id.starts_with(key)).cloned().collect::<Vec<_>>();
+        assert_eq!((of("a"), of("b")), (vec!["a1".into(), "a2".into()], vec!["b1".into(), "b2".into()]));
+        assert_eq!(bench.queue.acted_through(), 9);
+        assert!(bench.queue.lanes.is_empty() && bench.queue.turns.is_empty(), "what is idle is forgotten");
     }
 
     #[test]
@@ -568,11 +679,12 @@ mod tests {
             vec![message("a", "s", "a"), wait("a.deadline"), wait("b.retry"), cancel("b.retry"), wait("c.deadline")];
         bench.queue.push(8, bench.now, effects);
         let mut first = bench.sendable();
-        assert_eq!(Bench::ids(&first), ["a", "b.retry"], "nobody has seen command a yet");
+        first.sort_by_key(|(_, effect)| effect.order);
+        assert_eq!(Bench::ids(&first), ["a", "b.retry", "c.deadline"], "nobody has seen command a yet");
         let (lane, retry) = first.remove(1);
         bench.queue.sent(&lane, retry, bench.instant);
         let then = bench.sendable();
-        assert_eq!(Bench::ids(&then), ["b.retry", "c.deadline"]);
+        assert_eq!(Bench::ids(&then), ["b.retry"]);
         assert!(matches!(then[0].1.outgoing, Outgoing::Cancel { .. }));
         let (lane, command) = first.remove(0);
         bench.queue.sent(&lane, command, bench.instant);
@@ -641,7 +753,7 @@ mod tests {
         bench.queue.push(8, old, vec![message("a", "s", "a"), message("b", "s", "b")]);
         bench.queue.push(9, bench.now, vec![message("c", "s", "c")]);
         let Some(Step::Find(lane)) = bench.queue.next(bench.now, bench.instant) else { panic!() };
-        bench.queue.found(&lane, Ok(Arc::clone(&bench.target)), bench.instant);
+        bench.queue.found(&lane, Ok(Some(Arc::clone(&bench.target))), bench.instant);
         let Some(Step::Look(lane, _, ids, since)) = bench.queue.next(bench.now, bench.instant) else { panic!() };
         assert_eq!((ids.clone(), since), (HashSet::from(["a".to_owned(), "b".to_owned()]), old.wall));
         assert!(bench.sendable().is_empty(), "the lane waits for the answer");

@@ -3,7 +3,6 @@
 //! one that drops what was consumed is read message by message, and cannot tell of what is gone. A replica that answers may be
 //! a moment behind: what it lacks is so young that the stream still knows its message id.
 
-use millstream_saga::subject_matches;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use async_nats::jetstream::stream::{Config, RetentionPolicy};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::StreamExt as _;
+use millstream_saga::subject_matches;
 use serde::Deserialize;
 use serde_json::json;
 use time::OffsetDateTime;
@@ -76,16 +76,17 @@ impl Targets {
         Self { jetstream, known: Mutex::default() }
     }
 
-    /// The stream that holds a subject; or why none can be named.
-    pub(super) async fn find(&self, subject: &str) -> Result<Arc<Target>, String> {
+    /// The stream that holds a subject, if there is one; or why nobody knows.
+    pub(super) async fn find(&self, subject: &str) -> Result<Option<Arc<Target>>, String> {
         let holds = |target: &&Arc<Target>| target.subjects.iter().any(|filter| subject_matches(filter, subject));
         if let Some(known) = self.known().iter().find(holds) {
-            return Ok(Arc::clone(known));
+            return Ok(Some(Arc::clone(known)));
         }
-        let name = self.jetstream.stream_by_subject(subject).await.map_err(|error| match error.kind() {
-            GetStreamByNameErrorKind::NotFound => "no stream holds this subject".to_owned(),
-            _ => error.to_string(),
-        })?;
+        let name = match self.jetstream.stream_by_subject(subject).await {
+            Ok(name) => name,
+            Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.to_string()),
+        };
         let stream = self.jetstream.get_stream(&name).await.map_err(|error| error.to_string())?;
         let target = Arc::new(Target::new(&stream.cached_info().config));
         let mut known = self.known();
@@ -94,7 +95,7 @@ impl Targets {
             known.remove(0);
         }
         known.push(Arc::clone(&target));
-        Ok(target)
+        Ok(Some(target))
     }
 
     /// Asks anew the next time: something did not go as it should with this stream.

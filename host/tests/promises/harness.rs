@@ -185,6 +185,16 @@ impl World {
         Some((message.sequence, record.counts, record.positions.iter().map(|position| position.sequence).collect()))
     }
 
+    /// Whether the handler's journal ends with the word that all effects are published.
+    pub async fn has_rested(&self, handler: &str) -> bool {
+        let journal = millstream::journal::Journal::open(&self.jetstream, handler, 1).await.expect("the journal");
+        let last = journal.last().await.expect("an answer");
+        last.is_some_and(|(sequence, bytes)| {
+            let record = millstream::journal::Record::decode(&bytes, sequence).expect("a record");
+            record.kind == millstream::journal::Kind::Rest
+        })
+    }
+
     /// The claims under which a handler's records were written, a run of equal ones once.
     pub async fn claims(&self, handler: &str) -> Vec<u64> {
         let journal = millstream::journal::Journal::open(&self.jetstream, handler, 1).await.expect("the journal");

@@ -2,14 +2,17 @@
 //! target's duplicate window, and to an heir while the first owner stands still. Each command stands in its stream exactly once,
 //! each order ends as due, and instances are the same bytes as without any trouble.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use async_nats::jetstream::stream::{self, RetentionPolicy};
 use millstream::crash::{ACTING, POINTS};
+use serde_json::json;
 use tokio::sync::OnceCell;
 
 use crate::harness::{Documents, World, until};
-use crate::services::{Services, stored};
-use crate::shop::{HANDLER, as_due, by_rule, place, shop, window_over};
+use crate::services::{Command, Services, stored};
+use crate::shop::{HANDLER, Sent, as_due, by_rule, counts_add_up, due, instance, place, sent, shop, window_over};
 
 const ORDERS: u64 = 40;
 const WINDOW: Duration = Duration::from_secs(120);
@@ -124,4 +127,78 @@ async fn a_host_that_stood_still_before_it_published_leaves_that_to_its_heir() {
     let _services = services(&world).await;
     as_due(&world, ORDERS).await;
     world.settled(HANDLER, undisturbed().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_out_of_a_work_queue_is_not_sent_again_after_a_rest_or_a_stop() {
+    let world = shop(Duration::from_millis(200), &SETTINGS).await;
+    let mut queue = world.jetstream.get_stream("COMMANDS").await.expect("the stream").cached_info().config.clone();
+    world.jetstream.delete_stream("COMMANDS").await.expect("the stream goes");
+    queue.retention = RetentionPolicy::WorkQueue;
+    world.jetstream.create_stream(queue).await.expect("stream is made");
+    let services = services(&world).await;
+
+    for round in 1..=3 {
+        let mut host = world.host(&[]);
+        place(&world, (round - 1) * 10..round * 10).await;
+        counts_add_up(&world, round * 10).await;
+        if round == 1 {
+            until("a rest", async || world.has_rested(HANDLER).await.then_some(())).await;
+            host.kill();
+        } else {
+            host.signal("TERM");
+            host.end().await;
+        }
+        window_over(&world).await;
+    }
+    let _host = world.host(&[]);
+    until("all effects are looked after", async || world.has_rested(HANDLER).await.then_some(())).await;
+    let mut kinds: BTreeMap<String, Vec<Sent>> = BTreeMap::new();
+    for command in services.commands.lock().unwrap().drain(..) {
+        kinds.entry(command.key.clone()).or_default().push(sent(command));
+    }
+    let expected = (0..30).map(|number| (format!("O{number}"), due(number).0)).collect();
+    assert_eq!(kinds, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_does_not_overtake_its_command() {
+    let world = World::new().await;
+    world.stream("SCRIPTS", &["scripts.>"]).await;
+    let config = stream::Config {
+        name: "COMMANDS".to_owned(),
+        subjects: vec!["script-commands.*".to_owned(), "probe".to_owned()],
+        duplicate_window: Duration::from_millis(200),
+        ..Default::default()
+    };
+    world.jetstream.create_stream(config).await.expect("stream is made");
+    world.deploy("scripted", "scripted", &[]);
+    // Asked for and taken back in one breath, so both wait to be published.
+    let step = |name: &str| json!({ "step": { "name": name, "undo": "command" } });
+    let asks = json!([step("one"), step("two"), { "compensate": "enough" }]);
+    for number in 0..ORDERS {
+        let script = json!({ "key": format!("k{number}"), "starts": true, "asks": asks });
+        let publish = world.jetstream.publish("scripts.Told", script.to_string().into()).await;
+        publish.expect("the server is there").await.expect("it is stored");
+    }
+    let answer = |command: &Command| {
+        let told = ("Told".to_owned(), json!({ "key": command.key }));
+        command.kind.starts_with("un").then_some(told)
+    };
+    let _services = Services::start(&world.jetstream, "COMMANDS", "scripts", answer).await;
+    for passage in [("committed", 1), ("published", 20), ("published", 30), ("published", 40)] {
+        let mut host = world.host(&[("MILLSTREAM_CRASH_AT", &format!("{}:{}", passage.0, passage.1))]);
+        assert!(!host.end().await.success(), "its log:\n{}", host.log());
+        window_over(&world).await;
+    }
+    let _host = world.host(&[]);
+    for number in 0..ORDERS {
+        instance(&world, "scripted", &format!("k{number}"), "compensated").await;
+    }
+    let mut kinds: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for command in stored(&world.jetstream, "COMMANDS").await {
+        kinds.entry(command.key).or_default().push(command.kind);
+    }
+    let in_order = ["one", "two", "untwo", "unone"].map(str::to_owned).to_vec();
+    assert_eq!(kinds, (0..ORDERS).map(|number| (format!("k{number}"), in_order.clone())).collect());
 }

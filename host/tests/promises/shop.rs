@@ -184,12 +184,13 @@ pub async fn as_due(world: &World, orders: u64) -> Documents {
     documents
 }
 
-fn sent(command: Command) -> Sent {
+/// The same of a command as it came.
+pub fn sent(command: Command) -> Sent {
     [command.id, command.kind, command.causation, command.correlation]
 }
 
 /// Waits until every event of these orders is decided, and insists that each counts once and as one thing.
-async fn counts_add_up(world: &World, orders: u64) {
+pub async fn counts_add_up(world: &World, orders: u64) {
     let due: Vec<_> = (0..orders).map(due).collect();
     // What the saga publishes at the end comes by, and is nothing to it.
     let ends = due.iter().filter(|(_, end)| end.is_some()).count() as u64;
