@@ -11,14 +11,16 @@
 //!
 //! What remains: a process that stops, or a connection that stalls, between that question and the server's reading of the bytes,
 //! for longer than half the window, while an heir publishes the same effect and the window passes for his copy as well; a stream
-//! whose window is made shorter while this runs; a work queue, whose consumed messages leave no trace; a command whose time to
-//! live has passed before a recovery looks; clocks of host and servers further apart than `SKEW_NANOSECONDS`.
+//! whose window is made shorter while this runs; a work queue, whose consumed messages leave no trace, if the host dies within a
+//! second of them and comes back after the window; a command whose time to live has passed before a recovery looks; clocks of host
+//! and servers further apart than `SKEW_NANOSECONDS`.
 
 mod deferred;
 mod queue;
 mod rendering;
 mod stamp;
 mod targets;
+mod turns;
 
 use std::collections::HashSet;
 use std::convert::Infallible;

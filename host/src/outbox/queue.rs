@@ -5,7 +5,6 @@
 //! the whole lane from a failure until the next success. So whatever fails, the effects of one instance are stored in their order;
 //! those of different instances on one subject are too, unless a server fails with several in flight.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +18,7 @@ use super::Undelivered;
 use super::deferred::{Deferred, Fate};
 use super::stamp::Stamp;
 use super::targets::Target;
+use super::turns::Turns;
 use crate::names;
 
 /// The pause after a first failure; it doubles up to the longest.
@@ -101,14 +101,6 @@ struct Lane {
     is_homeless: bool,
 }
 
-/// Whose turn it is among the effects with one key.
-struct Turn {
-    /// The order of the one that may go.
-    of: u64,
-    /// The order of those that may not yet, and their lanes.
-    then: BTreeMap<u64, Arc<str>>,
-}
-
 impl Lane {
     /// Puts an effect where it was decided.
     fn insert(&mut self, effect: Box<Effect>) {
@@ -137,8 +129,7 @@ pub(super) struct Queue {
     /// The lane of all that concerns timers. Its name is a filter, so no message's subject is the same.
     timers: Arc<str>,
     lanes: HashMap<Arc<str>, Lane>,
-    /// By the hash of the key.
-    turns: HashMap<u64, Turn>,
+    turns: Turns,
     line: VecDeque<Arc<str>>,
     pauses: BTreeSet<(Instant, Arc<str>)>,
     deferred: Deferred,
@@ -155,7 +146,7 @@ impl Queue {
         Self {
             timers: Arc::from(names::timer_handler_subjects(handler)),
             lanes: HashMap::new(),
-            turns: HashMap::new(),
+            turns: Turns::default(),
             line: VecDeque::new(),
             pauses: BTreeSet::new(),
             deferred: Deferred::default(),
@@ -251,45 +242,33 @@ impl Queue {
             Outgoing::Timer { .. } | Outgoing::Wait { .. } | Outgoing::Cancel { .. } => Arc::clone(&self.timers),
         };
         let lane = self.lanes.entry(Arc::clone(&name)).or_default();
-        match self.turns.entry(hash(effect.key())) {
-            Entry::Occupied(mut turn) => {
-                turn.get_mut().then.insert(effect.order, Arc::clone(&name));
-                lane.held.insert(effect.order, effect);
-            }
-            Entry::Vacant(_) if lane.is_homeless => lane.insert(Box::new(Effect { gives_way: true, ..*effect })),
-            Entry::Vacant(place) => {
-                place.insert(Turn { of: effect.order, then: BTreeMap::new() });
-                lane.insert(effect);
-            }
+        let key = hash(effect.key());
+        let is_taken = self.turns.is_taken(key);
+        if is_taken || !lane.is_homeless {
+            self.turns.take(key, effect.order, &name);
+        }
+        if is_taken {
+            lane.held.insert(effect.order, effect);
+        } else {
+            lane.insert(Box::new(Effect { gives_way: lane.is_homeless, ..*effect }));
         }
         self.line_up(&name);
     }
 
     /// An effect is done with its turn, or gives it up.
-    fn pass_on(&mut self, key: u64, order: u64) {
-        let Entry::Occupied(mut entry) = self.turns.entry(key) else { return };
-        if entry.get().of != order {
-            entry.get_mut().then.remove(&order);
-            return;
-        }
-        let mut admitted = Vec::new();
-        loop {
-            let Some((next, name)) = entry.get_mut().then.pop_first() else {
-                entry.remove();
-                break;
-            };
-            let Some(lane) = self.lanes.get_mut(&name) else { continue };
-            let Some(mut effect) = lane.held.remove(&next) else { continue };
+    fn pass_on(&mut self, key: u64, mut order: u64) {
+        while let Some((next, name)) = self.turns.pass_on(key, order) {
+            let Some(lane) = self.lanes.get_mut(&name) else { return };
+            let Some(mut effect) = lane.held.remove(&next) else { return };
             effect.gives_way = lane.is_homeless;
+            let goes = !effect.gives_way;
             lane.insert(effect);
-            let goes = !lane.is_homeless;
-            admitted.push(name);
+            self.line_up(&name);
             if goes {
-                entry.get_mut().of = next;
-                break;
+                return;
             }
+            order = next;
         }
-        admitted.iter().for_each(|name| self.line_up(name));
     }
 
     /// What to do now, if anything.

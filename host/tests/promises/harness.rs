@@ -185,14 +185,16 @@ impl World {
         Some((message.sequence, record.counts, record.positions.iter().map(|position| position.sequence).collect()))
     }
 
-    /// Whether the handler's journal ends with the word that all effects are published.
-    pub async fn has_rested(&self, handler: &str) -> bool {
+    /// Whether the handler's last record says that the effects of all before it are published.
+    pub async fn has_told_its_effects(&self, handler: &str) -> bool {
         let journal = millstream::journal::Journal::open(&self.jetstream, handler, 1).await.expect("the journal");
-        let last = journal.last().await.expect("an answer");
-        last.is_some_and(|(sequence, bytes)| {
-            let record = millstream::journal::Record::decode(&bytes, sequence).expect("a record");
-            record.kind == millstream::journal::Kind::Rest
-        })
+        let (last, bytes) = journal.last().await.expect("an answer").expect("a record");
+        let told = millstream::journal::Record::decode(&bytes, last).expect("a record").acted_through;
+        let records = journal.read(0, last).await.expect("all records");
+        let acts = |(sequence, bytes): &(u64, bytes::Bytes)| {
+            !millstream::journal::Record::decode(bytes, *sequence).expect("a record").effects.is_empty()
+        };
+        records.iter().rev().find(|record| acts(record)).is_some_and(|(sequence, _)| *sequence <= told)
     }
 
     /// The claims under which a handler's records were written, a run of equal ones once.

@@ -2,6 +2,7 @@
 //! computed without a line of the host's or the saga's code.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -190,7 +191,7 @@ pub fn sent(command: Command) -> Sent {
 }
 
 /// Waits until every event of these orders is decided, and insists that each counts once and as one thing.
-pub async fn counts_add_up(world: &World, orders: u64) {
+async fn counts_add_up(world: &World, orders: u64) {
     let due: Vec<_> = (0..orders).map(due).collect();
     // What the saga publishes at the end comes by, and is nothing to it.
     let ends = due.iter().filter(|(_, end)| end.is_some()).count() as u64;
@@ -206,13 +207,16 @@ pub async fn counts_add_up(world: &World, orders: u64) {
 
 /// Returns when the stream of commands has forgotten all message ids of before.
 pub async fn window_over(world: &World) {
+    // One that the stream has not seen: it must be younger than what is to be forgotten.
+    static PROBES: AtomicU64 = AtomicU64::new(0);
+    let id = format!("probe-{}", PROBES.fetch_add(1, Ordering::Relaxed));
     let probe = async || {
         let mut headers = HeaderMap::new();
-        headers.insert("Nats-Msg-Id", "probe");
+        headers.insert("Nats-Msg-Id", id.as_str());
         let ack = world.jetstream.publish_with_headers("probe", headers, "".into()).await.expect("the server is there");
         ack.await.expect("an answer").duplicate
     };
-    probe().await;
+    assert!(!probe().await, "a probe of another's");
     while probe().await {
         pause().await;
     }
