@@ -23,7 +23,7 @@ use crate::names;
 use crate::sandbox::{Guest, slice, str_slice, wire};
 use crate::settings::Settings;
 
-pub use facts::Facts;
+pub use facts::{Error as FactsError, Facts};
 use held::Held;
 
 /// Bytes of an effect in a record beside its payload, about.
@@ -110,6 +110,12 @@ impl Sagas {
             max_depth: settings.max_depth,
             held: Held::new(settings.instance_cache_bytes),
         }
+    }
+
+    /// Goes on with another module's code, and with the instances that are held.
+    pub(crate) fn succeed(&mut self, digest: &str, facts: Arc<Facts>) {
+        digest.clone_into(&mut self.digest);
+        self.facts = facts;
     }
 
     /// Decides a batch of one stream.

@@ -53,6 +53,8 @@ pub struct Settings {
     pub queued_effects: usize,
     /// Bytes of these effects; the pipeline waits above this.
     pub queued_effect_bytes: usize,
+    /// Events that a new module must take before it is trusted: if it fails at one of them, the module before it runs again.
+    pub probation_events: u64,
     /// Bounds of the sandbox.
     pub limits: Limits,
 }
@@ -90,6 +92,7 @@ impl Default for Settings {
             max_depth: 100,
             queued_effects: 10_000,
             queued_effect_bytes: 64 << 20,
+            probation_events: 1000,
             limits: Limits::default(),
         }
     }

@@ -8,7 +8,9 @@ use anyhow::{Context as _, bail, ensure};
 use millstream::handler::{Ended, Handler};
 use millstream::progress::Progress;
 use millstream::sandbox::Digest;
+use millstream::sandbox::wire::{Description, Kind};
 use millstream::settings::Settings;
+use millstream::version::Version;
 use millstream::{direct_get, names};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -59,16 +61,23 @@ impl Running {
         let jetstream = world.connect().await?;
         let gauge = Arc::new(Gauge::default());
         let progress = Arc::new(Progress::new("bench", &candidate.digest.to_string()));
-        let handler = Handler {
+        let description = Description {
             name: candidate.name.to_owned(),
-            host: "bench".to_owned(),
-            digest: candidate.digest,
+            kind: Kind::Projection,
             subjects: vec![SUBJECT.to_owned()],
+            state_version: 1,
+            extra: String::new(),
+        };
+        let version = Version {
+            digest: candidate.digest,
+            description,
+            saga: None,
             settings: settings()?,
             instantiate: (candidate.make)(Arc::clone(&gauge)),
-            progress: Arc::clone(&progress),
-            saga: None,
         };
+        let (_versions, versions) = watch::channel(Arc::new(version));
+        let (name, host) = (candidate.name.to_owned(), "bench".to_owned());
+        let handler = Handler { name, host, versions, progress: Arc::clone(&progress) };
         let (stop, stopped) = watch::channel(false);
         let (before, begun) = (world.cpu()?, SystemTime::now());
         let task = tokio::spawn(handler.run(jetstream, stopped));

@@ -147,7 +147,7 @@ impl Demo {
 async fn deploy(jetstream: &jetstream::Context, modules: &[(String, Vec<u8>)]) -> Result<Registry, Fault> {
     let registry = Registry::open(jetstream).await?;
     for (name, bytes) in modules {
-        let description = super::deploy::examine(bytes, &Settings::default().limits)?;
+        let version = super::deploy::examine(bytes, Settings::default())?;
         let mut settings = Settings::default();
         if name == stories::HANDLER {
             settings.subjects = vec![stories::SUBJECTS.to_owned()];
@@ -155,9 +155,10 @@ async fn deploy(jetstream: &jetstream::Context, modules: &[(String, Vec<u8>)]) -
         let deployment = Deployment {
             digest: Digest::of(bytes),
             label: "demo".to_owned(),
-            subjects: description.subjects,
+            subjects: version.description.subjects,
             settings,
             desired: Desired::Running,
+            note: String::new(),
         };
         registry.put_module(bytes).await?;
         registry.deploy(name, &deployment).await?;

@@ -10,23 +10,23 @@ use serde_json::json;
 use crate::harness::{Event, World, chains, module, orders, spend, until};
 
 /// The event that the modules here misbehave on.
-const TRIGGER: u64 = 7;
+pub const TRIGGER: u64 = 7;
 
 /// A sound answer of `stage`: event 0 touches the key `k`.
 const STAGED: [u32; 8] = [3000, 1, 3100, 1, 0, 0, 3200, 1];
 
 /// What a module of ours does differently from a sound one. Code is WAT, data overrides words at addresses.
 #[derive(Clone, Copy, Default)]
-struct Mischief {
-    functions: &'static str,
-    describe: &'static str,
-    stage: &'static str,
-    apply: &'static str,
-    words: &'static [(u32, &'static [u32])],
+pub struct Mischief {
+    pub functions: &'static str,
+    pub describe: &'static str,
+    pub stage: &'static str,
+    pub apply: &'static str,
+    pub words: &'static [(u32, &'static [u32])],
 }
 
 /// A core module of the contract in the canonical ABI. Batches without the trigger are irrelevant to it.
-fn wasm(mischief: Mischief) -> Vec<u8> {
+pub fn wasm(mischief: Mischief) -> Vec<u8> {
     let Mischief { functions, describe, stage, apply, words } = mischief;
     let mut data = String::new();
     let described: &[u32] = &[100, 7, 0, 1200, 1, 1, 300, 2];
@@ -88,7 +88,7 @@ fn with_contract(mut core: Vec<u8>) -> Vec<u8> {
     core
 }
 
-fn file(folder: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+pub fn file(folder: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     let path = folder.path().join(format!("{name}.wasm"));
     std::fs::write(&path, bytes).expect("a file");
     path

@@ -23,6 +23,7 @@ mod new;
 mod publish;
 mod real_logs;
 mod rebuild;
+mod reload;
 mod saga_cli;
 mod sagas;
 mod sagas_cases;
