@@ -25,7 +25,7 @@ use crate::batch::{self, Undecodable};
 use crate::blame::{Blame, Verdict};
 use crate::claim::{self, Claim};
 use crate::crash;
-use crate::decision::{self, Decision, Undecided};
+use crate::decision::{self, Decision, Fault, Undecided};
 use crate::documents::{self, Decided, Documents, Origin};
 use crate::inputs;
 use crate::intake::{self, Arrival, Arrivals, Intake};
@@ -77,8 +77,8 @@ pub enum Error {
     Failing {
         /// Stream, sequence and subject, for people.
         event: String,
-        /// Class of the failure, in words.
-        class: String,
+        /// What it is guilty of.
+        class: Fault,
         /// What happened.
         reason: String,
         /// Guest frames, or empty.
@@ -306,7 +306,7 @@ impl Pipeline {
             return Ok(decision);
         }
         let batch = batch::encode(&stream, arrivals)
-            .map_err(|Undecodable { index, reason }| Undecided::at(index, "undecodable", &reason))?;
+            .map_err(|Undecodable { index, reason }| Undecided::at(index, Fault::Undecodable, &reason))?;
         let staged = tokio::task::block_in_place(|| guest.stage(&batch)).map_err(Undecided::failure)?;
         crash::point("staged");
         decision::check_staged(&staged)?;

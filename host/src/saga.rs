@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use crate::batch::{self, Undecodable};
 use crate::crash;
-use crate::decision::{self, Decision, Undecided};
+use crate::decision::{self, Decision, Fault, Undecided};
 use crate::documents::{Decided, Documents};
 use crate::intake::Arrival;
 use crate::journal::Counts;
@@ -122,7 +122,7 @@ impl Sagas {
         record_bytes: usize,
     ) -> Result<Decision, Undecided> {
         let batch = batch::encode(stream, arrivals)
-            .map_err(|Undecodable { index, reason }| Undecided::at(index, "undecodable", &reason))?;
+            .map_err(|Undecodable { index, reason }| Undecided::at(index, Fault::Undecodable, &reason))?;
         let depths = arrivals.iter().map(depth).collect();
         let (mut work, staged) = if stream == names::TIMERS {
             (Work::of_timers(batch, depths)?, None)
@@ -177,7 +177,7 @@ impl Sagas {
             let Some(document) = document else { continue };
             let unreadable = |error| {
                 let event = key.queue.front().copied().unwrap_or_default();
-                Undecided::at(event, "unreadable", &format!("the document of {}: {error}", key.name))
+                Undecided::at(event, Fault::Unreadable, &format!("the document of {}: {error}", key.name))
             };
             key.instance = Some(Instance::read(&document).map_err(unreadable)?);
         }
@@ -250,7 +250,7 @@ impl Work {
         let mut tasks = Vec::with_capacity(batch.events.len());
         for (event, envelope) in batch.events.iter().enumerate() {
             let due: Due = serde_json::from_slice(slice(&batch.blob, envelope.payload))
-                .map_err(|error| Undecided::at(event, "undecodable", &format!("no timer of ours: {error}")))?;
+                .map_err(|error| Undecided::at(event, Fault::Undecodable, &format!("no timer of ours: {error}")))?;
             let key = *numbers.entry(due.key.clone()).or_insert_with(|| {
                 keys.push(Key::new(&due.key, false));
                 keys.len() - 1
@@ -276,7 +276,7 @@ impl Work {
                         Ok(Verdict::React(reaction)) => (false, Some((reaction, None))),
                         Ok(Verdict::Ignored | Verdict::Duplicate) => (false, None),
                         Ok(Verdict::Late | Verdict::Settled) => (true, None),
-                        Err(refusal) => return Err(Undecided::at(task.event, "refused", &refusal.to_string())),
+                        Err(refusal) => return Err(Undecided::at(task.event, Fault::Refused, &refusal.to_string())),
                     },
                     Asked::Timer(due) => match unit.due(due, &mut key.instance, out) {
                         DueVerdict::Wake { reaction, payload } => (false, Some((reaction, Some(payload)))),
@@ -308,7 +308,7 @@ impl Work {
             let cause = cause(batch, depths, task.event);
             let unit = Unit { rules, key: &key.name, cause: &cause };
             unit.fold(call.reaction, &mut key.instance, answer.state, answer.effects, out)
-                .map_err(|refusal| Undecided::at(task.event, "refused", &refusal.to_string()))?;
+                .map_err(|refusal| Undecided::at(task.event, Fault::Refused, &refusal.to_string()))?;
             key.queue.pop_front();
             key.changed = Some(task.event);
             settle(fates, task.event, Fate::Applied);
@@ -358,7 +358,7 @@ impl Work {
         let staged = guest.stage(&woken).map_err(Undecided::failure)?;
         let events_of: Vec<usize> = (0..calls.len()).map(|place| self.event_of(calls, place)).collect();
         let event_of = |place: usize| events_of.get(place).copied().unwrap_or_default();
-        let unfit = |place: usize, reason: &str| Undecided::at(event_of(place), "refused", reason);
+        let unfit = |place: usize, reason: &str| Undecided::at(event_of(place), Fault::Refused, reason);
         if let Some(rejection) = staged.rejections.first() {
             return Err(unfit(rejection.event as usize, str_slice(&staged.blob, rejection.reason)));
         }
@@ -439,15 +439,16 @@ fn answers(
         let Some(place) = place(change.route) else { continue };
         let text = String::from_utf8_lossy(slice(&outcome.blob, change.value)).into_owned();
         let state = RawValue::from_string(text)
-            .map_err(|error| Undecided::at(event(place), "refused", &format!("its state is not JSON: {error}")))?;
+            .map_err(|error| Undecided::at(event(place), Fault::Refused, &format!("its state is not JSON: {error}")))?;
         if let Some(answer) = answers.get_mut(place) {
             answer.state = Some(state);
         }
     }
     for effect in &outcome.effects {
         let Some(place) = place(effect.route) else { continue };
-        let effect = serde_json::from_slice(slice(&outcome.blob, effect.body))
-            .map_err(|error| Undecided::at(event(place), "refused", &format!("an effect cannot be read: {error}")))?;
+        let effect = serde_json::from_slice(slice(&outcome.blob, effect.body)).map_err(|error| {
+            Undecided::at(event(place), Fault::Refused, &format!("an effect cannot be read: {error}"))
+        })?;
         if let Some(answer) = answers.get_mut(place) {
             answer.effects.push(effect);
         }
