@@ -8,13 +8,10 @@ use millstream_saga::Outgoing;
 
 use crate::documents::{Decided, KEY_BYTES};
 use crate::intake::Arrival;
-use crate::journal::Counts;
+use crate::journal::{CHANGE_ROOM, Counts};
 use crate::keys;
 use crate::pipeline;
 use crate::sandbox::{Class, Failure, slice, str_slice, wire};
-
-/// Bytes of a change in a record beside its key and value, at most.
-pub(crate) const CHANGE_ROOM: usize = 16;
 
 /// A batch that the sandbox has folded, not yet committed.
 #[derive(Default)]

@@ -39,9 +39,6 @@ use crate::settings::Settings;
 use crate::show::Pace;
 use crate::timers::Sweeper;
 
-/// Bytes of a record's headers and of its list ends, beside its changes.
-const RECORD_ROOM: usize = 4096;
-
 /// Records between two trims of the journal.
 const TRIM_EVERY: u64 = 500;
 
@@ -168,7 +165,7 @@ impl Pipeline {
         let sweeper =
             outbox.as_ref().map(|outbox| Sweeper::start(&documents.jetstream, &documents.bucket, Arc::clone(outbox)));
         let said = Said { shown_through: claim.shown_through, acted_through: claim.acted_through, ..Said::default() };
-        let record_bytes = documents.jetstream.client().server_info().max_payload.saturating_sub(RECORD_ROOM);
+        let record_bytes = documents.jetstream.client().server_info().max_payload.saturating_sub(journal::RECORD_ROOM);
         Self {
             handler,
             guest: None,

@@ -79,6 +79,34 @@ pub struct Message {
     pub within_ms: Option<u64>,
 }
 
+/// Bytes of one in a record beside its texts, at most: their lengths, its numbers, what kind it is.
+const ROOM: usize = 64;
+
+impl Outgoing {
+    /// Bytes that it takes in a record, at most, and about those that it takes in memory.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let texts = match self {
+            Self::Message(message) => message.texts(),
+            Self::Timer { id, body, correlation, causation, .. }
+            | Self::Wait { id, body, correlation, causation, .. } => {
+                id.len() + body.len() + correlation.len() + causation.len()
+            }
+            Self::Cancel { id } => id.len(),
+        };
+        texts + ROOM
+    }
+}
+
+impl Message {
+    fn texts(&self) -> usize {
+        let Self { id, subject, event_type, payload, key, correlation, causation, step, .. } = self;
+        let step = step.as_ref().map_or(0, String::len);
+        let texts = [id, subject, event_type, key, correlation, causation];
+        texts.into_iter().map(String::len).sum::<usize>() + payload.len() + step
+    }
+}
+
 /// Writes what one unit sends.
 pub(crate) struct Sender<'a> {
     pub(crate) unit: Unit<'a>,

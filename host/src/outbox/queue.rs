@@ -28,9 +28,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Ids looked for at once.
 const LOOK: usize = 1000;
 
-/// Bytes of an effect beside its payload, roughly: ids, names, headers.
-const OVERHEAD_BYTES: usize = 512;
-
 /// One effect.
 #[derive(Debug)]
 pub(super) struct Effect {
@@ -66,8 +63,9 @@ impl Effect {
         }
     }
 
+    /// Bytes that it takes while it is here, about. Its payload stands in `body` alone.
     fn bytes(&self) -> usize {
-        OVERHEAD_BYTES + self.body.len()
+        size_of::<Self>() + self.outgoing.bytes() + self.body.len()
     }
 
     /// A cancellation may come any number of times.
