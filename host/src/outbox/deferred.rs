@@ -9,7 +9,7 @@ use std::time::Duration;
 use millstream_saga::Outgoing;
 use tokio::time::Instant;
 
-use super::queue::Effect;
+use super::effect::Effect;
 
 /// A deadline stands here so long at most, and a quarter of its own time at most.
 const LONGEST: Duration = Duration::from_secs(1);

@@ -253,7 +253,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::story::tests::sources;
+    use crate::story::telling::tests::sources;
 
     #[test]
     fn the_tree_is_aligned() {
