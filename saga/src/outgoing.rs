@@ -1,4 +1,5 @@
-//! What the host must do once a unit is committed, and how a saga's messages, deadlines and waits become that.
+//! What the host must do once a unit is committed. In: a saga's messages, deadlines and waits. Out: things to do, in
+//! their order, with ids and a whole chain of causes. Never: does them.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

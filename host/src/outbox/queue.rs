@@ -1,9 +1,12 @@
-//! What is to be published, in a lane for each target subject, and how far it is done. Pure: times come in as arguments.
+//! What is to be published, in a lane for each target subject, and how far it is done. In: effects, and what became of
+//! them. Out: the next thing to do. Pure: times come in as arguments. Never: lets an instance's effects overtake one
+//! another.
 //!
-//! Order: an instance's effects take turns over all lanes, so that an undo never overtakes its command; only what no stream holds
-//! gives way. Within a lane effects go in the order decided, many in flight, but one at a time for one key, and one at a time for
-//! the whole lane from a failure until the next success. So whatever fails, the effects of one instance are stored in their order;
-//! those of different instances on one subject are too, unless a server fails with several in flight.
+//! Order: an instance's effects take turns over all lanes, so that an undo never overtakes its command; only what no
+//! stream holds gives way. Within a lane effects go in the order decided, many in flight, but one at a time for one
+//! key, and one at a time for the whole lane from a failure until the next success. So whatever fails, the effects of
+//! one instance are stored in their order; those of different instances on one subject are too, unless a server fails
+//! with several in flight.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;

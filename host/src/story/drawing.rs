@@ -1,4 +1,5 @@
-//! A story as a tree with aligned columns. Pure. Never: a line of more than 120 characters, or a meaning that only colour carries.
+//! A story for people. In: the story. Out: a tree with aligned columns. Pure. Never: a line of more than 120
+//! characters, or a meaning that only colour carries.
 
 use super::{Chapter, Deed, Kind, Outcome, Story, scan};
 use crate::timers;
