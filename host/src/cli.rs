@@ -1,4 +1,5 @@
-//! The command line: arguments, one file per command, and how faults are told. stdout is data; all else goes to stderr.
+//! The command line: arguments, one file per command, and how faults are told. In: what was typed. Out: the exit code;
+//! data on stdout, all else on stderr. Never: does a command's work itself.
 
 pub mod connect;
 mod demo;

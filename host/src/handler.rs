@@ -304,7 +304,7 @@ impl Handler {
                 ended = self.decide(&mut pipeline, &settings, &at, &acks, stop) => ended,
                 error = publisher.failed() => Err(error),
             },
-            Err(reason) => Err(Error::Position(reason)),
+            Err(error) => Err(Error::Position(error.to_string())),
         };
         // What is decided stays decided, even if nothing more can be: it is shown and done, by us if we still can, else by the
         // next claim.

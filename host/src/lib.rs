@@ -26,7 +26,8 @@
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |
 //!
 //! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `server.rs` (the
-//! embedded nats-server of demo, tests and benchmarks), `cli/` (a file per command), `crash.rs` (where tests end the process).
+//! embedded nats-server of demo, tests and benchmarks), `cli/` (a file per command), `examples.rs` (builds the
+//! example modules), `crash.rs` (where tests end the process).
 
 pub mod acks;
 pub mod alerts;
@@ -39,6 +40,7 @@ mod decision;
 pub mod direct_get;
 pub mod documents;
 pub mod envelope;
+pub mod examples;
 pub mod handler;
 pub mod inputs;
 pub mod intake;

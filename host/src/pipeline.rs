@@ -25,7 +25,7 @@ use crate::batch::{self, Undecodable};
 use crate::blame::{Blame, Verdict};
 use crate::claim::{self, Claim};
 use crate::crash;
-use crate::decision::{self, Decision, Undecided};
+use crate::decision::{self, Decision, Fault, Undecided};
 use crate::documents::{self, Decided, Documents, Origin};
 use crate::inputs;
 use crate::intake::{self, Arrival, Arrivals, Intake};
@@ -38,9 +38,6 @@ use crate::sandbox::{Digest, Failure, Guest, str_slice, wire};
 use crate::show::Pace;
 use crate::timers::Sweeper;
 use crate::version::Version;
-
-/// Bytes of a record's headers and of its list ends, beside its changes.
-const RECORD_ROOM: usize = 4096;
 
 /// Records between two trims of the journal.
 const TRIM_EVERY: u64 = 500;
@@ -77,8 +74,8 @@ pub enum Error {
     Failing {
         /// Stream, sequence and subject, for people.
         event: String,
-        /// Class of the failure, in words.
-        class: String,
+        /// What it is guilty of.
+        class: Fault,
         /// What happened.
         reason: String,
         /// Guest frames, or empty.
@@ -162,7 +159,7 @@ impl Pipeline {
         let sweeper =
             outbox.as_ref().map(|outbox| Sweeper::start(&documents.jetstream, &documents.bucket, Arc::clone(outbox)));
         let said = Said { shown_through: claim.shown_through, acted_through: claim.acted_through, ..Said::default() };
-        let record_bytes = documents.jetstream.client().server_info().max_payload.saturating_sub(RECORD_ROOM);
+        let record_bytes = documents.jetstream.client().server_info().max_payload.saturating_sub(journal::RECORD_ROOM);
         Self {
             owner,
             version,
@@ -326,7 +323,7 @@ impl Pipeline {
             return Ok(decision);
         }
         let batch = batch::encode(&stream, arrivals)
-            .map_err(|Undecodable { index, reason }| Undecided::at(index, "undecodable", &reason))?;
+            .map_err(|Undecodable { index, reason }| Undecided::at(index, Fault::Undecodable, &reason))?;
         let staged = tokio::task::block_in_place(|| guest.stage(&batch)).map_err(Undecided::failure)?;
         crash::point("staged");
         decision::check_staged(&staged)?;

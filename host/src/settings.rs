@@ -1,5 +1,5 @@
-//! What a deployment may set, with defaults and their reasons. Pure: as written in the registry and as used are the same form.
-//! Unknown names are refused, so that a typing error is never a silent default.
+//! What a deployment may set, with defaults and their reasons. In: names and values as written in the registry. Out:
+//! the same as used. Pure. Never: passes over an unknown name, so that a typing error is no silent default.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,6 @@
-//! Timers that come back: the handler's own, deadlines, waits before a retry, and somebody's wish to resume. The instance
-//! alone decides whether one still means anything; a timer that was cancelled too late does nothing.
+//! Timers that come back. In: the handler's own, deadlines, waits before a retry, and somebody's wish to resume. Out:
+//! whether the handler is to see it, or what was settled without. The instance alone decides whether one still means
+//! anything. Never: lets one that was cancelled too late do anything.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

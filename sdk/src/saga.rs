@@ -1,4 +1,4 @@
-//! What a user writes for a saga: a state that reacts to events by asking for effects.
+//! What a user writes for a saga: events and timers in, a state and effects out. Never: does what it asks for.
 
 use serde::{Serialize, de::DeserializeOwned};
 

@@ -9,7 +9,6 @@ use millstream::handler::{Ended, Handler};
 use millstream::progress::Progress;
 use millstream::sandbox::Digest;
 use millstream::sandbox::wire::{Description, Kind};
-use millstream::settings::Settings;
 use millstream::version::Version;
 use millstream::{direct_get, names};
 use tokio::sync::watch;
@@ -17,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::guest::{Gauge, Make};
 use crate::shop::{self, Spend};
+use crate::tuning::settings;
 use crate::world::{Run, STREAM, SUBJECT, World};
 
 /// How often positions and revisions are looked at.
@@ -167,10 +167,4 @@ impl Running {
         }
         Ok(())
     }
-}
-
-/// The defaults, or with what `MILLSTREAM_BENCH_SET` says (`batch_events=1000 prefetch_events=4000`), to try settings out.
-fn settings() -> anyhow::Result<Settings> {
-    let pairs = std::env::var("MILLSTREAM_BENCH_SET").unwrap_or_default();
-    Ok(Settings::default().with(&pairs.split_whitespace().map(str::to_owned).collect::<Vec<_>>())?)
 }

@@ -1,8 +1,7 @@
 //! A server, a host with the saga, and one run: start sagas as others complete, and measure each.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,16 +9,16 @@ use anyhow::{Context as _, ensure};
 use async_nats::jetstream::{self, Context, stream};
 use futures::StreamExt as _;
 use millstream::handler::{Ended, Handler};
-use millstream::names;
 use millstream::progress::Progress;
 use millstream::sandbox::{Cache, Sandbox};
 use millstream::server::Server;
-use millstream::settings::Settings;
 use millstream::version::Version;
+use millstream::{examples, names};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::services;
+use crate::tuning::settings;
 use crate::usage::{cpu_seconds, resident_bytes};
 
 const NAME: &str = "transfer-money";
@@ -55,13 +54,8 @@ impl Run {
 /// The module, built by cargo.
 pub(crate) fn module() -> anyhow::Result<Arc<Version>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace is gone")?;
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .current_dir(root)
-        .args(["build", "--quiet", "--profile", "module", "--target", "wasm32-unknown-unknown", "--package", NAME])
-        .status()?;
-    ensure!(status.success(), "the module does not build; hint: rustup target add wasm32-unknown-unknown");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let bytes = std::fs::read(target.join("wasm32-unknown-unknown/module/transfer_money.wasm"))?;
+    examples::build(root, &[NAME])?;
+    let bytes = std::fs::read(examples::module(root, NAME))?;
     Ok(Arc::new(Version::prepare(&Sandbox::new()?, &Cache::for_user(), NAME, settings()?, &bytes)?))
 }
 
@@ -176,10 +170,4 @@ impl World {
 
 async fn connect(server: &Server) -> anyhow::Result<Context> {
     Ok(jetstream::new(async_nats::connect(server.url()).await?))
-}
-
-/// The defaults, or with what `MILLSTREAM_BENCH_SET` says, to try settings out.
-fn settings() -> anyhow::Result<Settings> {
-    let pairs = std::env::var("MILLSTREAM_BENCH_SET").unwrap_or_default();
-    Ok(Settings::default().with(&pairs.split_whitespace().map(str::to_owned).collect::<Vec<_>>())?)
 }

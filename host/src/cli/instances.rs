@@ -1,4 +1,5 @@
-//! What the commands for sagas share: finds the saga, refuses what is none, reads its instances. Never: writes anything.
+//! What the commands for sagas share. In: a deployed saga by name. Out: the saga, or a refusal of what is none, and its
+//! instances. Never: writes anything.
 
 use std::sync::Arc;
 

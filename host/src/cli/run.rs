@@ -1,4 +1,5 @@
-//! `millstream run`: this host runs what is deployed, until it is told to stop.
+//! `millstream run`: a host. In: the deployments. Out: their handlers, run here until somebody says stop. Never:
+//! changes a deployment.
 
 use async_nats::jetstream;
 use clap::Args;

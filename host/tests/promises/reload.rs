@@ -12,7 +12,7 @@ use millstream::settings::Settings;
 use serde_json::{Value, json};
 
 use crate::harness::{Event, World, chains, module, orders, pause, spend, until};
-use crate::hostile::{Mischief, TRIGGER, file, wasm};
+use crate::hostile::{Mischief, SOUND, TRIGGER, file, wasm};
 
 /// The bytes of an example with a custom section more: the same code under another digest.
 fn variant(example: &str, name: &str) -> Vec<u8> {
@@ -134,7 +134,7 @@ async fn a_deployment_that_cannot_run_is_refused_and_the_running_one_does_not_no
     world.settled("chain", &chains(&events)).await;
     let claims = world.claims("chain").await;
 
-    let describing = |describe| wasm(Mischief { describe, ..Mischief::default() });
+    let describing = |describe| wasm(Mischief { describe, ..SOUND });
     let chain = std::fs::read(module("order-chain")).expect("a module");
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("text", b"#!/bin/sh\n".to_vec(), "not a WASM module"),
@@ -146,7 +146,7 @@ async fn a_deployment_that_cannot_run_is_refused_and_the_running_one_does_not_no
         ("saga", std::fs::read(module("order-fulfilment")).expect("a module"), "it is a saga, and a projection runs"),
         (
             "state version",
-            wasm(Mischief { words: &[(1044, &[9])], ..Mischief::default() }),
+            wasm(Mischief { words: &[(1044, &[9])], ..SOUND }),
             "its state version is 9, and the documents here are of state version 1",
         ),
     ];
@@ -196,8 +196,8 @@ async fn a_module_that_fails_at_its_first_events_gives_way_to_the_one_before() {
     let world = World::new().await;
     world.stream("ORDERS", &["orders.>"]).await;
     let folder = tempfile::tempdir().expect("a folder");
-    let good = file(&folder, "good", &wasm(Mischief::default()));
-    let bad = file(&folder, "bad", &wasm(Mischief { stage: "unreachable", ..Mischief::default() }));
+    let good = file(&folder, "good", &wasm(SOUND));
+    let bad = file(&folder, "bad", &wasm(Mischief { stage: "unreachable", ..SOUND }));
     let host = world.host(&[]);
     deploy(&world, &good, &["--name", "careful", "--label", "first"]);
     let events = orders(0, 60);

@@ -9,7 +9,7 @@ use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::{Value, json};
 
-use crate::harness::{World, until};
+use crate::harness::{Documents, World, until};
 use crate::services::{Command, stored};
 
 const HANDLER: &str = "remind";
@@ -270,6 +270,22 @@ async fn race(world: &World, commands: &[Command], deadlines: &BTreeMap<String, 
     at_once
 }
 
+/// What became of an instance: its history, status, late answers, and its step.
+type Outcome = (Vec<String>, Value, Value, Value);
+
+fn outcome(documents: &Documents, command: &Command) -> Outcome {
+    let key = command.payload["invoice"].as_str().expect("a number");
+    let instance: Value = serde_json::from_str(&documents[key]).expect("JSON");
+    let history = instance["history"].as_array().expect("a list").iter();
+    let history = history.map(|line| line["did"].as_str().expect("text").to_owned()).collect();
+    (history, instance["status"].clone(), instance["late"].clone(), instance["steps"][0]["state"].clone())
+}
+
+fn expected(history: &[&str], status: &str, late: u64, step: &str) -> Outcome {
+    let history = ["begin", "timer unpaid"].iter().chain(history);
+    (history.map(ToString::to_string).collect(), json!(status), json!(late), json!(step))
+}
+
 /// Which of the two is decided first is up to the order in which the inputs come, and here that is set for each half.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_and_its_deadline_in_the_same_millisecond_have_one_outcome() {
@@ -309,27 +325,16 @@ async fn an_answer_and_its_deadline_in_the_same_millisecond_have_one_outcome() {
 
     let documents = world.documents(HANDLER).await;
     assert_eq!(documents.len(), 1000);
-    let outcome = |command: &Command| {
-        let key = command.payload["invoice"].as_str().expect("a number");
-        let instance: Value = serde_json::from_str(&documents[key]).expect("JSON");
-        let history = instance["history"].as_array().expect("a list").iter();
-        let history: Vec<String> = history.map(|line| line["did"].as_str().expect("text").to_owned()).collect();
-        (history, instance["status"].clone(), instance["late"].clone(), instance["steps"][0]["state"].clone())
-    };
-    let expected = |history: &[&str], status: &str, late: u64, step: &str| {
-        let history = ["begin", "timer unpaid"].iter().chain(history);
-        (history.map(ToString::to_string).collect(), json!(status), json!(late), json!(step))
-    };
     for command in answered {
         let history = ["step remind confirmed; completed"];
-        assert_eq!(outcome(command), expected(&history, "completed", 0, "confirmed"));
+        assert_eq!(outcome(&documents, command), expected(&history, "completed", 0, "confirmed"));
     }
     for command in silent {
         let history = [
             "step remind: no answer within 3600 s; compensated",
             "late: answer to step remind, the saga is compensated",
         ];
-        assert_eq!(outcome(command), expected(&history, "compensated", 1, "kept"));
+        assert_eq!(outcome(&documents, command), expected(&history, "compensated", 1, "kept"));
     }
     let (_, counts, _) = world.last_record(HANDLER).await.expect("a record");
     assert_eq!((counts.delivered, counts.ignored), (4000, 500), "a deadline that is late is ignored");
