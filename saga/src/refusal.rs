@@ -1,4 +1,4 @@
-//! Why a unit is refused. The reasons are read by whoever looks at the parked unit.
+//! Why a unit is refused. The reasons are read by whoever looks at the event that the handler stopped at.
 
 use crate::instance::Status;
 
