@@ -260,6 +260,11 @@ fn json_lines(text: &str) -> Vec<serde_json::Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
 }
 
+/// What became of the events of a handler, added up: as many as were delivered, whatever died.
+pub const fn outcomes(counts: &millstream::journal::Counts) -> u64 {
+    counts.applied + counts.irrelevant + counts.ignored + counts.parked + counts.expired
+}
+
 /// Lets others run before a condition is looked at again. The condition's deadline is the caller's.
 pub async fn pause() {
     tokio::time::sleep(Duration::from_millis(20)).await;
