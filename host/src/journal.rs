@@ -47,11 +47,12 @@ pub struct Position {
 pub struct Counts {
     /// Events covered by records.
     pub delivered: u64,
-    /// Events with at least one unit, all of them applied.
+    /// Events of which a unit changed something; for a projection that is every event with a unit.
     pub applied: u64,
     /// Events that touch no key.
     pub irrelevant: u64,
-    /// Events that a saga's policy passes by: they find no instance, were there before, or are timers that nobody waits for.
+    /// Events that a saga passes by: they find no instance and its policy is to ignore them, were there before, or are timers that
+    /// nobody waits for.
     pub ignored: u64,
     /// Events with a parked unit.
     pub parked: u64,

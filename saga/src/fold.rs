@@ -370,7 +370,7 @@ mod tests {
             trial.event("e2", &[effect]);
             assert_eq!(trial.steps(), state);
             assert_eq!(trial.lines(), ["cancel pay.deadline"]);
-            assert_eq!(trial.fire("pay.deadline", &[]), "ignored");
+            assert_eq!(trial.fire("pay.deadline", &[]), "late");
         }
     }
 

@@ -269,6 +269,18 @@ impl Step {
         }
     }
 
+    /// What an answer came for, if one came and this is its last try. One before the last had its deadline.
+    pub(crate) fn answered(&self, attempt: Attempt) -> Option<String> {
+        let (is_answered, last) = if attempt.undo {
+            (self.state == StepState::Undone, self.undo_attempt)
+        } else {
+            let is_settled = matches!(self.state, StepState::Confirmed | StepState::Rejected);
+            (is_settled || self.reply.is_some(), self.attempt)
+        };
+        let what = if attempt.undo { "the undo of step" } else { "step" };
+        (is_answered && attempt.number == last).then(|| format!("{what} {}", self.step))
+    }
+
     /// The command id of a try.
     pub(crate) fn command_id(&self, attempt: Attempt) -> String {
         let undo = if attempt.undo { ".undo" } else { "" };

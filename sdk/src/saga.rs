@@ -132,7 +132,7 @@ pub enum Late {
     Start,
     /// It is counted, and noted in the instance if there is one.
     Ignore,
-    /// It is set aside for somebody to look at.
+    /// It is refused, so that the handler stops at it and somebody looks.
     Park,
 }
 

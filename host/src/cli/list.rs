@@ -74,10 +74,11 @@ impl List {
                 output::thousands(row.counts.delivered),
                 output::thousands(row.counts.applied),
                 output::thousands(row.counts.irrelevant),
+                output::thousands(row.counts.ignored),
             ]
         });
-        let header = ["HANDLER", "STATE", "MODULE", "LABEL", "HOST", "DELIVERED", "APPLIED", "IRRELEVANT"];
-        output::line(&output::table(&header, &[5, 6, 7], cells.collect()))?;
+        let header = ["HANDLER", "STATE", "MODULE", "LABEL", "HOST", "DELIVERED", "APPLIED", "IRRELEVANT", "IGNORED"];
+        output::line(&output::table(&header, &[5, 6, 7, 8], cells.collect()))?;
         for row in rows.iter().filter(|row| !row.reason.is_empty()) {
             eprintln!("{}: {}", row.handler, row.reason);
         }

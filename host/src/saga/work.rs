@@ -129,7 +129,7 @@ impl Work {
                     Asked::Timer(due) => match unit.due(due, &mut key.instance, out) {
                         DueVerdict::Wake { reaction, payload } => (false, Some((reaction, Some(payload)))),
                         DueVerdict::Ignored => (false, None),
-                        DueVerdict::Settled => (true, None),
+                        DueVerdict::Late | DueVerdict::Settled => (true, None),
                     },
                 };
                 if let Some((reaction, payload)) = call {

@@ -8,7 +8,7 @@ mod waiting;
 mod world;
 
 pub use modules::module;
-pub use orders::{Dice, Documents, Event, chains, orders, spend};
+pub use orders::{Dice, Documents, Event, chains, orders, outcomes, spend};
 pub use process::{Host, cli, refused};
 pub use waiting::{PATIENCE, pause, until};
 pub use world::World;

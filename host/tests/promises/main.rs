@@ -20,6 +20,7 @@ mod lag;
 mod limits;
 mod loss;
 mod new;
+mod permissions;
 mod publish;
 mod real_logs;
 mod rebuild;

@@ -1,5 +1,5 @@
 //! Timers: each fires once, though host and server were down when it was due; one that was taken back never does; an answer and
-//! its deadline have one outcome; what fired and is decided is removed; and lag counts what has fired.
+//! its deadline have one outcome, and the loser is noted as late; what fired and is decided is removed; and lag counts what has fired.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -222,6 +222,12 @@ async fn a_second_life_gets_none_of_the_first_one_s_timers() {
     let second = instance(&world, "I1").await;
     assert_eq!((&second["life"], second["timers"].as_array().map(Vec::len)), (&json!("e3"), Some(1)), "{second:#}");
 
+    assert_eq!(world.listed(HANDLER)["counts"]["ignored"], 1);
+    let table = world.ok(&["list"]);
+    let columns = |row: usize| table.lines().nth(row).expect("a row").split_whitespace().rev().take(4);
+    assert!(columns(0).eq(["IGNORED", "IRRELEVANT", "APPLIED", "DELIVERED"]), "{table}");
+    assert!(columns(1).eq(["1", "0", "3", "4"]), "{table}");
+
     // And one that a late event began: there is nothing that it could have set.
     publish(&world, vec![of("e4", "InvoicePaid", "I1"), of("e5", "InvoiceDisputed", "I1")]).await;
     decided_are(&world, 6).await;
@@ -326,8 +332,8 @@ async fn an_answer_and_its_deadline_in_the_same_millisecond_have_one_outcome() {
     let documents = world.documents(HANDLER).await;
     assert_eq!(documents.len(), 1000);
     for command in answered {
-        let history = ["step remind confirmed; completed"];
-        assert_eq!(outcome(&documents, command), expected(&history, "completed", 0, "confirmed"));
+        let history = ["step remind confirmed; completed", "late: deadline of step remind, which was answered"];
+        assert_eq!(outcome(&documents, command), expected(&history, "completed", 1, "confirmed"));
     }
     for command in silent {
         let history = [
@@ -337,7 +343,7 @@ async fn an_answer_and_its_deadline_in_the_same_millisecond_have_one_outcome() {
         assert_eq!(outcome(&documents, command), expected(&history, "compensated", 1, "kept"));
     }
     let (_, counts, _) = world.last_record(HANDLER).await.expect("a record");
-    assert_eq!((counts.delivered, counts.ignored), (4000, 500), "a deadline that is late is ignored");
+    assert_eq!((counts.delivered, counts.applied), (4000, 4000), "the late are noted: {counts:?}");
     assert_eq!(messages(&world, "COMMANDS").await, INSTANCES);
 }
 

@@ -115,7 +115,7 @@ impl Undoing<'_> {
     }
 
     /// How often to send it again, as [`Step::retry`]. Not set: as often as the step, or else three times, after a second.
-    /// After the last the saga stands as `compensation-failed`, until somebody resumes it.
+    /// After the last the saga stands as `compensation-failed`, until somebody has it resumed (`millstream resume-compensation`).
     pub fn retry(self, times: u32, wait: Duration) -> Self {
         if let Some(undo) = self.0.last_undo() {
             undo.retry = Some(Retry { times, wait: milliseconds(wait) });

@@ -80,3 +80,8 @@ impl Dice {
         (self.0 >> 33) % limit
     }
 }
+
+/// What became of the events of a handler, added up: as many as were delivered, whatever died.
+pub const fn outcomes(counts: &millstream::journal::Counts) -> u64 {
+    counts.applied + counts.irrelevant + counts.ignored + counts.parked + counts.expired
+}

@@ -96,6 +96,10 @@ impl<H: Handler> Host<H> {
         let (reaction, payload) = match unit.due(&due, &mut instance, &mut out) {
             DueVerdict::Wake { reaction, payload } => (reaction, payload),
             DueVerdict::Ignored => return fate(Unit::Ignored),
+            DueVerdict::Late => {
+                self.store(&due.key, instance.as_ref());
+                return fate(Unit::Late);
+            }
             DueVerdict::Settled => {
                 self.store(&due.key, instance.as_ref());
                 self.out.append(&mut out);
