@@ -13,6 +13,7 @@ use crate::alerts;
 use crate::claim;
 use crate::handler::{Ended, Handler};
 use crate::pipeline::told_to_stop;
+use crate::policy::{self, Policy};
 use crate::progress::{Progress, Refused, Report, State};
 use crate::registry::{self, Deployment, Desired, Outcome, Registry, Verdict};
 use crate::sandbox::{Cache, Sandbox};
@@ -38,6 +39,7 @@ pub(crate) struct Keeper {
     pub(crate) registry: Registry,
     pub(crate) sandbox: Sandbox,
     pub(crate) cache: Cache,
+    pub(crate) policy: Arc<Policy>,
     pub(crate) host: String,
     pub(crate) name: String,
     pub(crate) progress: Arc<Progress>,
@@ -70,6 +72,8 @@ struct Probation {
 enum Unprepared {
     #[error(transparent)]
     Registry(#[from] registry::Error),
+    #[error(transparent)]
+    Policy(#[from] policy::Error),
     #[error(transparent)]
     Defect(#[from] Defect),
     #[error("the module could not be prepared: {0}")]
@@ -373,6 +377,7 @@ impl Keeper {
     }
 
     async fn prepare(&self, deployment: &Deployment) -> Result<Version, Unprepared> {
+        self.policy.check(&self.name, deployment)?;
         let bytes = self.registry.module(deployment.digest).await?;
         let (sandbox, cache) = (self.sandbox.clone(), self.cache.clone());
         let (name, settings) = (self.name.clone(), deployment.settings.clone());

@@ -21,6 +21,7 @@
 //! | `claim.rs`, `positions.rs`, `handler.rs` | take a handler, recover, run, begin again | the last record alone is enough |
 //! | `version.rs` | a module made ready, and what it may follow | a bad one is found before it runs |
 //! | `keeper.rs` | a handler becomes what its deployment says | what is refused never disturbs what runs |
+//! | `policy.rs` | what this host runs at all | signatures and ceilings are the host's own |
 //! | `supervisor.rs`, `registry.rs` | which handlers run here | deployments are plain NATS buckets |
 //! | `survey.rs`, `lag.rs` | how far behind | computed from JetStream, not from what a host says |
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |
@@ -51,6 +52,7 @@ pub mod lag;
 pub mod names;
 pub mod outbox;
 pub mod pipeline;
+pub mod policy;
 mod positions;
 pub mod progress;
 pub mod publication;

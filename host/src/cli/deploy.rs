@@ -12,6 +12,7 @@ use super::{Fault, connect, output, verdicts};
 use crate::inputs::{self, Input};
 use crate::intake;
 use crate::names;
+use crate::policy::{self, Signature};
 use crate::registry::{Deployment, Desired, Registry};
 use crate::saga::Facts;
 use crate::sandbox::{Cache, Sandbox};
@@ -36,6 +37,9 @@ pub(super) struct Deploy {
     /// A setting, such as batch_events=100; may be given several times. Settings of the last deployment stay.
     #[arg(long = "set", value_name = "NAME=VALUE")]
     set: Vec<String>,
+    /// Sign with the seed of an nkey in this file, for hosts that ask for it.
+    #[arg(long, value_name = "SEED-FILE")]
+    sign_with: Option<PathBuf>,
     /// Check everything, write nothing.
     #[arg(long)]
     dry_run: bool,
@@ -118,6 +122,15 @@ impl Deploy {
         Ok(())
     }
 
+    fn signature(&self, name: &str, version: &Version) -> Result<Option<Signature>, Fault> {
+        let Some(path) = &self.sign_with else { return Ok(None) };
+        let hint = "make one with `nats auth nkey gen user`";
+        let seed = std::fs::read_to_string(path)
+            .with_context(|| format!("{} cannot be read", path.display()))
+            .map_err(|error| Fault::usage(error).hint(hint))?;
+        policy::sign(&seed, name, version.digest).map(Some).map_err(|error| Fault::usage(error).hint(hint))
+    }
+
     /// Writes what was checked, and waits for what the hosts make of it.
     async fn put(
         &self,
@@ -172,6 +185,7 @@ impl Deploy {
             settings,
             desired: Desired::Running,
             note: String::new(),
+            signature: self.signature(name, version)?,
         };
         let old: &[String] = before.map_or(&[], Deployment::filters);
         let widened = deployment.filters().iter().find(|filter| !old.iter().any(|old| subject::covers(old, filter)));

@@ -194,6 +194,7 @@ async fn a_bucket_of_somebody_else_is_never_touched() {
         settings: Settings::default(),
         desired: Desired::Running,
         note: String::new(),
+        signature: None,
     };
     registry.put_module(&bytes).await.expect("stored");
     registry.deploy("spend", &deployment).await.expect("deployed");
