@@ -35,6 +35,9 @@ pub mod claim;
 pub mod cli;
 pub mod clock;
 pub mod crash;
+#[cfg(test)]
+#[path = "../tests/promises/harness/data.rs"]
+mod data;
 mod decision;
 pub mod direct_get;
 pub mod documents;
