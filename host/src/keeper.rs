@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::alerts;
-use crate::claim;
+use crate::clock;
 use crate::handler::{Ended, Handler};
 use crate::pipeline::told_to_stop;
 use crate::policy::{self, Policy};
@@ -404,7 +404,7 @@ impl Keeper {
     /// The last word of a handler that stopped stays until a new deployment; a fenced host has none.
     async fn last_word(&self) {
         if self.progress.state() != State::Fenced {
-            let _ = self.registry.report(&self.name, &self.progress.report(claim::now())).await;
+            let _ = self.registry.report(&self.name, &self.progress.report(clock::now())).await;
         }
     }
 }
@@ -432,7 +432,7 @@ async fn keep_reporting(registry: Registry, name: String, progress: Arc<Progress
             _ = ticks.tick() => {}
             _ = turns.changed() => {}
         }
-        let report = progress.report(claim::now());
+        let report = progress.report(clock::now());
         if report.state == State::Fenced {
             return;
         }

@@ -26,7 +26,7 @@
 //! | `survey.rs`, `lag.rs` | how far behind | computed from JetStream, not from what a host says |
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |
 //!
-//! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `server.rs` (the
+//! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `clock.rs` (time), `server.rs` (the
 //! embedded nats-server of demo, tests and benchmarks), `cli/` (a file per command), `examples.rs` (builds the
 //! example modules), `crash.rs` (where tests end the process).
 
@@ -36,7 +36,11 @@ mod batch;
 pub mod blame;
 pub mod claim;
 pub mod cli;
+pub mod clock;
 pub mod crash;
+#[cfg(test)]
+#[path = "../tests/promises/harness/data.rs"]
+mod data;
 mod decision;
 pub mod direct_get;
 pub mod documents;

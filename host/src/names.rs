@@ -14,7 +14,7 @@ pub const STATUS: &str = "MILLSTREAM_STATUS";
 pub const HOSTS: &str = "MILLSTREAM_HOSTS";
 
 /// Stream of all handlers' timers.
-pub const TIMERS: &str = "MILLSTREAM_TIMERS";
+pub const TIMERS: &str = millstream_saga::TIMER_STREAM;
 
 /// Stream of what happens to handlers.
 pub const EVENTS: &str = "MILLSTREAM_EVENTS";

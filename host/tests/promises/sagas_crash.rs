@@ -10,7 +10,7 @@ use millstream::crash::{ACTING, POINTS};
 use serde_json::json;
 use tokio::sync::OnceCell;
 
-use crate::harness::{Documents, World, until};
+use crate::harness::{Documents, World, at_each_point, until};
 use crate::services::{Command, Services, stored};
 use crate::shop::{HANDLER, Sent, as_due, by_rule, due, instance, place, sent, shop, window_over};
 
@@ -53,21 +53,8 @@ async fn survives(point: &'static str) {
     world.settled(HANDLER, undisturbed().await).await;
 }
 
-macro_rules! at_each_point {
-    ($($name:ident: $point:literal,)*) => {
-        $(#[tokio::test(flavor = "multi_thread")]
-        async fn $name() {
-            survives($point).await;
-        })*
-
-        #[test]
-        fn every_point_has_a_test() {
-            assert_eq!([&POINTS[..], &ACTING[..]].concat(), [$($point),*]);
-        }
-    };
-}
-
 at_each_point! {
+    [&POINTS[..], &ACTING[..]].concat();
     same_commands_after_a_crash_when_a_batch_has_arrived: "arrived",
     same_commands_after_a_crash_when_a_batch_is_staged: "staged",
     same_commands_after_a_crash_when_instances_are_loaded: "loaded",
