@@ -1,4 +1,5 @@
-//! A server, a host with the saga, and one run: start sagas as others complete, and measure each.
+//! A server, a host with the saga, and one run: start sagas as others complete, and measure each. A projection reads the same stream,
+//! beside the saga or after it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use crate::services;
 use crate::usage::{cpu_seconds, resident_bytes};
 
 const NAME: &str = "transfer-money";
+const PROJECTION: &str = "order-chain";
 const EVENTS: &str = "TRANSFERS";
 const COMMANDS: &str = "COMMANDS";
 
@@ -46,22 +48,39 @@ impl Run {
         self.sagas as f64 / self.seconds
     }
 
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        self.host_cpu_seconds + self.server_cpu_seconds
+    }
+
     pub(crate) fn quantile(&self, share: f64) -> Duration {
         let index = (self.latencies.len() as f64 * share) as usize;
         self.latencies.get(index.min(self.latencies.len().saturating_sub(1))).copied().unwrap_or_default()
     }
 }
 
-/// The module, built by cargo.
-pub(crate) fn module() -> anyhow::Result<Arc<Module>> {
+/// The saga, and a projection that reads all its events.
+pub(crate) struct Modules {
+    saga: Arc<Module>,
+    projection: Arc<Module>,
+}
+
+impl Modules {
+    /// Built by cargo.
+    pub(crate) fn build() -> anyhow::Result<Self> {
+        Ok(Self { saga: module(NAME)?, projection: module(PROJECTION)? })
+    }
+}
+
+fn module(name: &str) -> anyhow::Result<Arc<Module>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace is gone")?;
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(root)
-        .args(["build", "--quiet", "--profile", "module", "--target", "wasm32-unknown-unknown", "--package", NAME])
+        .args(["build", "--quiet", "--profile", "module", "--target", "wasm32-unknown-unknown", "--package", name])
         .status()?;
     ensure!(status.success(), "the module does not build; hint: rustup target add wasm32-unknown-unknown");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let bytes = std::fs::read(target.join("wasm32-unknown-unknown/module/transfer_money.wasm"))?;
+    let file = format!("wasm32-unknown-unknown/module/{}.wasm", name.replace('-', "_"));
+    let bytes = std::fs::read(target.join(file))?;
     Ok(Arc::new(Module::prepare(&Sandbox::new()?, &Cache::for_user(), &Limits::default(), &bytes)?))
 }
 
@@ -70,12 +89,12 @@ pub(crate) struct World {
     server: Server,
     jetstream: Context,
     stop: watch::Sender<bool>,
-    host: JoinHandle<Ended>,
+    handlers: Vec<JoinHandle<Ended>>,
     services: JoinHandle<anyhow::Result<()>>,
 }
 
 impl World {
-    pub(crate) async fn new(module: &Arc<Module>) -> anyhow::Result<Self> {
+    pub(crate) async fn new(modules: &Modules, beside: bool) -> anyhow::Result<Self> {
         let server = Server::builder().start().await?;
         let jetstream = connect(&server).await?;
         for (name, subject) in [(EVENTS, "transfers.>"), (COMMANDS, "transfer-commands.*")] {
@@ -84,25 +103,56 @@ impl World {
                 .create_stream(stream::Config { name, subjects, allow_direct: true, ..Default::default() })
                 .await?;
         }
-        let description = module.instantiate(NAME)?.describe()?;
-        let progress = Arc::new(Progress::new("bench", &module.digest().to_string()));
+        let services = tokio::spawn(services::answer(connect(&server).await?, COMMANDS));
+        let mut world = Self { server, jetstream, stop: watch::Sender::new(false), handlers: Vec::new(), services };
+        world.handle(&modules.saga, NAME).await?;
+        if beside {
+            world.handle(&modules.projection, PROJECTION).await?;
+        }
+        Ok(world)
+    }
+
+    async fn handle(&mut self, module: &Arc<Module>, name: &'static str) -> anyhow::Result<()> {
+        let description = module.instantiate(name)?.describe()?;
         let made = Arc::clone(module);
         let instantiate: Instantiate =
-            Arc::new(move || made.instantiate(NAME).map(|instance| Box::new(instance) as Box<dyn Guest>));
+            Arc::new(move || made.instantiate(name).map(|instance| Box::new(instance) as Box<dyn Guest>));
+        let is_saga = name == NAME;
         let handler = Handler {
-            name: NAME.to_owned(),
+            name: name.to_owned(),
             host: "bench".to_owned(),
             digest: module.digest(),
-            subjects: description.subjects,
+            subjects: vec!["transfers.>".to_owned()],
             settings: settings()?,
             instantiate,
-            progress,
-            saga: Some(Arc::new(Facts::parse(&description.extra)?)),
+            progress: Arc::new(Progress::new("bench", &module.digest().to_string())),
+            saga: if is_saga { Some(Arc::new(Facts::parse(&description.extra)?)) } else { None },
         };
-        let (stop, stopped) = watch::channel(false);
-        let host = tokio::spawn(handler.run(connect(&server).await?, stopped));
-        let services = tokio::spawn(services::answer(connect(&server).await?, COMMANDS));
-        Ok(Self { server, jetstream, stop, host, services })
+        self.handlers.push(tokio::spawn(handler.run(connect(&self.server).await?, self.stop.subscribe())));
+        Ok(())
+    }
+
+    /// CPU seconds, of host and server, that the projection takes for what the stream holds.
+    pub(crate) async fn project(&mut self, modules: &Modules) -> anyhow::Result<f64> {
+        let cpu = self.cpu()?;
+        self.handle(&modules.projection, PROJECTION).await?;
+        self.projected().await?;
+        let now = self.cpu()?;
+        Ok(now.0 - cpu.0 + now.1 - cpu.1)
+    }
+
+    /// Waits until the projection has decided all that is there.
+    async fn projected(&self) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        loop {
+            let stream = self.jetstream.get_stream(EVENTS).await?;
+            let last = stream.cached_info().state.last_sequence;
+            match stream.consumer_info(PROJECTION).await {
+                Ok(info) if info.ack_floor.stream_sequence >= last => return Ok(()),
+                _ => ensure!(begun.elapsed() < PATIENCE, "the projection does not catch up with {last} events"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Runs so many sagas, so many at a time.
@@ -139,6 +189,9 @@ impl World {
             }
         }
         let seconds = begun.elapsed().as_secs_f64();
+        if self.handlers.len() > 1 {
+            self.projected().await?;
+        }
         let now = self.cpu()?;
         self.check(sagas).await?;
         latencies.sort_unstable();
@@ -180,8 +233,10 @@ impl World {
     pub(crate) async fn end(self) -> anyhow::Result<()> {
         self.services.abort();
         let _ = self.stop.send(true);
-        let ended = self.host.await?;
-        ensure!(ended == Ended::Stopped, "the host ended as {ended:?}");
+        for handler in self.handlers {
+            let ended = handler.await?;
+            ensure!(ended == Ended::Stopped, "a handler ended as {ended:?}");
+        }
         Ok(())
     }
 }
