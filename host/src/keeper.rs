@@ -157,7 +157,14 @@ impl Keeper {
                 }
                 Ok(Ended::Fenced(reason)) => tracing::error!(handler = self.name, reason, "fenced"),
                 Ok(ended @ (Ended::Stopped | Ended::Interrupted(_))) => return Next::Over(ended),
-                Err(error) => tracing::error!(handler = self.name, %error, "the handler's task broke off"),
+                Err(error) => {
+                    let reason =
+                        format!("the host's own task broke off, a defect of Millstream: {error}; it begins again");
+                    tracing::error!(handler = self.name, reason);
+                    self.progress.set(State::Retrying, reason);
+                    tokio::time::sleep(REPORT_EVERY).await;
+                    *running = Some(self.start(&over.deployment, over.version, None));
+                }
             }
         }
     }

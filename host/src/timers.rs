@@ -11,7 +11,7 @@
 //!   `Nats-Rollup`; it gains `Nats-Scheduler` (the schedule's subject) and `Nats-Schedule-Next: purge`; the schedule is gone.
 //!   So the timer's id is looked for in `ce-id`.
 //! - A message on another subject with these two headers cancels, at the rate of a publish. It is stored like any message, so it
-//!   carries a roll-up: one stays per handler.
+//!   carries a roll-up: one stays per handler. 2.12 does not know this: what was cancelled fires, and the instance passes it by.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -95,11 +95,12 @@ async fn commands_are_published_once_after_the_duplicate_window() {
 async fn a_host_that_stood_still_before_it_published_leaves_that_to_its_heir() {
     let world = shop(Duration::from_millis(200), &SETTINGS).await;
     place(&world, 0..ORDERS).await;
-    let mut zombie = world.host(&[("MILLSTREAM_STOP_AT", "committed:3")]);
+    // At its first record: of what it publishes later some bytes may be on their way when it stops, and those nobody can call back.
+    let mut zombie = world.host(&[("MILLSTREAM_STOP_AT", "committed:1")]);
     until("the first host stands still", async || zombie.is_stopped().then_some(())).await;
     let before = stored(&world.jetstream, "COMMANDS").await.len();
     let (_, counts, _) = world.last_record(HANDLER).await.expect("a record");
-    assert!(counts.delivered > before as u64, "it stands between: {counts:?}, {before} commands");
+    assert!(counts.delivered > 0 && before == 0, "it stands between: {counts:?}, {before} commands");
 
     // Nothing is answered yet: a command for each order is all there is to publish.
     let _heir = world.host(&[]);
