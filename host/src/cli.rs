@@ -4,6 +4,7 @@
 pub mod connect;
 mod demo;
 mod deploy;
+mod dev;
 mod explain;
 mod fault;
 mod get;
@@ -45,6 +46,8 @@ pub struct Arguments {
 enum Command {
     /// Show the whole thing on an embedded server: events in, documents out, lag falling.
     Demo(demo::Demo),
+    /// Build, test, deploy and run handler crates while they are edited.
+    Dev(dev::Dev),
     /// Run the deployed handlers on this host.
     Run(run::Run),
     /// Check a module and deploy it.
@@ -95,11 +98,12 @@ pub fn run(arguments: Arguments) -> Result<(), Fault> {
     if let Command::New(new) = command {
         return new.run();
     }
-    log_to_stderr(matches!(command, Command::Run(_)));
+    log_to_stderr(matches!(command, Command::Run(_) | Command::Dev(_)));
     let runtime = tokio::runtime::Runtime::new().map_err(Fault::failed)?;
     runtime.block_on(async {
         match command {
             Command::Demo(demo) => demo.run().await,
+            Command::Dev(dev) => dev.run(connection).await,
             Command::Run(run) => run.run(&connection).await,
             Command::Deploy(deploy) => deploy.run(&connection, json).await,
             Command::List(list) => list.run(&connection, json).await,

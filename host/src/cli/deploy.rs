@@ -1,6 +1,7 @@
 //! `millstream deploy`: everything is checked before anything is written: the module here, its inputs and its bucket on the
 //! server. Then the module goes to the object store and the deployment to its bucket; hosts follow by themselves.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -50,10 +51,10 @@ pub(super) struct Deploy {
 
 /// What was deployed, for programs.
 #[derive(Serialize)]
-struct Deployed {
-    handler: String,
+pub(super) struct Deployed {
+    pub(super) handler: String,
     kind: &'static str,
-    digest: String,
+    pub(super) digest: String,
     module_bytes: usize,
     subjects: Vec<String>,
     streams: Vec<String>,
@@ -63,7 +64,7 @@ struct Deployed {
     state: String,
     /// How long events were kept waiting by the change of module, where it was one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pause_milliseconds: Option<f64>,
+    pub(super) pause_milliseconds: Option<f64>,
 }
 
 /// The version that was deployed before, as far as it can be had.
@@ -76,6 +77,30 @@ struct Before {
 
 impl Deploy {
     pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
+        let deployed = self.perform(connection).await?;
+        if json {
+            return Ok(output::json(&deployed)?);
+        }
+        deployed.print();
+        Ok(())
+    }
+
+    /// A deployment of this file that nobody gave arguments for.
+    pub(super) fn of(module: PathBuf, label: &str) -> Self {
+        Self {
+            module,
+            name: None,
+            label: label.to_owned(),
+            streams: Vec::new(),
+            set: Vec::new(),
+            sign_with: None,
+            dry_run: false,
+            no_wait: false,
+        }
+    }
+
+    /// Checks and deploys.
+    pub(super) async fn perform(&self, connection: &connect::Connection) -> Result<Deployed, Fault> {
         let bytes = std::fs::read(&self.module)
             .with_context(|| format!("{} cannot be read", self.module.display()))
             .map_err(|error| {
@@ -95,15 +120,15 @@ impl Deploy {
         let before = before(&jetstream, &name).await?;
         let deployment = self.deployment(&jetstream, &name, &version, before.as_ref())?;
         let version = Version { settings: deployment.settings.clone(), ..version };
-        let inputs = check(&jetstream, &name, &version).await?;
         if let Some(old) = before.as_ref().and_then(|before| before.version.as_ref())
             && let Succession::Never(reason) = version.after(old)
         {
             let (reason, hint) = reason.split_once("; hint: ").unwrap_or((&reason, "give another name with --name"));
             return Err(Fault::usage(anyhow::anyhow!("{name} cannot be replaced by this module: {reason}")).hint(hint));
         }
+        let inputs = check(&jetstream, &name, &version).await?;
         let (state, pause_milliseconds) = self.put(&jetstream, &name, &bytes, &deployment, before.as_ref()).await?;
-        let deployed = Deployed {
+        Ok(Deployed {
             kind: version.kind(),
             digest: deployment.digest.to_string(),
             module_bytes: bytes.len(),
@@ -114,12 +139,7 @@ impl Deploy {
             state,
             pause_milliseconds,
             handler: name,
-        };
-        if json {
-            return Ok(output::json(&deployed)?);
-        }
-        deployed.print();
-        Ok(())
+        })
     }
 
     fn signature(&self, name: &str, version: &Version) -> Result<Option<Signature>, Fault> {
@@ -283,15 +303,22 @@ fn changes(before: &Before, deployment: &Deployment, version: &Version, module_b
     if old != new {
         changes.push(format!("subjects {old} -> {new}"));
     }
-    let settings = |settings: &Settings| serde_json::to_value(settings).unwrap_or_default();
-    let (old, new) = (settings(&before.deployment.settings), settings(&deployment.settings));
-    for (name, value) in new.as_object().into_iter().flatten() {
-        match old.get(name) {
-            Some(was) if was != value => changes.push(format!("{name} {was} -> {value}")),
+    let settings = |settings: &Settings| flat("", &serde_json::to_value(settings).unwrap_or_default());
+    let old = settings(&before.deployment.settings);
+    for (name, value) in settings(&deployment.settings) {
+        match old.get(&name) {
+            Some(was) if *was != value => changes.push(format!("{name} {was} -> {value}")),
             _ => {}
         }
     }
     changes
+}
+
+/// Settings by name, those within others as `limits.memory_bytes`.
+fn flat(prefix: &str, value: &serde_json::Value) -> BTreeMap<String, serde_json::Value> {
+    let Some(map) = value.as_object() else { return BTreeMap::from([(prefix.to_owned(), value.clone())]) };
+    let name = |name: &str| if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
+    map.iter().flat_map(|(inner, value)| flat(&name(inner), value)).collect()
 }
 
 impl Deployed {

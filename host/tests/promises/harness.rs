@@ -12,6 +12,6 @@ mod world;
 pub use modules::module;
 pub use orders::{Dice, Documents, Event, chains, orders, outcomes, spend};
 pub(crate) use points::at_each_point;
-pub use process::{Host, cli, refused};
+pub use process::{Host, MILLSTREAM, cli, refused};
 pub use waiting::{PATIENCE, pause, until};
 pub use world::World;

@@ -11,6 +11,7 @@
 
 mod bad_use;
 mod crash_points;
+mod dev;
 mod docs;
 mod harness;
 mod hostile;
