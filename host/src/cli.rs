@@ -3,8 +3,10 @@
 pub mod connect;
 mod demo;
 mod deploy;
+mod diff;
 mod explain;
 mod fault;
+mod generations;
 mod get;
 mod instances;
 mod lag;
@@ -13,6 +15,7 @@ mod new;
 mod output;
 pub mod progress;
 pub mod publish;
+mod rebuild;
 mod resume_compensation;
 mod run;
 mod sagas;
@@ -57,6 +60,10 @@ enum Command {
     ResumeCompensation(resume_compensation::ResumeCompensation),
     /// Send one command, and wait for its answer.
     Send(send::Send),
+    /// Build a handler's documents anew, beside the live ones.
+    Rebuild(rebuild::Rebuild),
+    /// Compare a rebuilt generation with the live one.
+    Diff(diff::Diff),
     /// Publish a file of events.
     Publish(publish::Arguments),
     /// Make a new handler crate.
@@ -94,6 +101,8 @@ pub fn run(arguments: Arguments) -> Result<(), Fault> {
             Command::Sagas(sagas) => sagas.run(&connection, json).await,
             Command::Explain(explain) => explain.run(&connection, json).await,
             Command::ResumeCompensation(resume) => resume.run(&connection, json).await,
+            Command::Rebuild(rebuild) => rebuild.run(&connection, json).await,
+            Command::Diff(diff) => diff.run(&connection, json).await,
             Command::Send(send) => send.run(&connection, json).await,
             Command::Publish(arguments) => {
                 open(&connection).await?;

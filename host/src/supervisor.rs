@@ -12,13 +12,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::claim;
+use crate::generation::Generation;
+use crate::generation::family::Family;
+use crate::generation::maker::Maker;
 use crate::handler::{Ended, Handler};
 use crate::pipeline::told_to_stop;
 use crate::progress::{Progress, State};
 use crate::registry::{self, Deployment, Desired, Registry};
-use crate::saga::Facts;
-use crate::sandbox::wire::Kind;
-use crate::sandbox::{Cache, Guest, Instantiate, Module, Sandbox};
+use crate::sandbox::{Cache, Sandbox};
 
 /// How often a running handler's numbers go to the status bucket.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -250,7 +251,7 @@ impl Life {
                 Ended::Stopped
             }
             Desired::Running => match self.prepared(&deployment, &mut stop).await {
-                Ok(Some(handler)) => handler.run(self.jetstream.clone(), stop.clone()).await,
+                Ok(Some(handler)) => Family::new(self.jetstream.clone(), self.maker(), handler).run(stop.clone()).await,
                 Ok(None) => Ended::Stopped,
                 Err(error) => {
                     let reason = format!("{error:#}");
@@ -299,27 +300,17 @@ impl Life {
     }
 
     async fn prepare(&self, deployment: &Deployment) -> anyhow::Result<Handler> {
-        let bytes = self.registry.module(deployment.digest).await?;
-        let (sandbox, cache, limits) = (self.sandbox.clone(), self.cache.clone(), deployment.settings.limits.clone());
-        let module = tokio::task::spawn_blocking(move || Module::prepare(&sandbox, &cache, &limits, &bytes)).await??;
-        let description = module.instantiate(&self.name)?.describe()?;
-        let saga = match description.kind {
-            Kind::Projection => None,
-            Kind::Saga => Some(Arc::new(Facts::parse(&description.extra)?)),
-        };
-        let name = self.name.clone();
-        let instantiate: Instantiate =
-            Arc::new(move || module.instantiate(&name).map(|instance| Box::new(instance) as Box<dyn Guest>));
-        Ok(Handler {
-            name: self.name.clone(),
+        let (generation, progress) = (Generation::first(&self.name), Arc::clone(&self.progress));
+        self.maker().handler(generation, deployment.digest, deployment.settings.clone(), progress).await
+    }
+
+    fn maker(&self) -> Maker {
+        Maker {
+            registry: self.registry.clone(),
+            sandbox: self.sandbox.clone(),
+            cache: self.cache.clone(),
             host: self.host.clone(),
-            digest: deployment.digest,
-            subjects: description.subjects,
-            settings: deployment.settings.clone(),
-            instantiate,
-            progress: Arc::clone(&self.progress),
-            saga,
-        })
+        }
     }
 }
 
@@ -336,7 +327,7 @@ async fn keep_announcing(registry: Registry, host: String) {
 }
 
 /// Writes a handler's numbers every second, and at once when its state changes.
-async fn keep_reporting(registry: Registry, name: String, progress: Arc<Progress>) {
+pub(crate) async fn keep_reporting(registry: Registry, name: String, progress: Arc<Progress>) {
     let mut ticks = tokio::time::interval(REPORT_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail, ensure};
+use millstream::generation::Generation;
 use millstream::handler::{Ended, Handler};
 use millstream::progress::Progress;
 use millstream::sandbox::Digest;
@@ -61,6 +62,8 @@ impl Running {
         let progress = Arc::new(Progress::new("bench", &candidate.digest.to_string()));
         let handler = Handler {
             name: candidate.name.to_owned(),
+            generation: Generation::first(candidate.name),
+            bound: None,
             host: "bench".to_owned(),
             digest: candidate.digest,
             subjects: vec![SUBJECT.to_owned()],

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{Fault, connect, output};
 use crate::claim;
+use crate::generation::Generation;
 use crate::inputs::{self, Input};
 use crate::intake;
 use crate::names;
@@ -89,13 +90,7 @@ impl Deploy {
         if description.kind == Kind::Saga {
             check_targets(&jetstream, &description).await?;
         }
-        check_bucket(&jetstream, &name).await?;
-        for input in &inputs {
-            intake::check_consumer(&jetstream, &name, &input.stream).await.map_err(|error| {
-                let hint = error.hint();
-                Fault::new(error, 2, hint)
-            })?;
-        }
+        check_names(&jetstream, &Generation::first(&name), &inputs).await?;
         let state = if self.dry_run {
             "checked, not deployed".to_owned()
         } else {
@@ -190,9 +185,26 @@ async fn check_targets(jetstream: &jetstream::Context, description: &Description
     }
 }
 
-async fn check_bucket(jetstream: &jetstream::Context, name: &str) -> Result<(), Fault> {
-    match jetstream.get_stream(names::bucket_stream(name)).await {
-        Ok(stream) if !names::is_ours(&stream.cached_info().config.metadata, name) => Err(Fault::usage(
+/// The names of a generation's bucket and consumers are free, or its own.
+pub(super) async fn check_names(
+    jetstream: &jetstream::Context,
+    generation: &Generation,
+    inputs: &[Input],
+) -> Result<(), Fault> {
+    check_bucket(jetstream, generation).await?;
+    for input in inputs {
+        intake::check_consumer(jetstream, generation, &input.stream).await.map_err(|error| {
+            let hint = error.hint();
+            Fault::new(error, 2, hint)
+        })?;
+    }
+    Ok(())
+}
+
+async fn check_bucket(jetstream: &jetstream::Context, generation: &Generation) -> Result<(), Fault> {
+    let name = generation.name();
+    match jetstream.get_stream(names::bucket_stream(&name)).await {
+        Ok(stream) if !names::is_ours(&stream.cached_info().config.metadata, &generation.handler) => Err(Fault::usage(
             anyhow::anyhow!("bucket {name} is already there and was not made by Millstream for this handler"),
         )
         .hint("deploy under another name with --name, or move the bucket away with the nats CLI")),

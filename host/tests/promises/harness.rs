@@ -179,8 +179,9 @@ impl World {
     /// The record that a handler's journal ends with: its positions, counts and claim.
     pub async fn last_record(&self, handler: &str) -> Option<(u64, millstream::journal::Counts, Vec<u64>)> {
         let stream = self.jetstream.get_stream(format!("MILLSTREAM_JOURNAL_{handler}")).await.ok()?;
-        let message =
-            stream.get_last_raw_message_by_subject(&format!("millstream.journal.{handler}.1.0")).await.ok()?;
+        let live = millstream::generation::ledger::live(&self.jetstream, handler).await.ok()?;
+        let subject = millstream::names::journal_subject(handler, live, 0);
+        let message = stream.get_last_raw_message_by_subject(&subject).await.ok()?;
         let record = millstream::journal::Record::decode(&message.payload, message.sequence).expect("a record");
         Some((message.sequence, record.counts, record.positions.iter().map(|position| position.sequence).collect()))
     }
@@ -368,6 +369,8 @@ pub fn module(example: &str) -> PathBuf {
         ]);
         for handler in [
             "customer-spend",
+            "customer-spend-v2",
+            "order-receipt",
             "fine-status",
             "page-edits",
             "channel-stats",
@@ -431,6 +434,20 @@ pub fn spend(events: &[Event]) -> Documents {
     }
     let document = |(orders, cents): (u64, u64)| format!(r#"{{"orders":{orders},"cents":{cents}}}"#);
     totals.into_iter().map(|(customer, total)| (customer.to_owned(), document(total))).collect()
+}
+
+/// What customer-spend-v2 must hold after these events.
+pub fn spend_v2(events: &[Event]) -> Documents {
+    let mut documents = spend(events);
+    let mut large: BTreeMap<&str, u64> = BTreeMap::new();
+    for event in events.iter().filter(|event| event.cents >= 9_900) {
+        *large.entry(&event.customer).or_default() += 1;
+    }
+    for (customer, count) in large {
+        let document = documents.get_mut(customer).expect("a customer");
+        *document = format!(r#"{},"large":{count}}}"#, document.trim_end_matches('}'));
+    }
+    documents
 }
 
 /// What order-chain must hold after these events: it sees every lost, doubled or swapped one.

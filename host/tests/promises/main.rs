@@ -12,6 +12,7 @@
 mod bad_use;
 mod crash_points;
 mod docs;
+mod generations;
 mod harness;
 mod hostile;
 mod journal;

@@ -1,0 +1,286 @@
+//! All generations of one handler on this host: the live one and its shadows, a task each. In: the ledger, watched. Out: tasks
+//! started, stopped, cleared away; promotions driven. Never: runs a generation in two tasks, or promotes by itself.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use futures::StreamExt as _;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+use super::Generation;
+use super::ledger::{Ledger, Ledgers, Shadow, Wanted};
+use super::maker::Maker;
+use crate::handler::{Ended, Handler};
+use crate::pipeline::told_to_stop;
+use crate::progress::{Progress, State};
+use crate::rebuild;
+use crate::registry;
+use crate::supervisor::keep_reporting;
+
+/// Between two tries at what the server did not answer.
+const WAIT: Duration = Duration::from_millis(500);
+
+/// The generations of a handler on this host.
+pub(crate) struct Family {
+    pub(crate) jetstream: Context,
+    pub(crate) maker: Maker,
+    /// The live generation, as it runs or will run again.
+    pub(crate) live: Handler,
+    live_task: Option<Task>,
+    shadows: HashMap<u32, Task>,
+}
+
+/// A generation that runs; ends with its owner.
+struct Task {
+    stop: watch::Sender<bool>,
+    /// None once it has ended by itself.
+    task: Option<JoinHandle<Ended>>,
+    reporting: Option<JoinHandle<()>>,
+}
+
+impl Task {
+    /// Ends it and waits until it has.
+    async fn end(mut self) -> Ended {
+        let _ = self.stop.send(true);
+        match self.task.take() {
+            Some(task) => task.await.unwrap_or_else(|error| Ended::Interrupted(error.to_string())),
+            None => Ended::Stopped,
+        }
+    }
+
+    /// Resolves when it ends by itself; never once that is known.
+    async fn ended(&mut self) -> Ended {
+        let ended = match &mut self.task {
+            Some(task) => task.await.unwrap_or_else(|error| Ended::Interrupted(error.to_string())),
+            None => std::future::pending().await,
+        };
+        self.task = None;
+        ended
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+        if let Some(reporting) = &self.reporting {
+            reporting.abort();
+        }
+    }
+}
+
+impl Family {
+    /// A handler whose module is prepared.
+    pub(crate) fn new(jetstream: Context, maker: Maker, live: Handler) -> Self {
+        Self { jetstream, maker, live, live_task: None, shadows: HashMap::new() }
+    }
+
+    /// Runs what the ledger wants until told to stop, or until another host has taken the live generation.
+    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Ended {
+        let changed = Arc::new(Notify::new());
+        let mut watching: Option<Watching> = None;
+        loop {
+            let followed = async {
+                let ledgers = Ledgers::open(&self.jetstream).await?;
+                // Watched before it is read, so that no change is missed.
+                watching.get_or_insert_with(|| Watching::start(&ledgers, &self.live.name, &changed));
+                let (ledger, _) = ledgers.read(&self.live.name).await?;
+                self.follow(&ledgers, &ledger, &stop).await
+            };
+            let again = match followed.await {
+                Ok(()) => None,
+                Err(error) => {
+                    tracing::warn!(handler = self.live.name, %error, "generations: trying again");
+                    Some(WAIT)
+                }
+            };
+            tokio::select! {
+                biased;
+                () = told_to_stop(&mut stop) => return self.end().await,
+                ended = ended(&mut self.live_task) => if let Some(ended) = self.live_ended(ended).await { return ended },
+                () = changed.notified() => {}
+                () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
+            }
+        }
+    }
+
+    /// Starts and stops tasks as the ledger wants.
+    async fn follow(
+        &mut self,
+        ledgers: &Ledgers,
+        ledger: &Ledger,
+        _stop: &watch::Receiver<bool>,
+    ) -> Result<(), super::ledger::Error> {
+        if self.live_task.is_none() {
+            self.live.generation = Generation::live(&self.live.name, ledger.live);
+            self.live_task = Some(self.start(self.live.clone()));
+        }
+        let gone: Vec<u32> = self.shadows.keys().copied().filter(|number| !is_wanted(ledger.shadow(*number))).collect();
+        for number in gone {
+            self.end_shadow(number).await;
+        }
+        for shadow in &ledger.shadows {
+            match shadow.wanted {
+                Wanted::Building | Wanted::Kept => self.start_shadow(shadow),
+                Wanted::Abandoned => {
+                    let generation = Generation::shadow(&self.live.name, shadow.number);
+                    if let Err(error) = rebuild::clear_away(&self.jetstream, &generation).await {
+                        tracing::warn!(handler = self.live.name, generation = shadow.number, %error, "not removed yet");
+                        continue;
+                    }
+                    ledgers
+                        .change(&self.live.name, |ledger| {
+                            ledger.forget(shadow.number);
+                            Ok(())
+                        })
+                        .await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&self, handler: Handler) -> Task {
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(handler.run(self.jetstream.clone(), stopped));
+        Task { stop, task: Some(task), reporting: None }
+    }
+
+    fn start_shadow(&mut self, shadow: &Shadow) {
+        if self.shadows.contains_key(&shadow.number) {
+            return;
+        }
+        let progress = Arc::new(Progress::new(&self.maker.host, &shadow.digest.to_string()));
+        let key = rebuild::status_key(&self.live.name, shadow.number);
+        let reporting = tokio::spawn(keep_reporting(self.maker.registry.clone(), key, Arc::clone(&progress)));
+        let (stop, stopped) = watch::channel(false);
+        let life = ShadowLife {
+            jetstream: self.jetstream.clone(),
+            maker: self.maker.clone(),
+            generation: Generation::shadow(&self.live.name, shadow.number),
+            shadow: shadow.clone(),
+            live: self.live.clone(),
+            progress,
+        };
+        let task = tokio::spawn(life.run(stopped));
+        self.shadows.insert(shadow.number, Task { stop, task: Some(task), reporting: Some(reporting) });
+    }
+
+    async fn end_shadow(&mut self, number: u32) {
+        if let Some(task) = self.shadows.remove(&number) {
+            task.end().await;
+        }
+    }
+
+    /// The live generation ended by itself. A failing one waits for a new deployment, or for one of its shadows to take over.
+    async fn live_ended(&mut self, ended: Ended) -> Option<Ended> {
+        match ended {
+            Ended::Failing(reason) => {
+                tracing::error!(handler = self.live.name, reason, "stopped");
+                None
+            }
+            ended @ (Ended::Fenced(_) | Ended::Stopped | Ended::Interrupted(_)) => {
+                self.end().await;
+                Some(ended)
+            }
+        }
+    }
+
+    /// Ends all tasks; all are told before the first is waited for.
+    async fn end(&mut self) -> Ended {
+        for task in self.live_task.iter().chain(self.shadows.values()) {
+            let _ = task.stop.send(true);
+        }
+        let ended = match self.live_task.take() {
+            Some(task) => task.end().await,
+            None => Ended::Stopped,
+        };
+        for (_, task) in self.shadows.drain() {
+            task.end().await;
+        }
+        ended
+    }
+}
+
+fn is_wanted(shadow: Option<&Shadow>) -> bool {
+    shadow.is_some_and(|shadow| shadow.wanted != Wanted::Abandoned)
+}
+
+async fn ended(task: &mut Option<Task>) -> Ended {
+    match task {
+        Some(task) => task.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What one shadow's task needs.
+struct ShadowLife {
+    jetstream: Context,
+    maker: Maker,
+    generation: Generation,
+    shadow: Shadow,
+    live: Handler,
+    progress: Arc<Progress>,
+}
+
+impl ShadowLife {
+    async fn run(self, mut stop: watch::Receiver<bool>) -> Ended {
+        loop {
+            let error = match self.prepare().await {
+                Ok(handler) => return handler.run(self.jetstream.clone(), stop).await,
+                Err(error) => error,
+            };
+            let reason = format!("{error:#}");
+            if !matches!(error.downcast_ref(), Some(registry::Error::Unreachable { .. })) {
+                self.progress.set(State::Failing, &reason);
+                return Ended::Failing(reason);
+            }
+            self.progress.set(State::Retrying, &reason);
+            if tokio::time::timeout(WAIT, told_to_stop(&mut stop)).await.is_ok() {
+                return Ended::Stopped;
+            }
+        }
+    }
+
+    async fn prepare(&self) -> anyhow::Result<Handler> {
+        let settings = rebuild::settings(&self.live.settings, &self.shadow);
+        self.maker.handler(self.generation.clone(), self.shadow.digest, settings, Arc::clone(&self.progress)).await
+    }
+}
+
+/// Tells of changes in a ledger while it lives.
+struct Watching(JoinHandle<()>);
+
+impl Watching {
+    fn start(ledgers: &Ledgers, handler: &str, changed: &Arc<Notify>) -> Self {
+        let (store, handler, changed) = (ledgers.store.clone(), handler.to_owned(), Arc::clone(changed));
+        Self(tokio::spawn(async move {
+            loop {
+                // A watch that ends (the server went away) is begun again, and something may have changed meanwhile.
+                match store.watch_with_history(&handler).await {
+                    Ok(mut entries) => {
+                        while let Some(entry) = entries.next().await {
+                            match entry {
+                                Ok(_) => changed.notify_one(),
+                                Err(error) => tracing::debug!(handler, %error, "generations: the watch stumbled"),
+                            }
+                        }
+                    }
+                    Err(error) => tracing::warn!(handler, %error, "generations cannot be watched; trying again"),
+                }
+                tokio::time::sleep(WAIT).await;
+                changed.notify_one();
+            }
+        }))
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,129 @@
+//! A rebuild: a new generation from the first event, beside the live one. In: a handler and a module in the registry. Out: a
+//! generation in the ledger, which the host that runs the handler builds; how far it is; and, when nobody wants it any more, its
+//! traces removed. Never: touches the live generation.
+
+use async_nats::jetstream::Context;
+
+use crate::claim;
+use crate::documents;
+use crate::generation::Generation;
+use crate::generation::ledger::{Error, Ledgers, Shadow, Wanted};
+use crate::inputs;
+use crate::intake;
+use crate::journal::Journal;
+use crate::names;
+use crate::registry::Deployment;
+use crate::sandbox::Digest;
+use crate::settings::Settings;
+use crate::survey;
+
+/// What to build.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// A module that is in the registry.
+    pub digest: Digest,
+    /// Its name for people.
+    pub label: String,
+    /// Its own subject filters.
+    pub subjects: Vec<String>,
+    /// Upper bound of the rate, events per second. 0: none.
+    pub throttle: u64,
+}
+
+impl Plan {
+    /// The module that is live, once more.
+    #[must_use]
+    pub fn again(deployment: &Deployment) -> Self {
+        let Deployment { digest, label, subjects, .. } = deployment.clone();
+        Self { digest, label, subjects, throttle: 0 }
+    }
+}
+
+/// Begins a generation; answers its number. Whoever runs the handler builds it.
+///
+/// # Errors
+/// While a promotion is under way, when there are too many generations, or the server is away.
+pub async fn begin(jetstream: &Context, handler: &str, plan: Plan) -> Result<u32, Error> {
+    let Plan { digest, label, subjects, throttle } = plan;
+    let shadow = Shadow { number: 0, digest, label, subjects, throttle, wanted: Wanted::Building, since: claim::now() };
+    let ledgers = Ledgers::open(jetstream).await?;
+    let (_, number) = ledgers.change(handler, |ledger| ledger.begin(handler, shadow.clone())).await?;
+    Ok(number)
+}
+
+/// A shadow's settings: those of the handler, at its own pace.
+#[must_use]
+pub(crate) fn settings(of_handler: &Settings, shadow: &Shadow) -> Settings {
+    Settings { throttle_events_per_second: shadow.throttle, ..of_handler.clone() }
+}
+
+/// Where a shadow's host tells how it is, in the status bucket.
+#[must_use]
+pub fn status_key(handler: &str, generation: u32) -> String {
+    format!("{handler}.generation.{generation}")
+}
+
+/// How far a generation is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Events that it has decided.
+    pub decided: u64,
+    /// Events that wait for it.
+    pub waiting: u64,
+}
+
+/// How far a generation with these subject filters is.
+///
+/// # Errors
+/// When the server does not answer or the inputs cannot be found.
+pub async fn reach(
+    jetstream: &Context,
+    handler: &str,
+    generation: u32,
+    filters: &[String],
+    streams: &[String],
+) -> anyhow::Result<Reach> {
+    let (positions, counts) = survey::decided_by(jetstream, handler, generation).await?;
+    let mut inputs = inputs::resolve(jetstream, filters, streams).await?;
+    if positions.iter().any(|position| position.stream == names::TIMERS) {
+        inputs.extend(inputs::timers_if_there(jetstream, handler).await?);
+    }
+    let mut waiting = 0;
+    for input in &inputs {
+        let position = positions.iter().find(|position| position.stream == input.stream);
+        waiting += survey::sample(jetstream, input, position.map_or(0, |position| position.sequence)).await?.events;
+    }
+    Ok(Reach { decided: counts.delivered, waiting })
+}
+
+/// Removes all that a shadow left: consumers, bucket, journal subject. It must have ended on this host; one that runs elsewhere is
+/// fenced first by a claim that nobody follows up.
+///
+/// # Errors
+/// When something is in the way; it can be tried again.
+pub(crate) async fn clear_away(jetstream: &Context, generation: &Generation) -> anyhow::Result<()> {
+    let Generation { handler, number, .. } = generation;
+    let name = names::journal_stream(handler);
+    if is_missing(jetstream, &name).await? {
+        return Ok(());
+    }
+    let journal = Journal::open(jetstream, handler, 1).await?.of(*number);
+    let (positions, _) = survey::decided_by(jetstream, handler, *number).await?;
+    for position in positions {
+        if !is_missing(jetstream, &position.stream).await? {
+            intake::remove_consumer(jetstream, generation, &position.stream).await?;
+        }
+    }
+    documents::remove_bucket(jetstream, generation).await?;
+    // Last, for it names the streams that the consumers are on.
+    journal.purge().await?;
+    Ok(())
+}
+
+async fn is_missing(jetstream: &Context, stream: &str) -> anyhow::Result<bool> {
+    match jetstream.get_stream(stream).await {
+        Ok(_) => Ok(false),
+        Err(error) if inputs::is_missing(&error) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
