@@ -1,5 +1,6 @@
 //! The command line: arguments, one file per command, and how faults are told. stdout is data; all else goes to stderr.
 
+mod abandon;
 pub mod connect;
 mod demo;
 mod deploy;
@@ -14,6 +15,7 @@ mod list;
 mod new;
 mod output;
 pub mod progress;
+mod promote;
 pub mod publish;
 mod rebuild;
 mod resume_compensation;
@@ -64,6 +66,10 @@ enum Command {
     Rebuild(rebuild::Rebuild),
     /// Compare a rebuilt generation with the live one.
     Diff(diff::Diff),
+    /// Have a generation take the place of the live one, at one exact event.
+    Promote(promote::Promote),
+    /// Remove a generation that is not live.
+    Abandon(abandon::Abandon),
     /// Publish a file of events.
     Publish(publish::Arguments),
     /// Make a new handler crate.
@@ -103,6 +109,8 @@ pub fn run(arguments: Arguments) -> Result<(), Fault> {
             Command::ResumeCompensation(resume) => resume.run(&connection, json).await,
             Command::Rebuild(rebuild) => rebuild.run(&connection, json).await,
             Command::Diff(diff) => diff.run(&connection, json).await,
+            Command::Promote(promote) => promote.run(&connection, json).await,
+            Command::Abandon(abandon) => abandon.run(&connection).await,
             Command::Send(send) => send.run(&connection, json).await,
             Command::Publish(arguments) => {
                 open(&connection).await?;

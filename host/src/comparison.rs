@@ -259,8 +259,11 @@ fn same_but_for_the_module(one: &[u8], other: &[u8]) -> bool {
     }
 }
 
-/// Whether an instance goes on: its document is one, and it has not ended.
-pub(crate) fn is_alive(document: &Value) -> bool {
-    const OVER: [&str; 3] = ["completed", "compensated", "failed"];
-    document.get("status").and_then(Value::as_str).is_some_and(|status| !OVER.contains(&status))
+impl Sample {
+    /// Whether it is about an instance that has not ended in one of the two.
+    pub(crate) fn is_alive(&self) -> bool {
+        const OVER: [&str; 3] = ["completed", "compensated", "failed"];
+        let status = |document: &Option<Value>| Some(document.as_ref()?.get("status")?.as_str()?.to_owned());
+        [&self.live, &self.other].into_iter().filter_map(status).any(|status| !OVER.contains(&status.as_str()))
+    }
 }

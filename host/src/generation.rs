@@ -84,10 +84,19 @@ impl Bound {
         self.0.get(stream).copied().unwrap_or_default()
     }
 
-    /// Whether these positions, where they are about the same streams, are all at the bound or after it.
+    /// Where one generation stands, in the streams that the other reads as well.
+    #[must_use]
+    pub fn shared(of: &[Position], with: &[Position]) -> Self {
+        let shared = |position: &&Position| with.iter().any(|other| other.stream == position.stream);
+        Self(of.iter().filter(shared).map(|position| (position.stream.clone(), position.sequence)).collect())
+    }
+
+    /// Whether these positions are at the bound or after it, in each of its streams.
     #[must_use]
     pub fn is_passed_by(&self, positions: &[Position]) -> bool {
-        positions.iter().all(|position| position.sequence >= self.of(&position.stream))
+        self.0.iter().all(|(stream, last)| {
+            positions.iter().any(|position| position.stream == *stream && position.sequence >= *last)
+        })
     }
 }
 
@@ -109,7 +118,10 @@ mod tests {
     fn the_cut_is_where_the_live_one_stands_and_else_where_the_other_does() {
         let cut = Bound::cut(&[position("A", 7), position("B", 9)], &[position("A", 5), position("C", 4)]);
         assert_eq!(["A", "B", "C", "D"].map(|stream| cut.of(stream)), [7, 9, 4, 0]);
-        assert!(cut.is_passed_by(&[position("A", 7), position("D", 0)]));
-        assert!(!cut.is_passed_by(&[position("A", 7), position("C", 3)]));
+        let passed = [position("A", 7), position("B", 10), position("C", 4), position("D", 0)];
+        assert!(cut.is_passed_by(&passed));
+        assert!(!cut.is_passed_by(&passed[1..]), "a stream of which nothing is known is not passed");
+        assert!(!Bound::shared(&passed, &[position("B", 1)]).is_passed_by(&[position("B", 9)]));
+        assert!(Bound::shared(&passed, &[position("B", 1)]).is_passed_by(&[position("B", 10)]));
     }
 }

@@ -33,7 +33,7 @@ use crate::show;
 use crate::timers;
 use publisher::Publisher;
 
-pub(crate) use settling::Held;
+pub(crate) use settling::{Held, Unsettled};
 
 /// Waits between two tries, doubling from the first to the last.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
@@ -215,7 +215,7 @@ impl Handler {
         }
     }
 
-    fn claimant(&self) -> Claimant {
+    pub(crate) fn claimant(&self) -> Claimant {
         Claimant {
             handler: self.name.clone(),
             host: self.host.clone(),

@@ -51,6 +51,7 @@ mod outline;
 pub mod pipeline;
 mod positions;
 pub mod progress;
+mod promotion;
 pub mod publication;
 mod pull;
 pub mod rebuild;

@@ -99,6 +99,12 @@ impl Outline {
         Ok(())
     }
 
+    /// Forgets all of it: the next update reads the whole bucket.
+    pub(crate) fn begin_anew(&mut self) {
+        self.entries.clear();
+        self.next = 1;
+    }
+
     async fn newest(&self, stream: &Stream) -> Result<u64, Error> {
         documents::newest(stream).await.map(|(newest, _)| newest).map_err(|reason| self.failed(reason))
     }

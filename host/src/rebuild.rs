@@ -10,8 +10,9 @@ use crate::generation::Generation;
 use crate::generation::ledger::{Error, Ledgers, Shadow, Wanted};
 use crate::inputs;
 use crate::intake;
-use crate::journal::Journal;
+use crate::journal::{Journal, Position};
 use crate::names;
+use crate::promotion;
 use crate::registry::Deployment;
 use crate::sandbox::Digest;
 use crate::settings::Settings;
@@ -97,7 +98,7 @@ pub async fn reach(
 }
 
 /// Removes all that a shadow left: consumers, bucket, journal subject. It must have ended on this host; one that runs elsewhere is
-/// fenced first by a claim that nobody follows up.
+/// fenced.
 ///
 /// # Errors
 /// When something is in the way; it can be tried again.
@@ -108,15 +109,22 @@ pub(crate) async fn clear_away(jetstream: &Context, generation: &Generation) -> 
         return Ok(());
     }
     let journal = Journal::open(jetstream, handler, 1).await?.of(*number);
+    promotion::close_for_good(&journal, "").await?;
     let (positions, _) = survey::decided_by(jetstream, handler, *number).await?;
-    for position in positions {
-        if !is_missing(jetstream, &position.stream).await? {
-            intake::remove_consumer(jetstream, generation, &position.stream).await?;
+    leave(jetstream, generation, &positions).await?;
+    // Last, for it names the streams that the consumers are on.
+    journal.purge().await?;
+    Ok(())
+}
+
+/// Removes consumers and bucket of a shadow that is one no more.
+pub(crate) async fn leave(jetstream: &Context, generation: &Generation, positions: &[Position]) -> anyhow::Result<()> {
+    for Position { stream, .. } in positions {
+        if !is_missing(jetstream, stream).await? {
+            intake::remove_consumer(jetstream, generation, stream).await?;
         }
     }
     documents::remove_bucket(jetstream, generation).await?;
-    // Last, for it names the streams that the consumers are on.
-    journal.purge().await?;
     Ok(())
 }
 

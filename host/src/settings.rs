@@ -53,6 +53,8 @@ pub struct Settings {
     pub queued_effects: usize,
     /// Bytes of these effects; the pipeline waits above this.
     pub queued_effect_bytes: usize,
+    /// Generations that were live once and follow in case somebody wants them back. Each costs as much as the handler.
+    pub keep_generations: usize,
     /// Bounds of the sandbox.
     pub limits: Limits,
 }
@@ -90,6 +92,7 @@ impl Default for Settings {
             max_depth: 100,
             queued_effects: 10_000,
             queued_effect_bytes: 64 << 20,
+            keep_generations: 1,
             limits: Limits::default(),
         }
     }

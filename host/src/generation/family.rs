@@ -11,17 +11,23 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::Generation;
-use super::ledger::{Ledger, Ledgers, Shadow, Wanted};
+use super::ledger::{Ledger, Ledgers, Promotion, Shadow, Wanted};
 use super::maker::Maker;
+use crate::crash;
 use crate::handler::{Ended, Handler};
 use crate::pipeline::told_to_stop;
 use crate::progress::{Progress, State};
+use crate::promotion::{self, Promoting};
 use crate::rebuild;
 use crate::registry;
 use crate::supervisor::keep_reporting;
 
 /// Between two tries at what the server did not answer.
 const WAIT: Duration = Duration::from_millis(500);
+
+/// How long the live generation may take to decide what a shadow has decided, and how often that is looked at.
+const ALIGN_WITHIN: Duration = Duration::from_secs(30);
+const ALIGN_EVERY: Duration = Duration::from_millis(2);
 
 /// The generations of a handler on this host.
 pub(crate) struct Family {
@@ -82,6 +88,7 @@ impl Family {
     /// Runs what the ledger wants until told to stop, or until another host has taken the live generation.
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Ended {
         let changed = Arc::new(Notify::new());
+        let mut stopping = stop.clone();
         let mut watching: Option<Watching> = None;
         loop {
             let followed = async {
@@ -91,8 +98,15 @@ impl Family {
                 let (ledger, _) = ledgers.read(&self.live.name).await?;
                 self.follow(&ledgers, &ledger, &stop).await
             };
-            let again = match followed.await {
+            // What a stop leaves half done, the next start takes up, as after a crash.
+            let followed = tokio::select! {
+                biased;
+                () = told_to_stop(&mut stopping) => Ok(()),
+                followed = followed => followed,
+            };
+            let again = match followed {
                 Ok(()) => None,
+                Err(promotion::Error::Stopped) => None,
                 Err(error) => {
                     tracing::warn!(handler = self.live.name, %error, "generations: trying again");
                     Some(WAIT)
@@ -113,8 +127,11 @@ impl Family {
         &mut self,
         ledgers: &Ledgers,
         ledger: &Ledger,
-        _stop: &watch::Receiver<bool>,
-    ) -> Result<(), super::ledger::Error> {
+        stop: &watch::Receiver<bool>,
+    ) -> Result<(), promotion::Error> {
+        if let Some(promotion) = &ledger.promotion {
+            return self.promote(ledgers, ledger, promotion, stop).await;
+        }
         if self.live_task.is_none() {
             self.live.generation = Generation::live(&self.live.name, ledger.live);
             self.live_task = Some(self.start(self.live.clone()));
@@ -140,6 +157,85 @@ impl Family {
                         .await?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Drives a promotion to one end or the other; the tasks of both generations are ended then.
+    async fn promote(
+        &mut self,
+        ledgers: &Ledgers,
+        ledger: &Ledger,
+        promotion: &Promotion,
+        stop: &watch::Receiver<bool>,
+    ) -> Result<(), promotion::Error> {
+        let mut promoting = match self.begin_promotion(ledgers, ledger, promotion).await {
+            Ok(promoting) => promoting,
+            Err(promotion::Error::GiveUp(reason)) => {
+                return promotion::give_up(ledgers, &self.live.name, promotion, &reason).await;
+            }
+            Err(error) => return Err(error),
+        };
+        let driven = match self.stop_both(&promoting, promotion).await {
+            Ok(()) => promoting.drive(stop).await,
+            Err(error) => Err(error),
+        };
+        match driven {
+            Ok(heir) => {
+                self.live = heir;
+                Ok(())
+            }
+            Err(promotion::Error::GiveUp(reason)) => promoting.give_up(&reason).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn begin_promotion(
+        &mut self,
+        ledgers: &Ledgers,
+        ledger: &Ledger,
+        promotion: &Promotion,
+    ) -> Result<Promoting, promotion::Error> {
+        let gone = || promotion::Error::GiveUp(format!("generation {} is gone", promotion.to));
+        let shadow = Shadow { throttle: 0, ..ledger.shadow(promotion.to).ok_or_else(gone)?.clone() };
+        let generation = Generation::shadow(&self.live.name, promotion.to);
+        let settings = rebuild::settings(&self.live.settings, &shadow);
+        let progress = Arc::new(Progress::new(&self.maker.host, &shadow.digest.to_string()));
+        let after = self.maker.handler(generation, shadow.digest, settings, progress).await?;
+        let before = Handler { generation: Generation::live(&self.live.name, promotion.from), ..self.live.clone() };
+        let mut promoting =
+            Promoting::open(&self.jetstream, &self.maker.registry, ledgers, ledger, [before.clone(), after]).await?;
+        if promoting.is_new().await? {
+            if self.live_task.is_none() {
+                self.live.generation = before.generation.clone();
+                self.live_task = Some(self.start(before));
+            }
+            promoting.prepare().await?;
+        }
+        Ok(promoting)
+    }
+
+    /// Stops the shadow where it stands, and the live generation once it has decided as much.
+    async fn stop_both(&mut self, promoting: &Promoting, promotion: &Promotion) -> Result<(), promotion::Error> {
+        self.end_shadow(promotion.to).await;
+        if promoting.is_new().await? && !promoting.may_stop_anywhere() {
+            let goal = promoting.goal().await?;
+            let aligned = async {
+                while !goal.is_passed_by(&self.live.progress.positions()) {
+                    tokio::time::sleep(ALIGN_EVERY).await;
+                }
+            };
+            if tokio::time::timeout(ALIGN_WITHIN, aligned).await.is_err() {
+                let reason = format!(
+                    "generation {} has not decided within {ALIGN_WITHIN:?} what generation {} has",
+                    promotion.from, promotion.to
+                );
+                return Err(promotion::Error::GiveUp(reason));
+            }
+        }
+        crash::point("aligned");
+        if let Some(live) = self.live_task.take() {
+            live.end().await;
         }
         Ok(())
     }

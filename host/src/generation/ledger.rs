@@ -90,6 +90,8 @@ pub struct Promotion {
     pub force: bool,
     /// When it was asked for, nanoseconds since 1970.
     pub since: i64,
+    /// What the live one will be as a shadow.
+    pub before: Shadow,
 }
 
 /// How a promotion ended.
@@ -440,7 +442,7 @@ mod tests {
     }
 
     fn promotion(id: u64, to: u32) -> Promotion {
-        Promotion { id, from: 0, to, force: false, since: 5 }
+        Promotion { id, from: 0, to, force: false, since: 5, before: shadow(0, Wanted::Kept, 5) }
     }
 
     fn ending(id: u64, from: u32, to: u32) -> Ending {
