@@ -1,5 +1,5 @@
-//! The stream of what happens to handlers that a person should know. In: nothing; sagas' alerts are effects like any other, and
-//! `outbox.rs` publishes them. Out: a stream that holds them, so that none is lost while nobody looks. Never: takes the subjects from
+//! The stream of what happens to handlers that a person should know. In: what a host has to tell; sagas' alerts are effects like any
+//! other, and `outbox.rs` publishes them. Out: a stream that holds all of it, so that none is lost while nobody looks. Never: takes the subjects from
 //! a stream that a user made for them.
 
 use std::time::Duration;
@@ -8,7 +8,9 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::context::GetStreamByNameErrorKind;
 use async_nats::jetstream::stream::{Config, StorageType};
 
+use crate::claim;
 use crate::names;
+use crate::publication::Outline;
 
 /// What nobody has looked at for so long is not looked at any more.
 const KEEP: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -40,4 +42,36 @@ pub async fn open(jetstream: &Context, handler: &str, replicas: usize) -> Result
         ..Config::default()
     };
     jetstream.get_or_create_stream(config).await.map(drop).map_err(|error| Error(error.to_string()))
+}
+
+/// Tells what happened to a handler, in the stream of such news.
+///
+/// # Errors
+/// When the server refuses, or is away.
+pub async fn tell(
+    jetstream: &Context,
+    handler: &str,
+    what: &str,
+    replicas: usize,
+    news: &serde_json::Value,
+) -> Result<(), Error> {
+    open(jetstream, handler, replicas).await?;
+    let time = claim::now();
+    let id = format!("{handler}.{what}.{time}");
+    let event_type = format!("millstream.{what}");
+    let outline = Outline {
+        id: &id,
+        event_type: &event_type,
+        handler,
+        aggregate: handler,
+        time,
+        correlation: &id,
+        causation: "",
+    };
+    let mut headers = outline.headers();
+    headers.insert("Nats-Msg-Id", id.as_str());
+    let refused = |error: async_nats::jetstream::context::PublishError| Error(error.to_string());
+    let subject = names::event_subject(handler, what);
+    let ack = jetstream.publish_with_headers(subject, headers, news.to_string().into()).await.map_err(refused)?;
+    ack.await.map(drop).map_err(refused)
 }

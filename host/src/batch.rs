@@ -1,5 +1,6 @@
-//! From messages to one flat batch for the sandbox. In: arrivals of one stream. Out: the wire form, or the index of the event
-//! whose envelope is broken. Pure but for the message type. One copy: every text and payload goes straight into the blob.
+//! From messages to one flat batch for the sandbox. In: arrivals of one stream. Out: the wire form, or the index of the
+//! event whose envelope is broken. Pure but for the message type. One copy: every text and payload goes straight into
+//! the blob. Never: leaves an event out.
 
 use std::ops::Range;
 

@@ -1,5 +1,6 @@
-//! Taking a handler. In: its journal. Out: where the last record left off, under a claim record of our own that fences every
-//! earlier owner. Also: a host that comes back after trouble learns here whether it still owns the handler.
+//! Taking a handler. In: its journal. Out: where the last record left off, under a claim record of our own that fences
+//! every earlier owner. Also: a host that comes back after trouble learns here whether it still owns the handler.
+//! Never: takes it back from a host that claimed later.
 
 use bytes::Bytes;
 

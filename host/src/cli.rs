@@ -1,4 +1,5 @@
-//! The command line: arguments, one file per command, and how faults are told. stdout is data; all else goes to stderr.
+//! The command line: arguments, one file per command, and how faults are told. In: what was typed. Out: the exit code;
+//! data on stdout, all else on stderr. Never: does a command's work itself.
 
 mod abandon;
 pub mod connect;
@@ -14,14 +15,19 @@ mod lag;
 mod list;
 mod new;
 mod output;
+mod pause;
 pub mod progress;
 mod promote;
 pub mod publish;
 mod rebuild;
+mod remove;
 mod resume_compensation;
+mod rollback;
 mod run;
 mod sagas;
 mod send;
+mod verdicts;
+mod versions;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -50,6 +56,14 @@ enum Command {
     Deploy(deploy::Deploy),
     /// List the deployed handlers.
     List(list::List),
+    /// Go back to an earlier version.
+    Rollback(rollback::Rollback),
+    /// Stop a handler and leave it stopped.
+    Pause(pause::Pause),
+    /// Let a paused handler run again.
+    Resume(pause::Resume),
+    /// Take a handler off its hosts.
+    Remove(remove::Remove),
     /// Read documents.
     Get(get::Get),
     /// Show how far behind the handlers are.
@@ -102,6 +116,10 @@ pub fn run(arguments: Arguments) -> Result<(), Fault> {
             Command::Run(run) => run.run(&connection).await,
             Command::Deploy(deploy) => deploy.run(&connection, json).await,
             Command::List(list) => list.run(&connection, json).await,
+            Command::Rollback(rollback) => rollback.run(&connection, json).await,
+            Command::Pause(pause) => pause.run(&connection, json).await,
+            Command::Resume(resume) => resume.run(&connection, json).await,
+            Command::Remove(remove) => remove.run(&connection, json).await,
             Command::Get(get) => get.run(&connection, json).await,
             Command::Lag(lag) => lag.run(&connection, json).await,
             Command::Sagas(sagas) => sagas.run(&connection, json).await,

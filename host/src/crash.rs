@@ -1,6 +1,7 @@
-//! Named places where a test can end the process or stop it, to prove that every one of them is survived. Absent from release
-//! builds. `MILLSTREAM_CRASH_AT=committed:3` aborts at the third passage of `committed`; `MILLSTREAM_STOP_AT=committed:3` stops the
-//! process there, until somebody sends it SIGCONT.
+//! Named places where a test can end the process or stop it, to prove that every one of them is survived. In: the
+//! environment: `MILLSTREAM_CRASH_AT=committed:3` aborts at the third passage of `committed`;
+//! `MILLSTREAM_STOP_AT=committed:3` stops the process there, until somebody sends it SIGCONT. Out: nothing. Never: in a
+//! release build.
 
 /// The places, in the order of a batch's journey. `before` and `after` each step.
 pub const POINTS: [&str; 10] =

@@ -1,18 +1,17 @@
 //! What a guest's answer means. In: the staged batch and the outcome of `apply`. Out: the changes and counts that a record will
 //! hold, or which event is to blame. Pure. Never: lets through what no record or bucket can hold.
 
+use std::fmt;
+
 use bytes::Bytes;
 use millstream_saga::Outgoing;
 
 use crate::documents::{Decided, KEY_BYTES};
 use crate::intake::Arrival;
-use crate::journal::Counts;
+use crate::journal::{CHANGE_ROOM, Counts};
 use crate::keys;
 use crate::pipeline;
 use crate::sandbox::{Class, Failure, slice, str_slice, wire};
-
-/// Bytes of a change in a record beside its key and value, at most.
-pub(crate) const CHANGE_ROOM: usize = 16;
 
 /// A batch that the sandbox has folded, not yet committed.
 #[derive(Default)]
@@ -25,24 +24,70 @@ pub(crate) struct Decision {
 /// Why a batch could not be decided.
 pub(crate) enum Undecided {
     /// The events' or the guest's fault; the index where it is known.
-    Guilty { index: Option<usize>, class: String, reason: String, backtrace: String },
+    Guilty { index: Option<usize>, class: Fault, reason: String, backtrace: String },
     /// Not the events' fault.
     Trouble(pipeline::Error),
 }
 
+/// What an event, or the guest that was given it, is guilty of. Each comes back with the same events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The event is no envelope, or not one that the guest can read.
+    Undecodable,
+    /// No bucket can hold its key.
+    KeyTooLong,
+    /// The instance's document cannot be read.
+    Unreadable,
+    /// The handler said no, or asked for what it may not have.
+    Refused,
+    /// No record can hold what it decides.
+    TooLarge,
+    /// The guest trapped.
+    Trap,
+    /// The guest used up its fuel.
+    Fuel,
+    /// The guest asked for more memory than it may have.
+    Memory,
+    /// The guest said more than it may.
+    Output,
+    /// The guest's answer breaks the contract.
+    Answer,
+}
+
+/// The words that people see, and look up in `docs/when-it-fails.md`.
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Undecodable => "undecodable",
+            Self::KeyTooLong => "key-too-long",
+            Self::Unreadable => "unreadable",
+            Self::Refused => "refused",
+            Self::TooLarge => "too-large",
+            Self::Trap => "trap",
+            Self::Fuel => "fuel",
+            Self::Memory => "memory",
+            Self::Output => "output",
+            Self::Answer => "answer",
+        })
+    }
+}
+
 impl Undecided {
     /// The fault of the event at this index.
-    pub(crate) fn at(index: usize, class: &str, reason: &str) -> Self {
-        let (class, reason) = (class.to_owned(), reason.to_owned());
-        Self::Guilty { index: Some(index), class, reason, backtrace: String::new() }
+    pub(crate) fn at(index: usize, class: Fault, reason: &str) -> Self {
+        Self::Guilty { index: Some(index), class, reason: reason.to_owned(), backtrace: String::new() }
     }
 
     /// A call that failed; the guest did not say at which event.
     pub(crate) fn failure(failure: Failure) -> Self {
-        if failure.class == Class::Host {
-            return Self::Trouble(pipeline::Error::Instance(failure));
-        }
-        let class = format!("{:?}", failure.class).to_lowercase();
+        let class = match failure.class {
+            Class::Trap => Fault::Trap,
+            Class::Fuel => Fault::Fuel,
+            Class::Memory => Fault::Memory,
+            Class::Output => Fault::Output,
+            Class::Answer => Fault::Answer,
+            Class::Host => return Self::Trouble(pipeline::Error::Instance(failure)),
+        };
         Self::Guilty { index: None, class, reason: failure.message, backtrace: failure.backtrace }
     }
 }
@@ -51,7 +96,7 @@ impl Undecided {
 pub(crate) fn check_staged(staged: &wire::Staged) -> Result<(), Undecided> {
     if let Some(rejection) = staged.rejections.iter().min_by_key(|rejection| rejection.event) {
         let reason = str_slice(&staged.blob, rejection.reason);
-        return Err(Undecided::at(rejection.event as usize, "undecodable", reason));
+        return Err(Undecided::at(rejection.event as usize, Fault::Undecodable, reason));
     }
     for (index, key) in (0..).zip(&staged.keys) {
         let name = str_slice(&staged.blob, key.name);
@@ -59,7 +104,7 @@ pub(crate) fn check_staged(staged: &wire::Staged) -> Result<(), Undecided> {
         if length > KEY_BYTES {
             let event = staged.routes.iter().find(|route| route.key == index).map_or(0, |route| route.event);
             let reason = format!("its key has {length} bytes when escaped; the limit is {KEY_BYTES}");
-            return Err(Undecided::at(event as usize, "key-too-long", &reason));
+            return Err(Undecided::at(event as usize, Fault::KeyTooLong, &reason));
         }
     }
     Ok(())
@@ -79,7 +124,7 @@ pub(crate) fn of(
     check_refusals(staged, outcome)?;
     if let Some(effect) = outcome.effects.first() {
         let event = staged.routes.get(effect.route as usize).map_or(0, |route| route.event);
-        return Err(Undecided::at(event as usize, "refused", "a projection may not ask for effects"));
+        return Err(Undecided::at(event as usize, Fault::Refused, "a projection may not ask for effects"));
     }
     let mut changes = Vec::with_capacity(outcome.changes.len());
     let mut bytes = 0;
@@ -108,7 +153,7 @@ pub(crate) fn check_size(bytes: usize, record_bytes: usize) -> Result<(), Undeci
     let reason = format!(
         "what it decides has {bytes} bytes; a record, and so a document, may have {record_bytes} (the server's max_payload)"
     );
-    Err(Undecided::Guilty { index: None, class: "too-large".to_owned(), reason, backtrace: String::new() })
+    Err(Undecided::Guilty { index: None, class: Fault::TooLarge, reason, backtrace: String::new() })
 }
 
 /// Refuses the first event that the guest refused.
@@ -117,7 +162,7 @@ pub(crate) fn check_refusals(staged: &wire::Staged, outcome: &wire::Outcome) -> 
     match outcome.refusals.iter().min_by_key(|refusal| event(refusal.route)) {
         Some(refusal) => {
             let reason = str_slice(&outcome.blob, refusal.reason);
-            Err(Undecided::at(event(refusal.route) as usize, "refused", reason))
+            Err(Undecided::at(event(refusal.route) as usize, Fault::Refused, reason))
         }
         None => Ok(()),
     }

@@ -1,6 +1,7 @@
 //! Batched direct gets (ADR-31): many keys, or a range of a subject, in one request. In: a stream and what to read.
-//! Out: messages, and how far the answering replica knew the stream, so that a caller can tell a stale answer.
-//! Own code because the published client extension ends a batch at the first empty payload, which a deleted key has.
+//! Out: messages, and how far the answering replica knew the stream, so that a caller can tell a stale answer. Never:
+//! judges whether an answer is fresh enough; the caller does. Own code because the published client extension ends a
+//! batch at the first empty payload, which a deleted key has.
 
 use std::time::Duration;
 

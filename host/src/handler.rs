@@ -1,5 +1,5 @@
-//! One handler's life on this host: open what it needs, claim, recover, run the pipeline; on trouble begin again from the last
-//! record. In: a deployment. Out: how it ended. Never: tries to repair a running claim; there is one way to begin, and
+//! One handler as it runs: open what it needs, claim, recover, run the pipeline; on trouble begin again from the last
+//! record. In: the version to run, and those that follow it. Out: how it ended. Never: tries to repair a running claim; there is one way to begin, and
 //! recovery is it.
 
 mod bounded;
@@ -26,11 +26,11 @@ use crate::outbox::{self, Outbox};
 use crate::pipeline::{self, Parts, Pipeline};
 use crate::positions;
 use crate::progress::{Progress, State};
-use crate::saga::Facts;
-use crate::sandbox::{Digest, Instantiate};
+use crate::sandbox::Digest;
 use crate::settings::Settings;
 use crate::show;
 use crate::timers;
+use crate::version::Version;
 use publisher::Publisher;
 
 pub(crate) use settling::{Held, Unsettled};
@@ -53,18 +53,10 @@ pub struct Handler {
     pub bound: Option<Arc<Bound>>,
     /// This host's name.
     pub host: String,
-    /// The module's digest.
-    pub digest: Digest,
-    /// The module's subject filters, unless the settings give others.
-    pub subjects: Vec<String>,
-    /// The deployment's settings.
-    pub settings: Settings,
-    /// Makes a guest.
-    pub instantiate: Instantiate,
+    /// The module and its settings: the newest counts. One that follows another here must be one that can be swapped in.
+    pub versions: watch::Receiver<Arc<Version>>,
     /// Where progress is told.
     pub progress: Arc<Progress>,
-    /// What the module says of itself where it is a saga.
-    pub saga: Option<Arc<Facts>>,
 }
 
 /// How a handler's life on this host ended.
@@ -77,7 +69,12 @@ pub enum Ended {
     /// Another host claimed it.
     Fenced(String),
     /// It cannot go on until a person does something.
-    Failing(String),
+    Failing {
+        /// Why.
+        reason: String,
+        /// It is the module that cannot take an event.
+        by_module: bool,
+    },
 }
 
 /// The parts of one claim.
@@ -166,6 +163,11 @@ impl Error {
         }
     }
 
+    /// Whether another module might do better.
+    fn is_the_module_s(&self) -> bool {
+        matches!(self, Self::Pipeline(pipeline::Error::Failing { .. } | pipeline::Error::Instance(_)))
+    }
+
     /// The sentence for people, with what to do where we know it.
     fn explain(&self) -> String {
         let hint = match self {
@@ -182,7 +184,7 @@ impl Error {
 
 impl Handler {
     /// Runs until told to stop, fenced, or stuck.
-    pub async fn run(self, jetstream: Context, mut stop: watch::Receiver<bool>) -> Ended {
+    pub async fn run(mut self, jetstream: Context, mut stop: watch::Receiver<bool>) -> Ended {
         let mut claimant = self.claimant();
         let mut wait = FIRST_WAIT;
         loop {
@@ -201,7 +203,7 @@ impl Handler {
                 }
                 Class::Stop => {
                     self.progress.set(State::Failing, &reason);
-                    return Ended::Failing(reason);
+                    return Ended::Failing { reason, by_module: error.is_the_module_s() };
                 }
                 Class::Retry => {
                     tracing::warn!(handler = self.name, reason, "trying again from the last record");
@@ -215,11 +217,16 @@ impl Handler {
         }
     }
 
+    /// What it runs, or would.
+    pub(crate) fn version(&self) -> Arc<Version> {
+        Arc::clone(&self.versions.borrow())
+    }
+
     pub(crate) fn claimant(&self) -> Claimant {
         Claimant {
             handler: self.name.clone(),
             host: self.host.clone(),
-            digest: self.digest,
+            digest: self.versions.borrow().digest,
             standing: self.generation.standing,
             id: claim::fresh_id(),
             held: false,
@@ -227,40 +234,38 @@ impl Handler {
     }
 
     /// Effects of a shadow are folded like any, and nobody sees them.
-    fn acts(&self) -> bool {
-        self.saga.is_some() && self.generation.acts()
+    fn acts(&self, version: &Version) -> bool {
+        version.saga.is_some() && self.generation.acts()
     }
 
-    /// A saga that keeps instances may set timers, and its compensation may fail.
-    fn has_timers(&self) -> bool {
-        self.saga.as_ref().is_some_and(|saga| !saga.stateless)
-    }
-
-    fn outbox(&self, jetstream: &Context, acted_through: u64) -> Outbox {
-        let Settings { queued_effects, queued_effect_bytes: queued_bytes, .. } = self.settings;
+    fn outbox(&self, jetstream: &Context, settings: &Settings, acted_through: u64) -> Outbox {
+        let Settings { queued_effects, queued_effect_bytes: queued_bytes, .. } = *settings;
         let limits = outbox::Limits { queued_effects, queued_bytes, ..outbox::Limits::default() };
         Outbox::new(jetstream, &self.name, acted_through, limits)
     }
 
     /// One claim, from open to end; what it leaves, unless it was told to stop before it began.
     async fn live(
-        &self,
+        &mut self,
         jetstream: &Context,
         claimant: &mut Claimant,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Option<Held>, Error> {
+        let version = Arc::clone(&self.versions.borrow_and_update());
+        claimant.digest = version.digest;
+        self.progress.runs(&version.digest.to_string());
         let opened = tokio::select! {
             biased;
             () = pipeline::told_to_stop(stop) => return Ok(None),
-            opened = self.open(jetstream, claimant) => opened?,
+            opened = self.open(jetstream, &version, claimant) => opened?,
         };
-        self.work(jetstream, opened, stop).await.map(Some)
+        self.work(jetstream, version, opened, stop).await.map(Some)
     }
 
     /// Finds, checks, claims, recovers.
-    async fn open(&self, jetstream: &Context, claimant: &mut Claimant) -> Result<Opened, Error> {
-        let Settings { streams, replicas, known_revisions, .. } = &self.settings;
-        let filters = if self.settings.subjects.is_empty() { &self.subjects } else { &self.settings.subjects };
+    async fn open(&self, jetstream: &Context, version: &Version, claimant: &mut Claimant) -> Result<Opened, Error> {
+        let Settings { streams, replicas, known_revisions, .. } = &version.settings;
+        let filters = version.filters();
         inputs::resolve(jetstream, filters, streams).await?;
         // Looked at before the claim, so that what a person must mend stops us before anything is written.
         let bucket = Documents::of(jetstream, &self.generation, *replicas, *known_revisions).await?;
@@ -277,22 +282,31 @@ impl Handler {
         claimant.held = true;
         // Read again after the claim: an earlier owner went on until then, and later reads must know what leaders know now.
         let mut inputs = inputs::resolve(jetstream, filters, streams).await?;
-        if self.has_timers() {
+        if version.has_timers() {
             inputs.push(inputs::timers(jetstream, &self.name, *replicas).await?);
             alerts::open(jetstream, &self.name, *replicas).await?;
         }
         let documents = Arc::new(Documents::of(jetstream, &self.generation, *replicas, *known_revisions).await?);
-        let recovered = recover(&journal, &documents, &claim, self.acts()).await?;
+        let acts = self.acts(version);
+        let recovered = recover(&journal, &documents, &claim, acts).await?;
         // Claims are records too: a handler that never gets further must not fill its journal.
-        let done = if self.acts() { claim.shown_through.min(claim.acted_through) } else { claim.shown_through };
-        let keep_from = claim.last.saturating_sub(self.settings.journal_keep_records).min(done + 1);
+        let done = if acts { claim.shown_through.min(claim.acted_through) } else { claim.shown_through };
+        let keep_from = claim.last.saturating_sub(version.settings.journal_keep_records).min(done + 1);
         journal.trim(keep_from).await?;
         Ok(Opened { claim, journal, documents, inputs, recovered })
     }
 
-    async fn work(&self, jetstream: &Context, opened: Opened, stop: &mut watch::Receiver<bool>) -> Result<Held, Error> {
+    async fn work(
+        &mut self,
+        jetstream: &Context,
+        version: Arc<Version>,
+        opened: Opened,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<Held, Error> {
         let Opened { mut claim, journal, documents, inputs, recovered } = opened;
-        let outbox = self.acts().then(|| Arc::new(self.outbox(jetstream, claim.acted_through)));
+        let acted_through = claim.acted_through;
+        let acts = self.acts(&version);
+        let outbox = acts.then(|| Arc::new(self.outbox(jetstream, &version.settings, acted_through)));
         let acts = recovered.effects.iter().rev().find(|(_, _, effects)| !effects.is_empty());
         let acting = acts.map_or(0, |(sequence, _, _)| *sequence);
         if let Some(outbox) = &outbox {
@@ -303,17 +317,20 @@ impl Handler {
         }
         let mut publisher = Publisher::start(outbox.clone(), &journal, claim.id);
         let acks = Arc::new(Acks::open(&jetstream.client()).await?);
-        let placed = positions::place(&mut claim, &inputs, self.settings.on_lost_events);
+        let placed = positions::place(&mut claim, &inputs, version.settings.on_lost_events);
         let at: Vec<(Input, u64)> =
             inputs.into_iter().zip(&claim.positions).map(|(input, position)| (input, position.sequence)).collect();
         let parts = Parts { documents: Arc::clone(&documents), journal, pace: Arc::default(), outbox: outbox.clone() };
-        let mut pipeline = self.pipeline(claim, parts, recovered.order, acting);
+        let (host, progress, bound) = (self.host.clone(), Arc::clone(&self.progress), self.bound.clone());
+        let owner = pipeline::Owner { host, progress, bound };
+        let settings = version.settings.clone();
+        let mut pipeline = Pipeline::new(owner, version, claim, parts, recovered.order, acting);
         let ended = match placed {
             Ok(()) => tokio::select! {
-                ended = self.decide(&mut pipeline, &at, &acks, stop) => ended,
+                ended = self.decide(&mut pipeline, &settings, &at, &acks, stop) => ended,
                 error = publisher.failed() => Err(error),
             },
-            Err(reason) => Err(Error::Position(reason)),
+            Err(error) => Err(Error::Position(error.to_string())),
         };
         // What is decided stays decided, even if nothing more can be: it is shown and done, by us if we still can, else by the
         // next claim.
@@ -326,23 +343,11 @@ impl Handler {
         ended.map(|()| Held::of(self, &pipeline))
     }
 
-    fn pipeline(&self, claim: Claim, parts: Parts, order: u64, acting: u64) -> Pipeline {
-        let handler = pipeline::Handler {
-            host: self.host.clone(),
-            digest: self.digest,
-            instantiate: Arc::clone(&self.instantiate),
-            settings: self.settings.clone(),
-            progress: Arc::clone(&self.progress),
-            saga: self.saga.clone(),
-            bound: self.bound.clone(),
-        };
-        Pipeline::new(handler, claim, parts, order, acting)
-    }
-
     /// Decides and shows until something ends it.
     async fn decide(
-        &self,
+        &mut self,
         pipeline: &mut Pipeline,
+        settings: &Settings,
         at: &[(Input, u64)],
         acks: &Arc<Acks>,
         stop: &mut watch::Receiver<bool>,
@@ -354,14 +359,14 @@ impl Handler {
         if *stop.borrow() {
             return Ok(());
         }
-        let mut intake = Intake::open(&documents.jetstream, &self.generation, at, &self.settings).await?;
-        let interval = Duration::from_millis(self.settings.show_interval_milliseconds);
+        let mut intake = Intake::open(&documents.jetstream, &self.generation, at, settings).await?;
+        let interval = Duration::from_millis(settings.show_interval_milliseconds);
         // Ends with this.
         let mut shower = JoinSet::new();
         shower.spawn(show::run(documents, Arc::clone(acks), pace, interval));
         self.progress.set(State::Running, "");
         let ended = tokio::select! {
-            ended = pipeline.run(&mut intake, stop) => ended.map_err(Error::from),
+            ended = pipeline.run(&mut intake, &mut self.versions, stop) => ended.map_err(Error::from),
             Some(failed) = shower.join_next() => match failed {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(error.into()),

@@ -183,14 +183,14 @@ async fn make_consumer(
     stream.create_consumer_strict(config).await.map_err(|error| failed(error.to_string()))
 }
 
-/// Checks that the name of the generation's consumer is free on this stream, or its own.
+/// Checks that the name of the generation's consumer is free on this stream, or its own. True: it is there.
 ///
 /// # Errors
 /// `NotOurs`, or when the server does not answer.
-pub async fn check_consumer(jetstream: &Context, generation: &Generation, stream: &str) -> Result<(), Error> {
+pub async fn check_consumer(jetstream: &Context, generation: &Generation, stream: &str) -> Result<bool, Error> {
     let failed = |reason: String| Error::Consumer { stream: stream.to_owned(), reason };
     let opened = jetstream.get_stream_no_info(stream).await.map_err(|error| failed(error.to_string()))?;
-    is_there(&opened, &generation.name(), &generation.handler, stream).await.map(drop)
+    is_there(&opened, &generation.name(), &generation.handler, stream).await
 }
 
 async fn is_there(opened: &stream::Stream<()>, consumer: &str, handler: &str, stream: &str) -> Result<bool, Error> {

@@ -18,9 +18,11 @@ use crate::sandbox::Digest;
 /// Format of the records this version writes and reads.
 const FORMAT: u8 = 2;
 
-/// Bytes of a record beside its changes, and of a change beside its key and value; more only costs another allocation.
-const RECORD_ROOM: usize = 512;
-const CHANGE_ROOM: usize = 16;
+/// Bytes of a message in the journal beside changes and effects, at most: headers, positions, counts, names.
+pub(crate) const RECORD_ROOM: usize = 4096;
+
+/// Bytes of a change in a record beside its key and value, at most.
+pub(crate) const CHANGE_ROOM: usize = 32;
 
 /// How long a commit may stay unanswered. Then the claim ends, and the last record tells what became of it.
 const ACK_WITHIN: Duration = Duration::from_secs(2);
@@ -45,11 +47,12 @@ pub struct Position {
 pub struct Counts {
     /// Events covered by records.
     pub delivered: u64,
-    /// Events with at least one unit, all of them applied.
+    /// Events of which a unit changed something; for a projection that is every event with a unit.
     pub applied: u64,
     /// Events that touch no key.
     pub irrelevant: u64,
-    /// Events that a saga's policy passes by: they find no instance, were there before, or are timers that nobody waits for.
+    /// Events that a saga passes by: they find no instance and its policy is to ignore them, were there before, or are timers that
+    /// nobody waits for.
     pub ignored: u64,
     /// Events with a parked unit.
     pub parked: u64,
@@ -193,7 +196,8 @@ impl<'a> Record<'a> {
     pub fn encode(&self) -> Result<Bytes, Error> {
         let changes =
             self.changes.iter().map(|change| change.key.len() + change.value.map_or(0, <[u8]>::len) + CHANGE_ROOM);
-        let buffer = Vec::with_capacity(changes.sum::<usize>() + RECORD_ROOM);
+        let effects = self.effects.iter().map(Outgoing::bytes);
+        let buffer = Vec::with_capacity(changes.chain(effects).sum::<usize>() + RECORD_ROOM);
         postcard::to_extend(self, buffer).map(Bytes::from).map_err(|error| Error::Encode(error.to_string()))
     }
 
@@ -419,6 +423,7 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use millstream_saga::Message;
 
     #[test]
     fn record_round_trips_and_foreign_formats_are_refused() {
@@ -432,5 +437,52 @@ mod tests {
         assert_eq!(Record::decode(&bytes, 1).unwrap(), record);
         assert!(matches!(Record::decode(&[9, 9], 4), Err(Error::Format { sequence: 4, found: 9 })));
         assert!(matches!(Record::decode(&bytes[..bytes.len() - 1], 4), Err(Error::Damaged { sequence: 4, .. })));
+    }
+
+    #[test]
+    fn no_change_and_no_effect_takes_more_of_a_record_than_was_counted_for_it() {
+        let text = |length: usize| "x".repeat(length);
+        for length in [0, 1, 127, 128, 20_000, 1 << 21] {
+            let change = Change {
+                key: &text(length),
+                sequence: u64::MAX,
+                value: Some(&vec![7; length]),
+                keep_seconds: Some(u64::MAX),
+            };
+            let bytes = postcard::to_stdvec(&change).unwrap().len();
+            assert!(bytes <= 2 * length + CHANGE_ROOM, "{bytes} bytes for a change of {length}");
+            let message = Message {
+                id: text(length),
+                subject: text(length),
+                event_type: text(length),
+                command: true,
+                payload: vec![7; length],
+                key: text(length),
+                correlation: text(length),
+                causation: text(length),
+                step: Some(text(length)),
+                attempt: u32::MAX,
+                depth: u32::MAX,
+                within_ms: Some(u64::MAX),
+            };
+            let (id, body, correlation, causation) = (text(length), vec![7; length], text(length), text(length));
+            let effects = [
+                Outgoing::Message(message),
+                Outgoing::Timer {
+                    id: id.clone(),
+                    due: i64::MIN,
+                    body: body.clone(),
+                    correlation: correlation.clone(),
+                    causation: causation.clone(),
+                },
+                Outgoing::Wait { id: id.clone(), after_ms: u64::MAX, body, correlation, causation },
+                Outgoing::Cancel { id },
+            ];
+            for (effect, texts) in effects.iter().zip([8, 4, 4, 1]) {
+                let (bytes, counted) = (postcard::to_stdvec(effect).unwrap().len(), effect.bytes());
+                assert!(bytes <= counted, "{bytes} bytes, {counted} counted for texts of {length}");
+                assert!(counted <= texts * length + 64, "{counted} counted for {texts} texts of {length}");
+            }
+        }
     }
 }

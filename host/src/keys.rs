@@ -1,8 +1,10 @@
-//! Names for NATS: any text in, a legal key of a KV bucket or a legal subject token out, and back again without loss.
+//! Names for NATS: any text in, a legal key of a KV bucket or a legal subject token out, and back again. Pure. Never:
+//! loses anything.
 //!
-//! One rule. The UTF-8 bytes outside `[A-Za-z0-9_/.-]`, and `=` itself, become `=XX` (upper-case hex). A dot is escaped where it
-//! would make an empty token (first, last, after another dot), and everywhere in a subject token. The `_` of a leading `_kv`, which
-//! NATS reserves, is escaped too. The empty text is a lone `=`. So usual ids (`C42`, `order-1.line-2`, UUIDs) stay as they are.
+//! One rule. The UTF-8 bytes outside `[A-Za-z0-9_/.-]`, and `=` itself, become `=XX` (upper-case hex). A dot is escaped
+//! where it would make an empty token (first, last, after another dot), and everywhere in a subject token. The `_` of a
+//! leading `_kv`, which NATS reserves, is escaped too. The empty text is a lone `=`. So usual ids (`C42`,
+//! `order-1.line-2`, UUIDs) stay as they are.
 
 use std::borrow::Cow;
 

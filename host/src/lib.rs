@@ -19,12 +19,15 @@
 //! | `alerts.rs` | a stream for what a person should know | a user's stream for it is left alone |
 //! | `publication.rs`, `acks.rs` | whole envelopes, acknowledgements | what is written is what `envelope.rs` reads |
 //! | `claim.rs`, `positions.rs`, `handler.rs` | take a handler, recover, run, begin again | the last record alone is enough |
+//! | `version.rs` | a module made ready, and what it may follow | a bad one is found before it runs |
+//! | `keeper.rs` | a handler becomes what its deployment says | what is refused never disturbs what runs |
 //! | `supervisor.rs`, `registry.rs` | which handlers run here | deployments are plain NATS buckets |
 //! | `survey.rs`, `lag.rs` | how far behind | computed from JetStream, not from what a host says |
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |
 //!
 //! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `server.rs` (the
-//! embedded nats-server of demo, tests and benchmarks), `cli/` (a file per command), `crash.rs` (where tests end the process).
+//! embedded nats-server of demo, tests and benchmarks), `cli/` (a file per command), `examples.rs` (builds the
+//! example modules), `crash.rs` (where tests end the process).
 
 pub mod acks;
 pub mod alerts;
@@ -38,11 +41,13 @@ mod decision;
 pub mod direct_get;
 pub mod documents;
 pub mod envelope;
+pub mod examples;
 pub mod generation;
 pub mod handler;
 pub mod inputs;
 pub mod intake;
 pub mod journal;
+mod keeper;
 pub mod keys;
 pub mod lag;
 pub mod names;
@@ -66,3 +71,4 @@ pub mod subject;
 pub mod supervisor;
 pub mod survey;
 pub mod timers;
+pub mod version;

@@ -1,4 +1,5 @@
-//! The life of the process: read the command line, do the one thing asked, say how it went.
+//! The life of the process. In: the command line. Out: the exit code, once the one thing that was asked for is done and
+//! said. Never: anything else.
 
 use std::process::ExitCode;
 

@@ -25,7 +25,7 @@ use crate::batch::{self, Undecodable};
 use crate::blame::{Blame, Verdict};
 use crate::claim::{self, Claim};
 use crate::crash;
-use crate::decision::{self, Decision, Undecided};
+use crate::decision::{self, Decision, Fault, Undecided};
 use crate::documents::{self, Decided, Documents, Origin};
 use crate::generation::Bound;
 use crate::inputs;
@@ -34,14 +34,11 @@ use crate::journal::{self, Change, Counts, Journal, Kind, Position, Record, Stan
 use crate::names;
 use crate::outbox::{Outbox, Stamp};
 use crate::progress::Progress;
-use crate::saga::{Facts, Sagas};
-use crate::sandbox::{Digest, Failure, Guest, Instantiate, str_slice, wire};
-use crate::settings::Settings;
+use crate::saga::Sagas;
+use crate::sandbox::{Digest, Failure, Guest, str_slice, wire};
 use crate::show::Pace;
 use crate::timers::Sweeper;
-
-/// Bytes of a record's headers and of its list ends, beside its changes.
-const RECORD_ROOM: usize = 4096;
+use crate::version::Version;
 
 /// Records between two trims of the journal.
 const TRIM_EVERY: u64 = 500;
@@ -78,8 +75,8 @@ pub enum Error {
     Failing {
         /// Stream, sequence and subject, for people.
         event: String,
-        /// Class of the failure, in words.
-        class: String,
+        /// What it is guilty of.
+        class: Fault,
         /// What happened.
         reason: String,
         /// Guest frames, or empty.
@@ -90,20 +87,13 @@ pub enum Error {
     Instance(Failure),
 }
 
-/// What the pipeline works for.
-pub struct Handler {
+/// Who decides.
+#[derive(Clone)]
+pub struct Owner {
     /// The host's name, for the journal.
     pub host: String,
-    /// The module's digest.
-    pub digest: Digest,
-    /// Makes a guest.
-    pub instantiate: Instantiate,
-    /// The deployment's settings.
-    pub settings: Settings,
     /// Where progress is told.
     pub progress: Arc<Progress>,
-    /// What the module says of itself where it is a saga.
-    pub saga: Option<Arc<Facts>>,
     /// Where to stop, if that is known.
     pub bound: Option<Arc<Bound>>,
 }
@@ -131,7 +121,8 @@ struct Said {
 
 /// The pipeline of one claim.
 pub struct Pipeline {
-    handler: Handler,
+    owner: Owner,
+    version: Arc<Version>,
     guest: Option<Box<dyn Guest>>,
     documents: Arc<Documents>,
     journal: Journal,
@@ -162,19 +153,20 @@ impl Pipeline {
     /// A pipeline that goes on where `claim` begins. `order` is the last order number that recovery used, `acting` the last record
     /// with effects that it found.
     #[must_use]
-    pub fn new(handler: Handler, claim: Claim, parts: Parts, order: u64, acting: u64) -> Self {
+    pub fn new(owner: Owner, version: Arc<Version>, claim: Claim, parts: Parts, order: u64, acting: u64) -> Self {
         let Parts { documents, journal, pace, outbox } = parts;
-        let digest = handler.digest.to_string();
-        let sagas = handler
+        let digest = version.digest.to_string();
+        let sagas = version
             .saga
             .as_ref()
-            .map(|facts| Sagas::new(&documents.handler, &digest, Arc::clone(facts), &handler.settings));
+            .map(|facts| Sagas::new(&documents.handler, &digest, Arc::clone(facts), &version.settings));
         let sweeper =
             outbox.as_ref().map(|outbox| Sweeper::start(&documents.jetstream, &documents.handler, Arc::clone(outbox)));
         let said = Said { shown_through: claim.shown_through, acted_through: claim.acted_through, ..Said::default() };
-        let record_bytes = documents.jetstream.client().server_info().max_payload.saturating_sub(RECORD_ROOM);
+        let record_bytes = documents.jetstream.client().server_info().max_payload.saturating_sub(journal::RECORD_ROOM);
         Self {
-            handler,
+            owner,
+            version,
             guest: None,
             documents,
             journal,
@@ -211,20 +203,30 @@ impl Pipeline {
 
     /// Tells how far the handler is.
     pub(crate) fn tell(&self) {
-        self.handler.progress.decided(&self.positions, &self.counts);
+        self.owner.progress.decided(&self.positions, &self.counts);
     }
 
-    /// Runs until `stop` says so, with nothing left in flight, or until something ends the claim.
+    /// Runs until `stop` says so, with nothing left in flight, or until something ends the claim. Between two batches the newest of
+    /// `versions` takes over.
     ///
     /// # Errors
     /// What ended the claim.
-    pub async fn run(&mut self, intake: &mut Intake, stop: &mut watch::Receiver<bool>) -> Result<(), Error> {
+    pub async fn run(
+        &mut self,
+        intake: &mut Intake,
+        versions: &mut watch::Receiver<Arc<Version>>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<(), Error> {
         self.sweep();
         loop {
             let owes_a_word = self.said.acted_through < self.acting;
             tokio::select! {
                 biased;
                 () = told_to_stop(stop) => return self.finish().await,
+                Ok(()) = versions.changed() => {
+                    let next = Arc::clone(&versions.borrow_and_update());
+                    self.swap(next).await?;
+                }
                 done = landing(&mut self.in_flight) => self.landed(done)?,
                 arrivals = intake.next() => {
                     crash::point("arrived");
@@ -235,13 +237,28 @@ impl Pipeline {
         }
     }
 
+    /// Lets another version decide from here on: a record has one digest. The documents that the old guest held come from what is
+    /// decided or from the bucket.
+    async fn swap(&mut self, version: Arc<Version>) -> Result<(), Error> {
+        let begun = Instant::now();
+        self.finish().await?;
+        self.guest = Some((version.instantiate)().map_err(Error::Instance)?);
+        if let (Some(sagas), Some(facts)) = (&mut self.sagas, &version.saga) {
+            sagas.succeed(&version.digest.to_string(), Arc::clone(facts));
+        }
+        self.blame = Blame::default();
+        self.version = version;
+        self.owner.progress.swapped(&self.version.digest.to_string(), begun.elapsed());
+        Ok(())
+    }
+
     /// Decides a batch, in parts if something in it fails. What a stop leaves undecided comes again.
     async fn batch(&mut self, arrivals: Arrivals, stop: &watch::Receiver<bool>) -> Result<(), Error> {
         let position = self.positions.get(arrivals.input).map_or(0, |position| position.sequence);
         let mut rest = arrivals.messages;
         // A message at or below our position was decided before: own positions rule.
         rest.retain(|arrival| arrival.sequence > position);
-        if let Some(bound) = &self.handler.bound {
+        if let Some(bound) = &self.owner.bound {
             let last = bound.of(&self.stream_name(arrivals.input));
             rest.retain(|arrival| arrival.sequence <= last);
         }
@@ -315,7 +332,7 @@ impl Pipeline {
             return Ok(decision);
         }
         let batch = batch::encode(&stream, arrivals)
-            .map_err(|Undecodable { index, reason }| Undecided::at(index, "undecodable", &reason))?;
+            .map_err(|Undecodable { index, reason }| Undecided::at(index, Fault::Undecodable, &reason))?;
         let staged = tokio::task::block_in_place(|| guest.stage(&batch)).map_err(Undecided::failure)?;
         crash::point("staged");
         decision::check_staged(&staged)?;
@@ -334,7 +351,7 @@ impl Pipeline {
             Some(guest) if !guest.is_bloated() => Ok(guest),
             old => {
                 drop(old);
-                (self.handler.instantiate)()
+                (self.version.instantiate)()
             }
         }
     }
@@ -367,7 +384,7 @@ impl Pipeline {
             position.sequence = newest.sequence;
         }
         self.counts.add(&decision.counts);
-        self.pace.set_behind(newest.pending > self.handler.settings.batch_events as u64);
+        self.pace.set_behind(newest.pending > self.version.settings.batch_events as u64);
         self.write(Kind::Batch, input, decision, newest.message.reply.clone())
     }
 
@@ -407,7 +424,7 @@ impl Pipeline {
             previous: self.last,
             input: u16::try_from(input).unwrap_or(u16::MAX),
             changes: decision.changes.iter().map(as_change).collect(),
-            ..Record::new(kind, self.claim, &self.handler.host, self.handler.digest)
+            ..Record::new(kind, self.claim, &self.owner.host, self.version.digest)
         }
         .encode()?;
         crash::point("encoded");
@@ -420,7 +437,7 @@ impl Pipeline {
             record,
             order: self.order,
             stream: Arc::from(stream),
-            digest: self.handler.digest,
+            digest: self.version.digest,
             ack,
             outbox: self.outbox.clone(),
             effects: decision.effects,
@@ -491,7 +508,7 @@ impl Pipeline {
             return;
         }
         self.trimmed_at = self.last;
-        let keep = self.handler.settings.journal_keep_records;
+        let keep = self.version.settings.journal_keep_records;
         // What the last record says, not what is true by now: a recovery begins there.
         let done = self.said.shown_through.min(self.said.acted_through);
         let keep_from = (done + 1).min(self.last.saturating_sub(keep));
@@ -506,7 +523,7 @@ impl Pipeline {
     /// Waits while too much is decided but not shown or not published. False: the handler shall stop.
     async fn wait_for_room(&self, stop: &watch::Receiver<bool>) -> bool {
         const LOOK: Duration = Duration::from_millis(100);
-        let settings = &self.handler.settings;
+        let settings = &self.version.settings;
         while !*stop.borrow() {
             let (documents, bytes) = self.documents.backlog();
             if documents >= settings.unshown_documents || bytes >= settings.unshown_bytes {
@@ -524,7 +541,7 @@ impl Pipeline {
 
     /// Waits as long as the deployment's throttle asks, and answers how many of `available` events may go.
     async fn throttle(&mut self, available: usize) -> usize {
-        let rate = self.handler.settings.throttle_events_per_second;
+        let rate = self.version.settings.throttle_events_per_second;
         if rate == 0 {
             return available;
         }

@@ -1,16 +1,39 @@
 //! Where a claim goes on in each input stream. In: the last record's positions and the streams as they are now. Out: positions
-//! in the order of the inputs, or the sentence that stops the handler. Pure. Never: skips an event without being told to.
+//! in the order of the inputs, or why the handler must stop. Pure. Never: skips an event without being told to.
 
 use crate::claim::Claim;
 use crate::inputs::Input;
 use crate::journal::Position;
 use crate::settings::OnLostEvents;
 
+/// Why a stream cannot be read on from where we were. Each needs a person.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// A stream of the same name, but not the one we know.
+    #[error(
+        "stream {stream} was deleted and made anew since event {decided} was decided; \
+         hint: deploy the handler under a new name to build its documents from the new stream"
+    )]
+    Remade { stream: String, decided: u64 },
+    /// The stream knows less than we decided.
+    #[error(
+        "stream {stream} ends at {last}, before the decided event {decided}: an older backup was restored; \
+         hint: restore a newer one, or deploy the handler under a new name"
+    )]
+    Restored { stream: String, last: u64, decided: u64 },
+    /// The stream dropped events that nobody decided.
+    #[error(
+        "stream {stream} now begins at {first}, so {lost} messages after the decided event {decided} are gone; \
+         hint: go on without them with `millstream deploy ... --set on_lost_events=continue`"
+    )]
+    Lost { stream: String, first: u64, lost: u64, decided: u64 },
+}
+
 /// Lines the claim's positions up with the inputs, and checks that each stream is still the one we know.
 ///
 /// # Errors
-/// The sentence for people, with what to do.
-pub(crate) fn place(claim: &mut Claim, inputs: &[Input], on_lost: OnLostEvents) -> Result<(), String> {
+/// A stream that is another one, an older one, or one that lost events where the handler may not go on without them.
+pub(crate) fn place(claim: &mut Claim, inputs: &[Input], on_lost: OnLostEvents) -> Result<(), Error> {
     let mut known = std::mem::take(&mut claim.positions);
     for input in inputs {
         let mut position = match known.iter().position(|position| position.stream == input.stream) {
@@ -28,20 +51,13 @@ pub(crate) fn place(claim: &mut Claim, inputs: &[Input], on_lost: OnLostEvents) 
 }
 
 /// Answers how many events the stream dropped before we decided them.
-fn check(position: &Position, input: &Input, on_lost: OnLostEvents) -> Result<u64, String> {
-    let (stream, decided) = (&input.stream, position.sequence);
+fn check(position: &Position, input: &Input, on_lost: OnLostEvents) -> Result<u64, Error> {
+    let (stream, decided) = (input.stream.clone(), position.sequence);
     if position.created != input.created {
-        return Err(format!(
-            "stream {stream} was deleted and made anew since event {decided} was decided; \
-             hint: deploy the handler under a new name to build its documents from the new stream"
-        ));
+        return Err(Error::Remade { stream, decided });
     }
     if decided > input.last {
-        return Err(format!(
-            "stream {stream} ends at {}, before the decided event {decided}: an older backup was restored; \
-             hint: restore a newer one, or deploy the handler under a new name",
-            input.last
-        ));
+        return Err(Error::Restored { stream, last: input.last, decided });
     }
     let lost = input.first.saturating_sub(decided + 1);
     if decided == 0 || lost == 0 {
@@ -52,11 +68,7 @@ fn check(position: &Position, input: &Input, on_lost: OnLostEvents) -> Result<u6
             tracing::error!(stream, lost, "the stream dropped events before they were decided");
             Ok(lost)
         }
-        OnLostEvents::Stop => Err(format!(
-            "stream {stream} now begins at {}, so {lost} messages after the decided event {decided} are gone; \
-             hint: go on without them with `millstream deploy ... --set on_lost_events=continue`",
-            input.first
-        )),
+        OnLostEvents::Stop => Err(Error::Lost { stream, first: input.first, lost, decided }),
     }
 }
 
@@ -68,7 +80,7 @@ mod tests {
         Input { stream: "S".to_owned(), filters: vec!["s.>".to_owned()], created: 7, first, last, direct: true }
     }
 
-    fn placed(decided: u64, created: i64, input: Input, on_lost: OnLostEvents) -> Result<(u64, u64), String> {
+    fn placed(decided: u64, created: i64, input: Input, on_lost: OnLostEvents) -> Result<(u64, u64), Error> {
         let position = Position { stream: "S".to_owned(), created, sequence: decided };
         let mut claim = Claim { positions: vec![position], ..Claim::default() };
         place(&mut claim, &[input], on_lost)?;
@@ -89,16 +101,17 @@ mod tests {
     #[test]
     fn lost_events_stop_or_are_counted_and_passed() {
         let stopped = placed(7, 7, input(11, 20), OnLostEvents::Stop).unwrap_err();
-        assert!(stopped.contains("so 3 messages after the decided event 7 are gone"), "{stopped}");
+        assert_eq!(stopped, Error::Lost { stream: "S".to_owned(), first: 11, lost: 3, decided: 7 });
+        assert!(stopped.to_string().contains("so 3 messages after the decided event 7 are gone"), "{stopped}");
         assert_eq!(placed(7, 7, input(11, 20), OnLostEvents::Continue), Ok((10, 3)));
     }
 
     #[test]
     fn another_stream_of_the_same_name_and_an_older_backup_stop() {
-        let anew = placed(7, 6, input(1, 20), OnLostEvents::Continue).unwrap_err();
-        assert!(anew.contains("was deleted and made anew"), "{anew}");
-        let backup = placed(7, 7, input(1, 5), OnLostEvents::Continue).unwrap_err();
-        assert!(backup.contains("an older backup was restored"), "{backup}");
+        let anew = placed(7, 6, input(1, 20), OnLostEvents::Continue);
+        assert_eq!(anew, Err(Error::Remade { stream: "S".to_owned(), decided: 7 }));
+        let backup = placed(7, 7, input(1, 5), OnLostEvents::Continue);
+        assert_eq!(backup, Err(Error::Restored { stream: "S".to_owned(), last: 5, decided: 7 }));
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //! the status bucket. Never: decides anything.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use crate::journal::{Counts, Position};
 use crate::outbox::{Outbox, Undelivered};
@@ -31,6 +32,15 @@ pub enum State {
     Fenced,
 }
 
+/// A deployment that is not run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Digest of its module, in hexadecimal.
+    pub digest: String,
+    /// Why.
+    pub reason: String,
+}
+
 /// A snapshot.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
@@ -43,6 +53,18 @@ pub struct Report {
     pub host: String,
     /// Digest of the module that runs, in hexadecimal.
     pub digest: String,
+    /// Projection or saga.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub kind: String,
+    /// State version of the documents.
+    #[serde(default)]
+    pub state_version: u32,
+    /// The last deployment that was not taken over, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refused>,
+    /// How long the last change of module kept events waiting, microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_microseconds: Option<u64>,
     /// Positions as decided.
     pub positions: Vec<Position>,
     /// Outcomes since the generation began.
@@ -63,8 +85,8 @@ pub struct Progress {
     report: Mutex<Report>,
     /// The effects of the claim that runs.
     outbox: Mutex<Weak<Outbox>>,
-    /// The state changed; numbers alone do not count.
-    pub(crate) turned: Notify,
+    /// Grows when anything but numbers changes.
+    turns: watch::Sender<u64>,
 }
 
 impl Progress {
@@ -89,7 +111,59 @@ impl Progress {
         report.state = state;
         report.reason = reason.into();
         drop(report);
-        self.turned.notify_one();
+        self.turn();
+    }
+
+    /// This module runs from here on.
+    pub fn runs(&self, digest: &str) {
+        digest.clone_into(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner).digest);
+        self.turn();
+    }
+
+    /// This module took over between two batches, which took so long.
+    pub fn swapped(&self, digest: &str, pause: Duration) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        digest.clone_into(&mut report.digest);
+        report.pause_microseconds = Some(u64::try_from(pause.as_micros()).unwrap_or(u64::MAX));
+        drop(report);
+        self.turn();
+    }
+
+    /// The deployment that is wanted is not taken over; or, with none, it is.
+    pub fn refused(&self, refused: Option<Refused>) {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).refused = refused;
+        self.turn();
+    }
+
+    /// Goes on from what was said of the handler before this life.
+    pub fn recalls(&self, before: &Report) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.digest.clone_from(&before.digest);
+        report.kind.clone_from(&before.kind);
+        report.state_version = before.state_version;
+    }
+
+    /// Documents are of this kind of handler and of this state version from here on.
+    pub fn makes(&self, kind: &str, state_version: u32) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        kind.clone_into(&mut report.kind);
+        report.state_version = state_version;
+    }
+
+    fn turn(&self) {
+        self.turns.send_modify(|turns| *turns += 1);
+    }
+
+    /// Tells of each change of anything but numbers.
+    #[must_use]
+    pub fn turns(&self) -> watch::Receiver<u64> {
+        self.turns.subscribe()
+    }
+
+    /// What the handler is doing.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).state
     }
 
     /// A claim begins whose effects go through this.

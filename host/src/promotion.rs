@@ -10,6 +10,7 @@ mod phase;
 mod pour;
 mod stand;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
@@ -26,6 +27,7 @@ use crate::handler::{Handler, Unsettled};
 use crate::journal::{self, Journal, Standing};
 use crate::outline::Outline;
 use crate::registry::{self, Deployment, Registry};
+use crate::version::Version;
 use phase::{Phase, phase};
 use pour::Mark;
 use stand::Stand;
@@ -99,6 +101,10 @@ pub(crate) struct Promoting {
     /// The bucket of the generation that was live.
     kept: Outline,
     written: u64,
+    /// Keeps the version of the other.
+    follower: Option<watch::Sender<Arc<Version>>>,
+    /// Which version is live.
+    live: Option<watch::Sender<Arc<Version>>>,
 }
 
 impl Promoting {
@@ -114,9 +120,9 @@ impl Promoting {
         let shadow = ledger.shadow(promotion.to).cloned();
         let shadow = shadow.ok_or_else(|| Error::GiveUp(format!("generation {} is gone", promotion.to)))?;
         let (name, from, to) = (before.name.clone(), promotion.from, promotion.to);
-        let replicas = before.settings.replicas;
+        let replicas = before.version().settings.replicas;
         let journal = Journal::open(jetstream, &name, replicas).await?;
-        let pair = Pair::new(jetstream, &name, from, to, before.saga.is_some());
+        let pair = Pair::new(jetstream, &name, from, to, before.version().saga.is_some());
         let kept = Outline::new(jetstream, &Generation::shadow(&name, from).name());
         Ok(Self {
             jetstream: jetstream.clone(),
@@ -130,7 +136,14 @@ impl Promoting {
             pair,
             kept,
             written: 0,
+            follower: None,
+            live: None,
         })
+    }
+
+    /// Keeps the other's version, and tells whoever keeps the handler when that is the live one.
+    pub(crate) fn follow_with(&mut self, follower: watch::Sender<Arc<Version>>, live: watch::Sender<Arc<Version>>) {
+        (self.follower, self.live) = (Some(follower), Some(live));
     }
 
     /// True while nothing is done that the running generations would notice.
@@ -158,11 +171,15 @@ impl Promoting {
 
     /// Whether the live one may stop anywhere: it publishes nothing.
     pub(crate) fn may_stop_anywhere(&self) -> bool {
-        self.before.saga.is_none() && self.after.saga.is_none() || self.promotion.force
+        !self.is_saga() || self.promotion.force
     }
 
-    /// Takes the steps that are left. Answers the new live generation's handler.
-    pub(crate) async fn drive(&mut self, stop: &watch::Receiver<bool>) -> Result<Handler, Error> {
+    fn is_saga(&self) -> bool {
+        self.before.version().saga.is_some() || self.after.version().saga.is_some()
+    }
+
+    /// Takes the steps that are left. Answers the new live generation.
+    pub(crate) async fn drive(&mut self, stop: &watch::Receiver<bool>) -> Result<Generation, Error> {
         loop {
             let (before, after) = self.stands().await?;
             match phase(before.standing, after.standing) {
@@ -171,8 +188,8 @@ impl Promoting {
                 Some(Phase::Keep) => self.keep(&before).await?,
                 Some(Phase::TakeOver) => self.take_over(&after).await?,
                 Some(Phase::Register) => {
-                    let deployment = self.register(&before, &after).await?;
-                    return Ok(self.heir(deployment));
+                    self.register(&before, &after).await?;
+                    return Ok(Generation::live(&self.before.name, self.promotion.to));
                 }
                 None => {
                     let (before, after) = (before.standing, after.standing);
@@ -221,7 +238,7 @@ impl Promoting {
 
     /// Instances that go on must be the same: their timers are set and their commands sent by what the old generation knew.
     async fn check_instances(&mut self) -> Result<(), Error> {
-        if self.before.saga.is_none() || self.promotion.force {
+        if !self.is_saga() || self.promotion.force {
             return Ok(());
         }
         self.pair.update().await?;
@@ -246,14 +263,14 @@ impl Promoting {
 
     async fn make_kept_bucket(&self) -> Result<Stream, Error> {
         let generation = Generation::shadow(&self.before.name, self.promotion.from);
-        let bucket = documents::make_bucket(&self.jetstream, &generation, self.before.settings.replicas).await?;
+        let bucket = documents::make_bucket(&self.jetstream, &generation, self.replicas()).await?;
         pour::allow_batches(&self.jetstream, &generation.name()).await?;
         Ok(bucket)
     }
 
     async fn take_over(&mut self, after: &Stand) -> Result<(), Error> {
         let generation = Generation::live(&self.before.name, self.promotion.to);
-        let bucket = documents::make_bucket(&self.jetstream, &generation, self.before.settings.replicas).await?;
+        let bucket = documents::make_bucket(&self.jetstream, &generation, self.replicas()).await?;
         pour::allow_batches(&self.jetstream, &generation.name()).await?;
         let mark = Mark::With(after.sequence);
         self.written += pour::pour(&self.jetstream, &mut self.pair.other, &mut self.pair.live, mark).await?;
@@ -265,12 +282,14 @@ impl Promoting {
     }
 
     /// The deployment names the new module, then the ledger the new generation.
-    async fn register(&mut self, before: &Stand, after: &Stand) -> Result<Deployment, Error> {
+    async fn register(&mut self, before: &Stand, after: &Stand) -> Result<(), Error> {
         let name = &self.before.name;
         let current = self.registry.deployment(name).await?;
         let current = current.ok_or_else(|| Error::Other(anyhow::anyhow!("{name} is not deployed any more")))?;
         let Shadow { digest, label, subjects, .. } = self.shadow.clone();
-        let deployment = Deployment { digest, label, subjects, ..current.clone() };
+        let note = format!("generation {} was promoted", self.promotion.to);
+        let deployment = Deployment { digest, label, subjects, note, ..current.clone() };
+        self.tell_heir(&deployment).await?;
         if deployment != current {
             self.registry.deploy(name, &deployment).await?;
         }
@@ -293,7 +312,25 @@ impl Promoting {
         self.ledgers.change(name, done).await?;
         crash::point("promoted");
         self.leave_shadow(after).await;
-        Ok(deployment)
+        Ok(())
+    }
+
+    /// Says which version is live before the deployment does, so that whoever keeps the handler takes it for what runs.
+    async fn tell_heir(&self, deployment: &Deployment) -> Result<(), Error> {
+        let settings = deployment.settings.clone();
+        let heir = Version { settings, ..Version::clone(&self.after.version()) };
+        let progress = &self.before.progress;
+        progress.makes(heir.kind(), heir.description.state_version);
+        progress.runs(&heir.digest.to_string());
+        self.registry.report(&self.before.name, &progress.report(claim::now())).await?;
+        if let Some(live) = &self.live {
+            live.send_replace(Arc::new(heir));
+        }
+        Ok(())
+    }
+
+    fn replicas(&self) -> usize {
+        self.before.version().settings.replicas
     }
 
     /// Milliseconds since the old generation was closed; the record says when, for whoever began may not be who ends.
@@ -311,15 +348,6 @@ impl Promoting {
         let left = crate::rebuild::leave(&self.jetstream, &generation, &after.positions).await;
         if let Err(error) = left {
             tracing::warn!(handler = self.before.name, %error, "what a shadow had could not be removed");
-        }
-    }
-
-    fn heir(&self, deployment: Deployment) -> Handler {
-        Handler {
-            generation: Generation::live(&self.before.name, self.promotion.to),
-            settings: deployment.settings,
-            progress: std::sync::Arc::clone(&self.before.progress),
-            ..self.after.clone()
         }
     }
 

@@ -1,5 +1,6 @@
-//! A message with a whole CloudEvents envelope in its headers, as `envelope.rs` reads it back. Pure: times come in as arguments.
-//! What a header cannot carry is percent-encoded, as the CloudEvents binding for NATS says.
+//! A message with a whole CloudEvents envelope in its headers. In: the envelope's fields. Out: headers as `envelope.rs`
+//! reads them back; what a header cannot carry is percent-encoded, as the CloudEvents binding for NATS says. Pure:
+//! times come in as arguments. Never: sends it.
 
 use std::borrow::Cow;
 

@@ -117,14 +117,38 @@ pub(crate) async fn clear_away(jetstream: &Context, generation: &Generation) -> 
     Ok(())
 }
 
+/// Takes a handler's shadows off the streams they read; with their documents, nothing of them is left. The handler must have ended
+/// everywhere.
+pub(crate) async fn take_off(jetstream: &Context, handler: &str, with_documents: bool) -> anyhow::Result<()> {
+    if is_missing(jetstream, &names::bucket_stream(names::GENERATIONS)).await? {
+        return Ok(());
+    }
+    let ledgers = Ledgers::open(jetstream).await?;
+    for Shadow { number, .. } in ledgers.read(handler).await?.0.shadows {
+        let generation = Generation::shadow(handler, number);
+        if with_documents {
+            clear_away(jetstream, &generation).await?;
+        } else {
+            let (positions, _) = survey::decided_by(jetstream, handler, number).await?;
+            leave_streams(jetstream, &generation, &positions).await?;
+        }
+    }
+    if with_documents { Ok(ledgers.remove(handler).await?) } else { Ok(()) }
+}
+
 /// Removes consumers and bucket of a shadow that is one no more.
 pub(crate) async fn leave(jetstream: &Context, generation: &Generation, positions: &[Position]) -> anyhow::Result<()> {
+    leave_streams(jetstream, generation, positions).await?;
+    documents::remove_bucket(jetstream, generation).await?;
+    Ok(())
+}
+
+async fn leave_streams(jetstream: &Context, generation: &Generation, positions: &[Position]) -> anyhow::Result<()> {
     for Position { stream, .. } in positions {
         if !is_missing(jetstream, stream).await? {
             intake::remove_consumer(jetstream, generation, stream).await?;
         }
     }
-    documents::remove_bucket(jetstream, generation).await?;
     Ok(())
 }
 

@@ -5,14 +5,15 @@
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::kv::{self, Store};
+use async_nats::jetstream::kv::{self, Entry, Operation, Store};
 use async_nats::jetstream::object_store::{self, ObjectStore};
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 
+use crate::keys;
 use crate::names;
-use crate::progress::Report;
+use crate::progress::{Report, State};
 use crate::sandbox::Digest;
 use crate::settings::Settings;
 
@@ -37,6 +38,17 @@ pub enum Desired {
     Paused,
 }
 
+impl Desired {
+    /// As the JSON says it.
+    #[must_use]
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+        }
+    }
+}
+
 /// What is wanted of a handler.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -55,6 +67,74 @@ pub struct Deployment {
     /// Whether it should run.
     #[serde(default)]
     pub desired: Desired,
+    /// Why this was deployed, where it was not simply wanted.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+}
+
+/// A deployment in its handler's history.
+#[derive(Debug)]
+pub struct Past {
+    /// Revision in the bucket of deployments.
+    pub revision: u64,
+    /// When it was put, nanoseconds since 1970.
+    pub time: i64,
+    /// The deployment; none where the handler was removed.
+    pub deployment: Option<Result<Deployment, Error>>,
+}
+
+/// What a host does about a deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It runs it.
+    Running,
+    /// It will run it once it can: the reason says what it waits for.
+    Waiting,
+    /// It does not run the handler, as wanted.
+    Paused,
+    /// It is ready for it; another host runs the handler.
+    StandingBy,
+    /// It goes on with what it ran before, or with nothing.
+    Refused,
+}
+
+/// What a host says of a deployment, under `<handler>.<host>` in the bucket of states.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The host's name.
+    pub host: String,
+    /// Revision of the deployment.
+    pub revision: u64,
+    /// Digest of its module.
+    pub digest: Digest,
+    /// What the host does.
+    pub outcome: Outcome,
+    /// Why, where it refuses or waits.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// How long the change of module kept events waiting, microseconds, where it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_microseconds: Option<u64>,
+}
+
+/// A live host, as it announces itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Its name.
+    #[serde(default)]
+    pub name: String,
+    /// The handlers that it looks after; all where empty.
+    #[serde(default)]
+    pub handlers: Vec<String>,
+}
+
+impl Host {
+    /// Whether it looks after this handler.
+    #[must_use]
+    pub fn looks_after(&self, handler: &str) -> bool {
+        self.handlers.is_empty() || self.handlers.iter().any(|name| name == handler)
+    }
 }
 
 /// What can go wrong with the registry.
@@ -197,6 +277,47 @@ impl Registry {
         self.handlers.put(handler, value.into()).await.map_err(unreachable("write a deployment"))
     }
 
+    /// Puts a deployment in the place of the one of that revision, and gives its own. None: another was put since.
+    ///
+    /// # Errors
+    /// When the server refuses or is away.
+    pub async fn replace(&self, handler: &str, revision: u64, deployment: &Deployment) -> Result<Option<u64>, Error> {
+        let value = serde_json::to_vec(deployment).map_err(unreachable("write a deployment"))?;
+        match self.handlers.update(handler, value.into(), revision).await {
+            Ok(revision) => Ok(Some(revision)),
+            Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(None),
+            Err(error) => Err(unreachable("write a deployment")(error)),
+        }
+    }
+
+    /// What was deployed under this name, newest first.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub async fn history(&self, handler: &str) -> Result<Vec<Past>, Error> {
+        let entries = self.handlers.history(handler).await.map_err(unreachable("read the history"))?;
+        let entries: Vec<Entry> = entries.try_collect().await.map_err(unreachable("read the history"))?;
+        let past = |entry: Entry| Past {
+            revision: entry.revision,
+            time: i64::try_from(entry.created.unix_timestamp_nanos()).unwrap_or(i64::MAX),
+            deployment: (entry.operation == Operation::Put).then(|| parse(handler, &entry.value)),
+        };
+        Ok(entries.into_iter().rev().map(past).collect())
+    }
+
+    /// The deployment of one handler and its revision.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the server is away.
+    pub async fn current(&self, handler: &str) -> Result<Option<(u64, Deployment)>, Error> {
+        match self.handlers.entry(handler).await.map_err(unreachable("read a deployment"))? {
+            Some(entry) if entry.operation == Operation::Put => {
+                parse(handler, &entry.value).map(|deployment| Some((entry.revision, deployment)))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// The deployment of one handler.
     ///
     /// # Errors
@@ -230,17 +351,65 @@ impl Registry {
     ///
     /// # Errors
     /// When the server refuses or is away.
-    pub async fn announce(&self, host: &str) -> Result<(), Error> {
-        self.hosts.put(host, host.to_owned().into()).await.map(drop).map_err(unreachable("announce this host"))
+    pub async fn announce(&self, host: &Host) -> Result<(), Error> {
+        let value = serde_json::to_vec(host).map_err(unreachable("announce this host"))?;
+        let key = keys::escape_token(&host.name);
+        self.hosts.put(key.as_ref(), value.into()).await.map(drop).map_err(unreachable("announce this host"))
     }
 
     /// The hosts that announced themselves lately.
     ///
     /// # Errors
     /// When the server is away.
-    pub async fn live_hosts(&self) -> Result<Vec<String>, Error> {
+    pub async fn live_hosts(&self) -> Result<Vec<Host>, Error> {
         let keys = self.hosts.keys().await.map_err(unreachable("list hosts"))?;
-        keys.try_collect().await.map_err(unreachable("list hosts"))
+        let keys: Vec<String> = keys.try_collect().await.map_err(unreachable("list hosts"))?;
+        let mut hosts = Vec::with_capacity(keys.len());
+        for key in keys {
+            // One that has fallen silent meanwhile is gone.
+            if let Some(value) = self.hosts.get(&key).await.map_err(unreachable("list hosts"))? {
+                hosts.extend(serde_json::from_slice::<Host>(&value).ok());
+            }
+        }
+        Ok(hosts)
+    }
+
+    /// Tells what a host does about a deployment.
+    ///
+    /// # Errors
+    /// When the server refuses or is away.
+    pub async fn judge(&self, handler: &str, verdict: &Verdict) -> Result<(), Error> {
+        let value = serde_json::to_vec(verdict).map_err(unreachable("write a verdict"))?;
+        let key = verdict_key(handler, &verdict.host);
+        self.status.put(key, value.into()).await.map(drop).map_err(unreachable("write a verdict"))
+    }
+
+    /// What a host said last of a handler's deployments.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub async fn verdict(&self, handler: &str, host: &str) -> Result<Option<Verdict>, Error> {
+        let value = self.status.get(verdict_key(handler, host)).await.map_err(unreachable("read a verdict"))?;
+        Ok(value.and_then(|value| serde_json::from_slice(&value).ok()))
+    }
+
+    /// Takes a deployment back. Its history stays, and its hosts end it.
+    ///
+    /// # Errors
+    /// When the server refuses or is away.
+    pub async fn remove(&self, handler: &str) -> Result<(), Error> {
+        self.handlers.delete(handler).await.map_err(unreachable("remove a deployment"))
+    }
+
+    /// Forgets what a host said of a handler; and what the handler was doing, if it was this host that ran it.
+    ///
+    /// # Errors
+    /// When the server refuses or is away.
+    pub async fn forget(&self, handler: &str, host: &str, ran: bool) -> Result<(), Error> {
+        if ran {
+            self.status.purge(handler).await.map_err(unreachable("remove a state"))?;
+        }
+        self.status.purge(verdict_key(handler, host)).await.map_err(unreachable("remove a verdict"))
     }
 
     /// Tells what a handler is doing.
@@ -252,6 +421,14 @@ impl Registry {
         self.status.put(handler, value.into()).await.map(drop).map_err(unreachable("write a status"))
     }
 
+    /// Whether a handler's host said last that it cannot go on.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub async fn is_failing(&self, handler: &str) -> Result<bool, Error> {
+        Ok(self.status(handler).await?.is_some_and(|report| report.state == State::Failing || report.refused.is_some()))
+    }
+
     /// What a handler's host said last.
     ///
     /// # Errors
@@ -260,6 +437,10 @@ impl Registry {
         let value = self.status.get(handler).await.map_err(unreachable("read a status"))?;
         Ok(value.and_then(|value| serde_json::from_slice(&value).ok()))
     }
+}
+
+fn verdict_key(handler: &str, host: &str) -> String {
+    format!("{handler}.{}", keys::escape_token(host))
 }
 
 /// Reads a deployment's JSON.

@@ -1,8 +1,8 @@
-//! The nats-server child process of `demo`, `dev`, tests and benches.
+//! The nats-server child process of `demo`, `dev`, tests and benches. In: what it shall be like. Out: a server that
+//! answers. Never used by `run`: there the server is the user's.
 //!
-//! A real server with its own folder on a port of its own. It ends with its parent, even when the parent is killed with -9: between
-//! the two sits a small shell script that reads a pipe which only the parent holds. Never used by `run`: there the server is the
-//! user's.
+//! A real server with its own folder on a port of its own. It ends with its parent, even when the parent is killed with
+//! -9: between the two sits a small shell script that reads a pipe which only the parent holds.
 
 mod fetch;
 mod launch;

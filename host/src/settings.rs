@@ -1,5 +1,5 @@
-//! What a deployment may set, with defaults and their reasons. Pure: as written in the registry and as used are the same form.
-//! Unknown names are refused, so that a typing error is never a silent default.
+//! What a deployment may set, with defaults and their reasons. In: names and values as written in the registry. Out:
+//! the same as used. Pure. Never: passes over an unknown name, so that a typing error is no silent default.
 
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,8 @@ pub struct Settings {
     pub queued_effects: usize,
     /// Bytes of these effects; the pipeline waits above this.
     pub queued_effect_bytes: usize,
+    /// Events that a new module must take before it is trusted: if it fails at one of them, the module before it runs again.
+    pub probation_events: u64,
     /// Generations that were live once and follow in case somebody wants them back. Each costs as much as the handler.
     pub keep_generations: usize,
     /// Bounds of the sandbox.
@@ -92,6 +94,7 @@ impl Default for Settings {
             max_depth: 100,
             queued_effects: 10_000,
             queued_effect_bytes: 64 << 20,
+            probation_events: 1000,
             keep_generations: 1,
             limits: Limits::default(),
         }

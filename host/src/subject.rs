@@ -1,6 +1,6 @@
-//! Subjects and subject filters, by the rules of NATS, and the template that `publish` makes subjects from.
-//!
-//! Pure. A filter's `*` stands for one token, a last `>` for one or more.
+//! Subjects and subject filters, by the rules of NATS, and the template that `publish` makes subjects from. In: text.
+//! Out: whether it is one, what it matches, the subject of an event. Pure. A filter's `*` stands for one token, a last
+//! `>` for one or more. Never: asks a server.
 
 use millstream_saga::is_subject;
 use std::fmt;

@@ -1,5 +1,5 @@
-//! Second: may a handler ask for this? All effects of a unit are checked before the first is folded, so folding cannot fail
-//! halfway.
+//! Second: may a handler ask for this? In: a unit's effects and its instance. Out: nothing, or the refusal. All are
+//! checked before the first is folded, so folding cannot fail halfway. Never: changes the instance.
 
 use crate::effect::{Effect, Undo};
 use crate::instance::{Instance, StepState};

@@ -1,5 +1,6 @@
-//! Compensation: what was done is taken back, last step first, one step at a time, and each undo is itself a command with
-//! deadline and retries. It is all in the document, so it goes on wherever a host takes over.
+//! Compensation: what was done is taken back, last step first, one step at a time, and each undo is itself a command
+//! with deadline and retries. In: an instance, and how an undo went. Out: the next undo, or the end. It is all in the
+//! document, so it goes on wherever a host takes over. Never: passes over a step that could not be undone.
 
 use serde_json::json;
 

@@ -1,5 +1,6 @@
-//! Timers that come back: the handler's own, deadlines, waits before a retry, and somebody's wish to resume. The instance
-//! alone decides whether one still means anything; a timer that was cancelled too late does nothing.
+//! Timers that come back. In: the handler's own, deadlines, waits before a retry, and somebody's wish to resume. Out:
+//! whether the handler is to see it, or what was settled without. The instance alone decides whether one still means
+//! anything; a deadline that lost against its answer is noted. Never: lets one that was cancelled too late do anything.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -66,6 +67,8 @@ pub enum DueVerdict {
     },
     /// Nobody waits for it any more. Nothing changed.
     Ignored,
+    /// A deadline that lost against its answer; the instance has a note of it.
+    Late,
     /// It needed no handler, and is folded.
     Settled,
 }
@@ -95,6 +98,23 @@ impl Unit<'_> {
             Some(did) => {
                 self.record(instance, did, before);
                 DueVerdict::Settled
+            }
+            None => self.lost(&due.timer, instance),
+        }
+    }
+
+    /// A timer that nobody waits for: noted if it is a deadline, and what came in time was the answer.
+    fn lost(&self, timer: &Waiting, instance: &mut Instance) -> DueVerdict {
+        let Waiting::Deadline { id, .. } = timer else { return DueVerdict::Ignored };
+        if instance.knows(self.cause.id) {
+            return DueVerdict::Ignored;
+        }
+        match instance.find(id).and_then(|(number, attempt)| instance.steps.get(number)?.answered(attempt)) {
+            Some(what) => {
+                let did = format!("late: deadline of {what}, which was answered");
+                instance.late += 1;
+                self.record(instance, did, instance.status);
+                DueVerdict::Late
             }
             None => DueVerdict::Ignored,
         }
@@ -188,8 +208,11 @@ mod tests {
         let mut trial = Trial::new();
         trial.event("e1", &[&firm("pay")]);
         assert_eq!(trial.answer("e2", "pay", &[]), "react");
-        assert_eq!(trial.fire("pay.deadline", &[]), "ignored");
+        assert_eq!(trial.fire("pay.deadline", &[]), "late");
+        assert_eq!(trial.did(), "late: deadline of step pay, which was answered");
         assert_eq!((trial.status(), trial.steps()), ("running".into(), "pay confirmed".into()));
+        assert_eq!(trial.fire("pay.deadline", &[]), "ignored", "it is noted once");
+        assert_eq!(trial.instance.as_ref().unwrap().late, 1);
 
         let mut trial = Trial::new();
         trial.event("e1", &[&firm("pay")]);
@@ -198,6 +221,24 @@ mod tests {
         assert_eq!((trial.status(), trial.steps()), ("compensated".into(), "pay kept".into()));
         assert_eq!(trial.instance.as_ref().unwrap().reason.as_deref(), Some("step pay: no answer within 30 s"));
         assert_eq!(trial.fire("pay.deadline", &[]), "ignored");
+    }
+
+    #[test]
+    fn a_deadline_that_lost_against_anything_but_its_answer_is_no_loser() {
+        for end in [COMPLETE, COMPENSATE] {
+            let mut trial = Trial::new();
+            trial.event("e1", &[&firm("pay")]);
+            trial.event("e2", &[end]);
+            assert_eq!(trial.fire("pay.deadline", &[]), "ignored", "{end}");
+        }
+        // The deadline of an undo, though the saga is over by then.
+        let mut trial = Trial::new();
+        trial.event("e1", &[&step("pay")]);
+        trial.answer("e2", "pay", &[COMPENSATE]);
+        trial.answer("e3", "pay.undo", &[]);
+        assert_eq!((trial.status(), trial.fire("pay.undo.deadline", &[])), ("compensated".into(), "late".into()));
+        assert_eq!(trial.did(), "late: deadline of the undo of step pay, which was answered");
+        assert_eq!(trial.fire("pay.deadline", &[]), "late", "the step's own, too");
     }
 
     #[test]
@@ -213,7 +254,7 @@ mod tests {
             assert_eq!(trial.answer("e2", answered, &[]), "react");
             assert_eq!(trial.steps(), "pay confirmed");
             assert_eq!(trial.lines(), [format!("cancel {waiting}")]);
-            assert_eq!(trial.fire(waiting, &[]), "ignored");
+            assert_eq!(trial.fire(waiting, &[]), if waiting.ends_with("deadline") { "late" } else { "ignored" });
         }
     }
 

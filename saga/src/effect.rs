@@ -1,4 +1,5 @@
-//! What a saga wants done, as it crosses from the handler to the host: one JSON value per effect, in the order asked for.
+//! What a saga wants done, as it crosses from the handler to the host: one JSON value per effect, in the order asked
+//! for. In: the handler's words. Out: the same as types. Never: judges them; `check.rs` does.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

@@ -1,4 +1,5 @@
-//! Third: the handler's effects become its instance and what goes out. They were checked, so nothing here can fail.
+//! Third: the handler's effects become part of its instance. In: a unit that the handler saw, and effects that were
+//! checked, so nothing here can fail. Out: the instance and what goes out. Never: half of them.
 
 use serde_json::value::RawValue;
 
@@ -369,7 +370,7 @@ mod tests {
             trial.event("e2", &[effect]);
             assert_eq!(trial.steps(), state);
             assert_eq!(trial.lines(), ["cancel pay.deadline"]);
-            assert_eq!(trial.fire("pay.deadline", &[]), "ignored");
+            assert_eq!(trial.fire("pay.deadline", &[]), "late");
         }
     }
 

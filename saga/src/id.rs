@@ -1,5 +1,5 @@
-//! Ids of what a saga sends. They follow from the event that caused it and its place, so the same unit gives the same ids
-//! however often it runs, and JetStream drops what was published before.
+//! Ids of what a saga sends. In: the event that caused it and its place. Out: an id, the same however often the unit
+//! runs, so that JetStream drops what was published before. Never: random.
 
 use sha2::{Digest, Sha256};
 

@@ -1,7 +1,8 @@
-//! The instance: one document per key, which people read too. Pure data, and how it is written.
+//! The instance: one document per key, which people read too. In: its bytes. Out: the same bytes, unless something
+//! happened to it. Pure data, and how it is written.
 //!
-//! The times in it are those of events. A step's deadline is a duration that begins when its command is published, so the
-//! document does not know when that is.
+//! Never: the time of a clock. The times in it are those of events. A step's deadline is a duration that begins when
+//! its command is published, so the document does not know when that is.
 
 use std::fmt;
 
@@ -268,6 +269,18 @@ impl Step {
         }
     }
 
+    /// What an answer came for, if one came and this is its last try. One before the last had its deadline.
+    pub(crate) fn answered(&self, attempt: Attempt) -> Option<String> {
+        let (is_answered, last) = if attempt.undo {
+            (self.state == StepState::Undone, self.undo_attempt)
+        } else {
+            let is_settled = matches!(self.state, StepState::Confirmed | StepState::Rejected);
+            (is_settled || self.reply.is_some(), self.attempt)
+        };
+        let what = if attempt.undo { "the undo of step" } else { "step" };
+        (is_answered && attempt.number == last).then(|| format!("{what} {}", self.step))
+    }
+
     /// The command id of a try.
     pub(crate) fn command_id(&self, attempt: Attempt) -> String {
         let undo = if attempt.undo { ".undo" } else { "" };
@@ -335,70 +348,70 @@ mod tests {
     use super::*;
     use crate::trial::{COMPENSATE, Trial, done, step, timer};
 
+    const DOCUMENT: &str = r#"{
+  "status": "running",
+  "state": null,
+  "correlation": "e1",
+  "life": "e1",
+  "steps": [
+    {
+      "step": "order",
+      "state": "confirmed",
+      "id": "ORDER-ID",
+      "attempt": 0,
+      "undo": {
+        "subject": "shop.un.order",
+        "type": "unorder",
+        "payload": 7
+      }
+    },
+    {
+      "step": "pay",
+      "state": "sent",
+      "id": "PAY-ID",
+      "attempt": 1,
+      "subject": "shop.pay",
+      "type": "pay",
+      "payload": {"n":1},
+      "within_ms": 30000,
+      "retry": {
+        "times": 2,
+        "wait": 1000
+      },
+      "undo": {
+        "subject": "shop.un.pay",
+        "type": "unpay",
+        "payload": null
+      }
+    }
+  ],
+  "timers": [
+    {
+      "name": "remind",
+      "id": "REMIND-ID",
+      "at": "2026-01-02T00:00:00.000Z",
+      "payload": {"n":1}
+    }
+  ],
+  "history": [
+    {
+      "event": "e1",
+      "type": "Event",
+      "at": "2026-01-01T00:00:00.000Z",
+      "digest": "0123456789ab",
+      "did": "begin"
+    }
+  ],
+  "late": 0
+}"#;
+
     #[test]
     fn people_can_read_the_document() {
         let mut trial = Trial::new();
         trial.event("e1", &[&done("order"), &step("pay"), &timer("remind", 86_400_000)]);
         let document = serde_json::to_string_pretty(&trial.instance).unwrap();
         let [order, pay, remind] = [0, 1, 2].map(|ordinal| crate::id("orders", "e1", "C42", ordinal));
-        let expected = format!(
-            r#"{{
-  "status": "running",
-  "state": null,
-  "correlation": "e1",
-  "life": "e1",
-  "steps": [
-    {{
-      "step": "order",
-      "state": "confirmed",
-      "id": "{order}",
-      "attempt": 0,
-      "undo": {{
-        "subject": "shop.un.order",
-        "type": "unorder",
-        "payload": 7
-      }}
-    }},
-    {{
-      "step": "pay",
-      "state": "sent",
-      "id": "{pay}",
-      "attempt": 1,
-      "subject": "shop.pay",
-      "type": "pay",
-      "payload": {{"n":1}},
-      "within_ms": 30000,
-      "retry": {{
-        "times": 2,
-        "wait": 1000
-      }},
-      "undo": {{
-        "subject": "shop.un.pay",
-        "type": "unpay",
-        "payload": null
-      }}
-    }}
-  ],
-  "timers": [
-    {{
-      "name": "remind",
-      "id": "{remind}",
-      "at": "2026-01-02T00:00:00.000Z",
-      "payload": {{"n":1}}
-    }}
-  ],
-  "history": [
-    {{
-      "event": "e1",
-      "type": "Event",
-      "at": "2026-01-01T00:00:00.000Z",
-      "digest": "0123456789ab",
-      "did": "begin"
-    }}
-  ],
-  "late": 0
-}}"#
-        );
+        let expected = DOCUMENT.replace("ORDER-ID", &order).replace("PAY-ID", &pay).replace("REMIND-ID", &remind);
         assert_eq!(document, expected);
     }
 

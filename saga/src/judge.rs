@@ -1,4 +1,5 @@
-//! First: what is an event to its instance? Decided before the handler sees it. What needs no handler is folded here.
+//! First: what is an event to its instance? In: the event, before the handler sees it. Out: whether the handler is to
+//! see it; what needs no handler is folded here. Never: asks the handler.
 
 use crate::compensation;
 use crate::instance::{Attempt, Instance, Status, StepState};

@@ -1,4 +1,5 @@
-//! What the host must do once a unit is committed, and how a saga's messages, deadlines and waits become that.
+//! What the host must do once a unit is committed. In: a saga's messages, deadlines and waits. Out: things to do, in
+//! their order, with ids and a whole chain of causes. Never: does them.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -77,6 +78,34 @@ pub struct Message {
     pub depth: u32,
     /// Milliseconds to its deadline.
     pub within_ms: Option<u64>,
+}
+
+/// Bytes of one in a record beside its texts, at most: their lengths, its numbers, what kind it is.
+const ROOM: usize = 64;
+
+impl Outgoing {
+    /// Bytes that it takes in a record, at most, and about those that it takes in memory.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let texts = match self {
+            Self::Message(message) => message.texts(),
+            Self::Timer { id, body, correlation, causation, .. }
+            | Self::Wait { id, body, correlation, causation, .. } => {
+                id.len() + body.len() + correlation.len() + causation.len()
+            }
+            Self::Cancel { id } => id.len(),
+        };
+        texts + ROOM
+    }
+}
+
+impl Message {
+    fn texts(&self) -> usize {
+        let Self { id, subject, event_type, payload, key, correlation, causation, step, .. } = self;
+        let step = step.as_ref().map_or(0, String::len);
+        let texts = [id, subject, event_type, key, correlation, causation];
+        texts.into_iter().map(String::len).sum::<usize>() + payload.len() + step
+    }
 }
 
 /// Writes what one unit sends.

@@ -1,4 +1,4 @@
-//! Why a unit is refused. The reasons are read by whoever looks at the parked unit.
+//! Why a unit is refused. In: what was wrong. Out: a sentence for whoever looks at the event. Never: the host's fault.
 
 use crate::instance::Status;
 

@@ -1,4 +1,5 @@
-//! Subjects, and the patterns that stand for several. Pure; the host and the fold ask the same questions here.
+//! Subjects, and the patterns that stand for several; the host and the fold ask the same questions here. In: a subject,
+//! a pattern. Out: whether one is well-formed, and fits the other. Pure. Never: allocates.
 
 /// Whether the subject is one of those the pattern stands for: `*` is one token, a last `>` one or more.
 pub fn subject_matches(pattern: &str, subject: &str) -> bool {

@@ -1,4 +1,5 @@
-//! Nanoseconds since 1970 as text. A calendar crate would double the size of a small module for these few lines.
+//! Nanoseconds since 1970 in, text out. A calendar crate would double the size of a small module for these few lines.
+//! Never: reads a clock.
 
 const MILLISECONDS_PER_DAY: i64 = 86_400_000;
 

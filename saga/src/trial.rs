@@ -256,6 +256,7 @@ fn run(
         return match unit.due(due, instance, out) {
             DueVerdict::Wake { reaction, .. } => react(reaction, instance, out, "wake"),
             DueVerdict::Ignored => "ignored".into(),
+            DueVerdict::Late => "late".into(),
             DueVerdict::Settled => "settled".into(),
         };
     }

@@ -1,4 +1,5 @@
-//! A unit, what it is judged by, and what the judgement can be.
+//! A unit. In: an event, or a timer, for one instance, and the rules it is judged by. Out: what the judgement can be.
+//! Types, and little else. Never: decides.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

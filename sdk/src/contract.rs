@@ -1,5 +1,5 @@
-//! The contract with the host, generated from `wit/handler.wit`, and how text lies in its blobs.
-//! The generated records are plain structs; native code uses them as they are, so nothing is converted anywhere.
+//! The contract with the host. In: `wit/handler.wit`. Out: its records, generated, and how text lies in their blobs.
+//! They are plain structs; native code uses them as they are, so nothing is converted anywhere. Never: written by hand.
 
 /// What wit-bindgen makes of the contract.
 #[doc(hidden)]

@@ -1,4 +1,4 @@
-//! Spans of time that read as they are said: `hours(24)`.
+//! Spans of time that read as they are said: `hours(24)`. In: a count. Out: a duration. Never: overflows.
 
 use core::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What a saga asks for. It is written down in order and handed to the host, which does it after the commit; nothing
-//! happens while the saga runs, and nothing of a refused event happens at all.
+//! What a saga asks for. In: its words, in order. Out: effects for the host, which does them after the commit. Never:
+//! does anything while the saga runs, or anything of a refused event.
 
 mod sending;
 

@@ -1,4 +1,5 @@
-//! Step two: which documents an event touches. Text is borrowed from the event where possible, so naming a key is free.
+//! Step two: which documents an event touches. In: an event. Out: none, one or many keys. Text is borrowed from the
+//! event where possible, so naming a key is free. Never: escapes one; the host does.
 
 use std::borrow::Cow;
 

@@ -1,6 +1,6 @@
-//! A line for the operator, within limits that the host sets. It is the only thing a handler can do besides answering.
-//!
-//! In a module lines go to the host's log, natively to stderr, in the test kit to the scenario.
+//! A line for the operator, within limits that the host sets. In: a text. Out: in a module a line of the host's log,
+//! natively of stderr, in the test kit of the scenario. It is the only thing a handler can do besides answering. Never:
+//! changes what is decided.
 //!
 //! ```
 //! use millstream_sdk::log;

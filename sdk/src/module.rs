@@ -1,4 +1,5 @@
-//! Ties a handler to the exports of a module. Natively nothing is exported, so that the same crate is a library with tests.
+//! Ties a handler to the exports of a module. In: a handler's type. Out: `describe`, `stage` and `apply`. Never:
+//! anything natively, so that the same crate is a library with tests.
 
 /// Makes a module of a handler, once per crate: `export!(CustomerSpend);` for a [`Projection`](crate::Projection),
 /// `export!(saga Fulfilment);` for a [`Saga`](crate::Saga), `export!(reaction Confirm);` for a [`Reaction`](crate::Reaction).

@@ -1,4 +1,5 @@
-//! What a handler needs, in one line: `use millstream_sdk::prelude::*;`.
+//! What a handler needs, in one line: `use millstream_sdk::prelude::*;`. In: nothing. Out: names. Never: one that only
+//! tests need.
 //!
 //! The derives of serde are in it; what they generate names the crate `serde`, so a handler lists `serde` among its
 //! dependencies, or says `#[serde(crate = "millstream_sdk::serde")]` on each type.

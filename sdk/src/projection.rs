@@ -1,4 +1,4 @@
-//! What a user writes: a document type that folds events.
+//! What a user writes for a projection: events in, documents out. Never: effects.
 
 use serde::{Serialize, de::DeserializeOwned};
 

@@ -1,4 +1,4 @@
-//! What a user writes for a reaction: events in, messages out, nothing remembered.
+//! What a user writes for a reaction: events in, messages out. Never: remembers anything.
 
 use crate::{Effects, Event, Recorded, Refusal};
 

@@ -1,4 +1,5 @@
-//! An event with its envelope. The text lies in the blob that came with the batch: reading a field costs no allocation.
+//! An event with its envelope. In: the blob that came with the batch, where its text lies. Out: fields, without an
+//! allocation. Never: fields of another event.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What a user writes for a saga: a state that reacts to events by asking for effects.
+//! What a user writes for a saga: events and timers in, a state and effects out. Never: does what it asks for.
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -132,7 +132,7 @@ pub enum Late {
     Start,
     /// It is counted, and noted in the instance if there is one.
     Ignore,
-    /// It is set aside for somebody to look at.
+    /// It is refused, so that the handler stops at it and somebody looks.
     Park,
 }
 

@@ -1,4 +1,5 @@
-//! A timer that fired, as a saga sees it.
+//! A timer that fired. In: the batch that it came in. Out: its name, time and payload, as a saga sees them. Never: one
+//! that was cancelled; the host drops it before.
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;

@@ -1,4 +1,5 @@
-//! Step three's answer: what becomes of the document after an event.
+//! Step three's answer: what becomes of the document after an event. In: the user's words, or any error. Out: keep,
+//! delete, or a refusal with its reason. Never: a panic.
 
 use std::fmt;
 

@@ -1,11 +1,12 @@
-//! Warehouse, bank and carrier of the saga `order-fulfilment`, as a user would write them: a durable consumer of commands, an
-//! answer per command. What matters to a saga:
+//! Warehouse, bank and carrier of the saga `order-fulfilment`, as a user would write them. In: commands, through a
+//! durable consumer. Out: an answer per command. Never: two different ones. What matters to a saga:
 //!
 //! - The answer carries the command's id as its causation id: that is how it finds the step.
 //! - Its message id follows from the command's id, so a command that comes twice is answered once.
 //! - The command is acknowledged after its answer is stored: a service that dies in between does it again.
 //!
-//! A service with a database does the work and notes the command's id in one transaction, and answers again what it has done.
+//! A service with a database does the work and notes the command's id in one transaction, and answers again what it has
+//! done.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Runs the example's services against `NATS_URL` until it is stopped: `order-services [--commands STREAM] [--replies PREFIX]
-//! [--limit CENTS] [--lost CUSTOMER]`.
+//! The example's services as a program. In: `NATS_URL` and `order-services [--commands STREAM] [--replies PREFIX]
+//! [--limit CENTS] [--lost CUSTOMER]`. Out: answers, until it is stopped. Never: makes a stream.
 
 use anyhow::{Context as _, bail};
 use order_services::Services;

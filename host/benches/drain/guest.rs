@@ -1,14 +1,14 @@
 //! The two guests that are compared: the projection as a module in the sandbox, and the same code compiled natively, with
 //! its records copied field by field. Both are watched from outside: time in their calls, memory at the end.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use customer_spend::CustomerSpend;
+use millstream::examples;
 use millstream::sandbox::wire;
 use millstream::sandbox::{Cache, Digest, Failure, Guest, Instantiate, Limits, Module, Sandbox};
 use millstream_sdk::contract;
@@ -38,23 +38,13 @@ pub(crate) fn native() -> Make {
 
 /// The module, built by cargo, in the sandbox; with its digest.
 pub(crate) fn module() -> anyhow::Result<(Make, Digest)> {
-    let bytes = build()?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace is gone")?;
+    examples::build(root, &["customer-spend"])?;
+    let bytes = std::fs::read(examples::module(root, "customer-spend"))?;
     let module = Module::prepare(&Sandbox::new()?, &Cache::for_user(), &Limits::default(), &bytes)?;
     let digest = module.digest();
     let instantiate = move || module.instantiate("drain").map(|instance| Box::new(instance) as Box<dyn Guest>);
     Ok((watched(Arc::new(instantiate)), digest))
-}
-
-fn build() -> anyhow::Result<Vec<u8>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace is gone")?;
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .current_dir(root)
-        .args(["build", "--quiet", "--profile", "module", "--target", "wasm32-unknown-unknown"])
-        .args(["--package", "customer-spend"])
-        .status()?;
-    ensure!(status.success(), "the module does not build; hint: rustup target add wasm32-unknown-unknown");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(std::fs::read(target.join("wasm32-unknown-unknown/module/customer_spend.wasm"))?)
 }
 
 fn watched(instantiate: Instantiate) -> Make {

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use async_nats::{Client, Subscriber};
 use futures::StreamExt as _;
 use serde::Serialize;
 
@@ -61,67 +62,80 @@ pub(crate) async fn measure(
     if load.new_keys {
         spend.resize(known + usize::try_from(count)?, Spend::default());
     }
-    let waiting: Vec<Waiting> =
-        spend.iter().map(|spend| Waiting { seen: spend.orders, ..Waiting::default() }).collect();
-    let waiting = Mutex::new(waiting);
+    let waiting = spend.iter().map(|spend| Waiting { seen: spend.orders, ..Waiting::default() });
+    let waiting = Mutex::new(waiting.collect());
     let watcher = world.connect().await?.client();
-    let mut documents = watcher.subscribe(format!("$KV.{handler}.>")).await?;
+    let documents = watcher.subscribe(format!("$KV.{handler}.>")).await?;
     watcher.flush().await?;
     let publisher = world.connect().await?.client();
-
-    let publish = async {
-        let begun = Instant::now();
-        for index in 0..count {
-            let due = begun + Duration::from_nanos(index * 1_000_000_000 / load.per_second);
-            tokio::time::sleep_until(due.into()).await;
-            let order = order(index);
-            let body = order.body();
-            if let Some(spend) = spend.get_mut(order.customer) {
-                spend.orders += 1;
-                spend.cents += order.cents;
-            }
-            if let Some(waiting) = lock(&waiting).get_mut(order.customer) {
-                waiting.published.push_back(Instant::now());
-            }
-            publisher.publish(SUBJECT, body).await?;
-        }
-        anyhow::Ok(())
-    };
-    let watch = async {
-        let mut latencies = Vec::new();
-        while (latencies.len() as u64) < count {
-            let message = documents.next().await.context("the watch ended")?;
-            let arrived = Instant::now();
-            let customer: usize = message.subject.rsplit('C').next().unwrap_or_default().parse()?;
-            let document: serde_json::Value = serde_json::from_slice(&message.payload)?;
-            let orders = document.get("orders").and_then(serde_json::Value::as_u64).unwrap_or_default();
-            if let Some(waiting) = lock(&waiting).get_mut(customer) {
-                for _ in waiting.seen..orders {
-                    let published =
-                        waiting.published.pop_front().context("a document counts an order that nobody placed")?;
-                    latencies.push(arrived.duration_since(published).as_secs_f64() * 1e3);
-                }
-                waiting.seen = waiting.seen.max(orders);
-            }
-        }
-        anyhow::Ok(latencies)
-    };
+    let publish = publish(&publisher, load.per_second, (0..count).map(order), spend, &waiting);
     let limit = Duration::from_secs(load.seconds) + PATIENCE;
-    let both = tokio::time::timeout(limit, async { tokio::try_join!(publish, watch) });
-    let ((), mut latencies) = both.await.context("some documents never came")??;
+    let both =
+        tokio::time::timeout(limit, async { tokio::try_join!(publish, watch(documents, count, &waiting)) }).await;
+    let ((), latencies) = both.context("some documents never came")??;
+    Ok(latency(load, latencies))
+}
+
+/// Publishes these orders, one when its time has come.
+async fn publish(
+    publisher: &Client,
+    per_second: u64,
+    orders: impl Iterator<Item = Order>,
+    spend: &mut [Spend],
+    waiting: &Mutex<Vec<Waiting>>,
+) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    for (index, order) in (0..).zip(orders) {
+        let due = begun + Duration::from_nanos(index * 1_000_000_000 / per_second);
+        tokio::time::sleep_until(due.into()).await;
+        let body = order.body();
+        if let Some(spend) = spend.get_mut(order.customer) {
+            spend.orders += 1;
+            spend.cents += order.cents;
+        }
+        if let Some(waiting) = lock(waiting).get_mut(order.customer) {
+            waiting.published.push_back(Instant::now());
+        }
+        publisher.publish(SUBJECT, body).await?;
+    }
+    Ok(())
+}
+
+/// Milliseconds from publish to visible, of so many orders.
+async fn watch(mut documents: Subscriber, count: u64, waiting: &Mutex<Vec<Waiting>>) -> anyhow::Result<Vec<f64>> {
+    let mut latencies = Vec::new();
+    while (latencies.len() as u64) < count {
+        let message = documents.next().await.context("the watch ended")?;
+        let arrived = Instant::now();
+        let customer: usize = message.subject.rsplit('C').next().unwrap_or_default().parse()?;
+        let document: serde_json::Value = serde_json::from_slice(&message.payload)?;
+        let orders = document.get("orders").and_then(serde_json::Value::as_u64).unwrap_or_default();
+        if let Some(waiting) = lock(waiting).get_mut(customer) {
+            for _ in waiting.seen..orders {
+                let published =
+                    waiting.published.pop_front().context("a document counts an order that nobody placed")?;
+                latencies.push(arrived.duration_since(published).as_secs_f64() * 1e3);
+            }
+            waiting.seen = waiting.seen.max(orders);
+        }
+    }
+    Ok(latencies)
+}
+
+fn latency(load: Load, mut latencies: Vec<f64>) -> Latency {
     latencies.sort_unstable_by(f64::total_cmp);
     let at = |share: f64| {
         let index = ((latencies.len() as f64 * share) as usize).min(latencies.len().saturating_sub(1));
         latencies.get(index).copied().unwrap_or_default()
     };
-    Ok(Latency {
+    Latency {
         per_second: load.per_second,
         new_keys: load.new_keys,
-        events: count,
+        events: load.per_second * load.seconds,
         p50_milliseconds: at(0.5),
         p99_milliseconds: at(0.99),
         max_milliseconds: at(1.0),
-    })
+    }
 }
 
 /// All loads against one running handler, `repeats` times in turn; then every document is checked.

@@ -8,12 +8,16 @@
 //! this process, in the real pipeline. wasm: the same projection as a module in the real pipeline. The rows take turns, so
 //! that whatever else the machine does hits all of them; trust the ratios. Wrong documents fail the bench.
 
+#[path = "../figures.rs"]
+mod figures;
 mod floor;
 mod guest;
 mod live;
 mod ours;
 mod report;
 mod shop;
+#[path = "../tuning.rs"]
+mod tuning;
 #[path = "../usage.rs"]
 mod usage;
 mod world;

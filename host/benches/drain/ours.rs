@@ -9,13 +9,15 @@ use millstream::generation::Generation;
 use millstream::handler::{Ended, Handler};
 use millstream::progress::Progress;
 use millstream::sandbox::Digest;
-use millstream::settings::Settings;
+use millstream::sandbox::wire::{Description, Kind};
+use millstream::version::Version;
 use millstream::{direct_get, names};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::guest::{Gauge, Make};
 use crate::shop::{self, Spend};
+use crate::tuning::settings;
 use crate::world::{Run, STREAM, SUBJECT, World};
 
 /// How often positions and revisions are looked at.
@@ -60,18 +62,24 @@ impl Running {
         let jetstream = world.connect().await?;
         let gauge = Arc::new(Gauge::default());
         let progress = Arc::new(Progress::new("bench", &candidate.digest.to_string()));
-        let handler = Handler {
+        let description = Description {
             name: candidate.name.to_owned(),
-            generation: Generation::first(candidate.name),
-            bound: None,
-            host: "bench".to_owned(),
-            digest: candidate.digest,
+            kind: Kind::Projection,
             subjects: vec![SUBJECT.to_owned()],
+            state_version: 1,
+            extra: String::new(),
+        };
+        let version = Version {
+            digest: candidate.digest,
+            description,
+            saga: None,
             settings: settings()?,
             instantiate: (candidate.make)(Arc::clone(&gauge)),
-            progress: Arc::clone(&progress),
-            saga: None,
         };
+        let (_versions, versions) = watch::channel(Arc::new(version));
+        let (name, host) = (candidate.name.to_owned(), "bench".to_owned());
+        let generation = Generation::first(&name);
+        let handler = Handler { name, generation, bound: None, host, versions, progress: Arc::clone(&progress) };
         let (stop, stopped) = watch::channel(false);
         let (before, begun) = (world.cpu()?, SystemTime::now());
         let task = tokio::spawn(handler.run(jetstream, stopped));
@@ -161,10 +169,4 @@ impl Running {
         }
         Ok(())
     }
-}
-
-/// The defaults, or with what `MILLSTREAM_BENCH_SET` says (`batch_events=1000 prefetch_events=4000`), to try settings out.
-fn settings() -> anyhow::Result<Settings> {
-    let pairs = std::env::var("MILLSTREAM_BENCH_SET").unwrap_or_default();
-    Ok(Settings::default().with(&pairs.split_whitespace().map(str::to_owned).collect::<Vec<_>>())?)
 }

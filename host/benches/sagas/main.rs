@@ -3,7 +3,11 @@
 //!
 //! `cargo bench -p millstream --bench sagas [-- --short]`
 
+#[path = "../figures.rs"]
+mod figures;
 mod services;
+#[path = "../tuning.rs"]
+mod tuning;
 #[path = "../usage.rs"]
 mod usage;
 mod world;
@@ -11,8 +15,8 @@ mod world;
 use std::time::Duration;
 
 use clap::Parser;
-use comfy_table::{ContentArrangement, Table, presets};
 
+use crate::figures::{spread_of, table};
 use crate::world::{Run, World};
 
 #[derive(Parser)]
@@ -57,29 +61,10 @@ async fn main() -> anyhow::Result<()> {
 }
 
 fn print(rows: &[(u64, Vec<Run>)]) {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header([
-        "IN FLIGHT",
-        "SAGAS/S",
-        "P50 MS",
-        "P99 MS",
-        "WRITES A SAGA",
-        "BYTES A SAGA",
-        "HOST US",
-        "SERVER US",
-        "HOST MB",
-    ]);
-    for (in_flight, runs) in rows {
-        let column = |value: &dyn Fn(&Run) -> f64, digits: usize| {
-            let mut values: Vec<f64> = runs.iter().map(value).collect();
-            values.sort_by(f64::total_cmp);
-            let at = |index: usize| values.get(index).copied().unwrap_or_default();
-            let (low, middle, high) = (at(0), at(values.len() / 2), at(values.len().saturating_sub(1)));
-            format!("{middle:.digits$} ({low:.digits$}-{high:.digits$})")
-        };
+    let row = |(in_flight, runs): &(u64, Vec<Run>)| {
+        let column = |value: &dyn Fn(&Run) -> f64, digits: usize| spread_of(runs.iter().map(value), digits);
         let micros = |seconds: f64, run: &Run| seconds * 1e6 / run.sagas as f64;
-        table.add_row([
+        vec![
             in_flight.to_string(),
             column(&Run::rate, 0),
             column(&|run| millis(run.quantile(0.5)), 2),
@@ -89,9 +74,20 @@ fn print(rows: &[(u64, Vec<Run>)]) {
             column(&|run| micros(run.host_cpu_seconds, run), 0),
             column(&|run| micros(run.server_cpu_seconds, run), 0),
             column(&|run| run.host_rss_bytes as f64 / 1e6, 0),
-        ]);
-    }
-    println!("{table}");
+        ]
+    };
+    let header = [
+        "IN FLIGHT",
+        "SAGAS/S",
+        "P50 MS",
+        "P99 MS",
+        "WRITES A SAGA",
+        "BYTES A SAGA",
+        "HOST US",
+        "SERVER US",
+        "HOST MB",
+    ];
+    println!("{}", table(&header, 0, rows.iter().map(row).collect()));
     println!(
         "(median (min-max); start to the completed instance in the bucket; writes and bytes of all streams but the events \
          that begin sagas; CPU a saga, host's with services and publisher)"

@@ -1,25 +1,26 @@
 //! A server, a host with the saga, and one run: start sagas as others complete, and measure each.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use async_nats::jetstream::{self, Context, stream};
 use futures::StreamExt as _;
+use millstream::generation::Generation;
+use millstream::generation::Generation;
 use millstream::handler::{Ended, Handler};
-use millstream::names;
 use millstream::progress::Progress;
-use millstream::saga::Facts;
-use millstream::sandbox::{Cache, Guest, Instantiate, Limits, Module, Sandbox};
+use millstream::sandbox::{Cache, Sandbox};
 use millstream::server::Server;
-use millstream::settings::Settings;
+use millstream::version::Version;
+use millstream::{examples, names};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::services;
+use crate::tuning::settings;
 use crate::usage::{cpu_seconds, resident_bytes};
 
 const NAME: &str = "transfer-money";
@@ -53,16 +54,11 @@ impl Run {
 }
 
 /// The module, built by cargo.
-pub(crate) fn module() -> anyhow::Result<Arc<Module>> {
+pub(crate) fn module() -> anyhow::Result<Arc<Version>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace is gone")?;
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .current_dir(root)
-        .args(["build", "--quiet", "--profile", "module", "--target", "wasm32-unknown-unknown", "--package", NAME])
-        .status()?;
-    ensure!(status.success(), "the module does not build; hint: rustup target add wasm32-unknown-unknown");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let bytes = std::fs::read(target.join("wasm32-unknown-unknown/module/transfer_money.wasm"))?;
-    Ok(Arc::new(Module::prepare(&Sandbox::new()?, &Cache::for_user(), &Limits::default(), &bytes)?))
+    examples::build(root, &[NAME])?;
+    let bytes = std::fs::read(examples::module(root, NAME))?;
+    Ok(Arc::new(Version::prepare(&Sandbox::new()?, &Cache::for_user(), NAME, settings()?, &bytes)?))
 }
 
 /// A server and a host.
@@ -75,7 +71,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) async fn new(module: &Arc<Module>) -> anyhow::Result<Self> {
+    pub(crate) async fn new(version: &Arc<Version>) -> anyhow::Result<Self> {
         let server = Server::builder().start().await?;
         let jetstream = connect(&server).await?;
         for (name, subject) in [(EVENTS, "transfers.>"), (COMMANDS, "transfer-commands.*")] {
@@ -84,21 +80,11 @@ impl World {
                 .create_stream(stream::Config { name, subjects, allow_direct: true, ..Default::default() })
                 .await?;
         }
-        let description = module.instantiate(NAME)?.describe()?;
-        let progress = Arc::new(Progress::new("bench", &module.digest().to_string()));
-        let made = Arc::clone(module);
-        let instantiate: Instantiate =
-            Arc::new(move || made.instantiate(NAME).map(|instance| Box::new(instance) as Box<dyn Guest>));
-        let handler = Handler {
-            name: NAME.to_owned(),
-            host: "bench".to_owned(),
-            digest: module.digest(),
-            subjects: description.subjects,
-            settings: settings()?,
-            instantiate,
-            progress,
-            saga: Some(Arc::new(Facts::parse(&description.extra)?)),
-        };
+        let progress = Arc::new(Progress::new("bench", &version.digest.to_string()));
+        let (_versions, versions) = watch::channel(Arc::clone(version));
+        let generation = Generation::first(NAME);
+        let (name, host) = (NAME.to_owned(), "bench".to_owned());
+        let handler = Handler { name, generation, bound: None, host, versions, progress };
         let (stop, stopped) = watch::channel(false);
         let host = tokio::spawn(handler.run(connect(&server).await?, stopped));
         let services = tokio::spawn(services::answer(connect(&server).await?, COMMANDS));
@@ -188,10 +174,4 @@ impl World {
 
 async fn connect(server: &Server) -> anyhow::Result<Context> {
     Ok(jetstream::new(async_nats::connect(server.url()).await?))
-}
-
-/// The defaults, or with what `MILLSTREAM_BENCH_SET` says, to try settings out.
-fn settings() -> anyhow::Result<Settings> {
-    let pairs = std::env::var("MILLSTREAM_BENCH_SET").unwrap_or_default();
-    Ok(Settings::default().with(&pairs.split_whitespace().map(str::to_owned).collect::<Vec<_>>())?)
 }

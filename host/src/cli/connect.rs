@@ -1,8 +1,10 @@
-//! The connection options of every command, and the way from them to a connected client.
+//! The connection of every command. In: flags, environment, contexts of the nats command line. Out: a connected client,
+//! or what was wrong and where it came from. Never: shows a password.
 //!
-//! The rules are those of the nats command line: flags go before everything; then a context named by `--context`; then NATS_URL,
-//! NATS_USER and so on; then the context named by NATS_CONTEXT or selected with `nats context select`. Nothing at all means the
-//! server on this machine. The address and the way to prove who we are may come from different places.
+//! The rules are those of the nats command line: flags go before everything; then a context named by `--context`; then
+//! NATS_URL, NATS_USER and so on; then the context named by NATS_CONTEXT or selected with `nats context select`.
+//! Nothing at all means the server on this machine. The address and the way to prove who we are may come from different
+//! places.
 
 mod context;
 

@@ -1,7 +1,8 @@
-//! `millstream demo`: the main job on an embedded server, from nothing to documents, in a minute. Events of a shop are
-//! published, two projections are deployed and run, the lag falls while one watches, and every document is compared with a
-//! recomputation that shares no code with the handlers. Then a saga takes three orders through services: one goes well, one is
-//! declined, one is never answered. Exit code 0 only if all documents are equal and all three end as they must.
+//! `millstream demo`: the main job on an embedded server, from nothing to documents, in a minute. In: a clone of this
+//! repository. Out: events of a shop, two projections deployed and run, the lag falling while one watches, and every
+//! document compared with a recomputation that shares no code with the handlers. Then a saga takes three orders through
+//! services: one goes well, one is declined, one is never answered. Never: exit code 0 unless all documents are equal
+//! and all three end as they must.
 
 mod modules;
 mod shop;
@@ -147,7 +148,7 @@ impl Demo {
 async fn deploy(jetstream: &jetstream::Context, modules: &[(String, Vec<u8>)]) -> Result<Registry, Fault> {
     let registry = Registry::open(jetstream).await?;
     for (name, bytes) in modules {
-        let description = super::deploy::examine(bytes, &Settings::default().limits)?;
+        let version = super::deploy::examine(bytes, Settings::default())?;
         let mut settings = Settings::default();
         if name == stories::HANDLER {
             settings.subjects = vec![stories::SUBJECTS.to_owned()];
@@ -155,9 +156,10 @@ async fn deploy(jetstream: &jetstream::Context, modules: &[(String, Vec<u8>)]) -
         let deployment = Deployment {
             digest: Digest::of(bytes),
             label: "demo".to_owned(),
-            subjects: description.subjects,
+            subjects: version.description.subjects,
             settings,
             desired: Desired::Running,
+            note: String::new(),
         };
         registry.put_module(bytes).await?;
         registry.deploy(name, &deployment).await?;

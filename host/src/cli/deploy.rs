@@ -2,29 +2,23 @@
 //! server. Then the module goes to the object store and the deployment to its bucket; hosts follow by themselves.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Fault, connect, output};
-use crate::claim;
+use super::{Fault, connect, output, verdicts};
 use crate::generation::Generation;
 use crate::inputs::{self, Input};
 use crate::intake;
 use crate::names;
-use crate::progress::{Report, State};
 use crate::registry::{Deployment, Desired, Registry};
 use crate::saga::Facts;
-use crate::sandbox::wire::{Batch, Description, Documents, Kind, Span};
-use crate::sandbox::{Cache, Guest as _, Limits, Module, Sandbox};
+use crate::sandbox::{Cache, Sandbox};
 use crate::settings::Settings;
 use crate::subject;
-
-/// How long to wait for a host's word.
-const WAIT: Duration = Duration::from_secs(5);
+use crate::version::{Succession, Version};
 
 /// Check a module and deploy it.
 #[derive(Debug, Args)]
@@ -55,12 +49,26 @@ pub(super) struct Deploy {
 #[derive(Serialize)]
 struct Deployed {
     handler: String,
+    kind: &'static str,
     digest: String,
     module_bytes: usize,
     subjects: Vec<String>,
     streams: Vec<String>,
     state_version: u32,
+    /// What is other than in the version that was deployed before.
+    changes: Vec<String>,
     state: String,
+    /// How long events were kept waiting by the change of module, where it was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pause_milliseconds: Option<f64>,
+}
+
+/// The version that was deployed before, as far as it can be had.
+struct Before {
+    revision: u64,
+    deployment: Deployment,
+    module_bytes: usize,
+    version: Option<Version>,
 }
 
 impl Deploy {
@@ -71,51 +79,82 @@ impl Deploy {
                 Fault::usage(error)
                     .hint("build one with `cargo build --profile module --target wasm32-unknown-unknown`")
             })?;
-        let limits = Settings::default().with(&self.set).map_err(bad_setting)?.limits;
-        let description = examine(&bytes, &limits)
+        let settings = Settings::default().with(&self.set).map_err(bad_setting)?;
+        let version = examine(&bytes, settings)
             .map_err(|error| Fault::usage(error.context(format!("{} is not a handler", self.module.display()))))
             .map_err(|fault| fault.hint("`millstream new NAME` makes a handler that is one; compare with it"))?;
-        let name = self.name.clone().unwrap_or_else(|| description.name.clone());
+        let name = self.name.clone().unwrap_or_else(|| version.description.name.clone());
         if let Some(defect) = names::handler_name_defect(&name) {
             return Err(Fault::usage(anyhow::anyhow!(defect)).hint("give another with --name"));
         }
         let client = super::open(connection).await?;
         let jetstream = jetstream::new(client);
-        let deployment = self.deployment(&jetstream, &name, &bytes, &description).await?;
-        let inputs =
-            inputs::resolve(&jetstream, deployment.filters(), &deployment.settings.streams).await.map_err(|error| {
-                let hint = error.hint();
-                Fault::usage(error).hint(hint)
-            })?;
-        if description.kind == Kind::Saga {
-            check_targets(&jetstream, &description).await?;
+        let before = before(&jetstream, &name).await?;
+        let deployment = self.deployment(&jetstream, &name, &version, before.as_ref())?;
+        let version = Version { settings: deployment.settings.clone(), ..version };
+        let inputs = check(&jetstream, &name, &version).await?;
+        if let Some(old) = before.as_ref().and_then(|before| before.version.as_ref())
+            && let Succession::Never(reason) = version.after(old)
+        {
+            let (reason, hint) = reason.split_once("; hint: ").unwrap_or((&reason, "give another name with --name"));
+            return Err(Fault::usage(anyhow::anyhow!("{name} cannot be replaced by this module: {reason}")).hint(hint));
         }
-        check_names(&jetstream, &Generation::first(&name), &inputs).await?;
-        let state = if self.dry_run {
-            "checked, not deployed".to_owned()
-        } else {
-            let registry = Registry::open(&jetstream).await?;
-            let begun = claim::now();
-            registry.put_module(&bytes).await?;
-            registry.deploy(&name, &deployment).await?;
-            if self.no_wait { "deployed".to_owned() } else { verdict(&registry, &name, &deployment, begun).await? }
+        let (state, pause_milliseconds) = self.put(&jetstream, &name, &bytes, &deployment, before.as_ref()).await?;
+        let deployed = Deployed {
+            kind: version.kind(),
+            digest: deployment.digest.to_string(),
+            module_bytes: bytes.len(),
+            subjects: version.filters().to_vec(),
+            streams: inputs.into_iter().map(|input| input.stream).collect(),
+            state_version: version.description.state_version,
+            changes: before.map(|before| changes(&before, &deployment, &version, bytes.len())).unwrap_or_default(),
+            state,
+            pause_milliseconds,
+            handler: name,
         };
-        tell(&name, &deployment, &description, &inputs, bytes.len(), state, json)
+        if json {
+            return Ok(output::json(&deployed)?);
+        }
+        deployed.print();
+        Ok(())
     }
 
-    /// The new deployment: what was set before stays unless it is set anew.
-    async fn deployment(
+    /// Writes what was checked, and waits for what the hosts make of it.
+    async fn put(
         &self,
         jetstream: &jetstream::Context,
         name: &str,
         bytes: &[u8],
-        description: &Description,
-    ) -> Result<Deployment, Fault> {
-        let before = match Registry::peek(jetstream).await? {
-            Some(registry) => registry.deployment(name).await.ok().flatten(),
-            None => None,
+        deployment: &Deployment,
+        before: Option<&Before>,
+    ) -> Result<(String, Option<f64>), Fault> {
+        if self.dry_run {
+            return Ok(("checked, not deployed".to_owned(), None));
+        }
+        let registry = Registry::open(jetstream).await?;
+        registry.put_module(bytes).await?;
+        let revision = match before {
+            // Said again it is no other version: hosts are only asked what they make of it.
+            Some(before) if before.deployment == *deployment && !registry.is_failing(name).await? => before.revision,
+            Some(_) | None => registry.deploy(name, deployment).await?,
         };
-        let mut settings = before.as_ref().map_or_else(Settings::default, |deployment| deployment.settings.clone());
+        if self.no_wait {
+            return Ok(("deployed".to_owned(), None));
+        }
+        let verdicts = verdicts::wait(&registry, name, revision, deployment.digest).await?;
+        Ok((verdicts.line("deployed"), verdicts.pause_milliseconds()))
+    }
+
+    /// The new deployment: what was set before stays unless it is set anew.
+    fn deployment(
+        &self,
+        jetstream: &jetstream::Context,
+        name: &str,
+        version: &Version,
+        before: Option<&Before>,
+    ) -> Result<Deployment, Fault> {
+        let before = before.map(|before| &before.deployment);
+        let mut settings = before.map_or_else(Settings::default, |deployment| deployment.settings.clone());
         settings = settings.with(&self.set).map_err(bad_setting)?;
         if !self.streams.is_empty() {
             settings.streams.clone_from(&self.streams);
@@ -128,13 +167,14 @@ impl Deploy {
             .hint("leave it out, or give --set replicas=1"));
         }
         let deployment = Deployment {
-            digest: crate::sandbox::Digest::of(bytes),
+            digest: version.digest,
             label: self.label.clone(),
-            subjects: description.subjects.clone(),
+            subjects: version.description.subjects.clone(),
             settings,
             desired: Desired::Running,
+            note: String::new(),
         };
-        let old: &[String] = before.as_ref().map_or(&[], Deployment::filters);
+        let old: &[String] = before.map_or(&[], Deployment::filters);
         let widened = deployment.filters().iter().find(|filter| !old.iter().any(|old| subject::covers(old, filter)));
         match widened.filter(|_| !old.is_empty()) {
             Some(filter) => Err(Fault::usage(anyhow::anyhow!(
@@ -147,21 +187,9 @@ impl Deploy {
     }
 }
 
-/// Prepares the module as a host would, and has it describe itself and answer an empty batch under limits.
-pub(super) fn examine(bytes: &[u8], limits: &Limits) -> anyhow::Result<Description> {
-    let module = Module::prepare(&Sandbox::new()?, &Cache::for_user(), limits, bytes)?;
-    let mut instance = module.instantiate("deploy")?;
-    let description = instance.describe()?;
-    if description.kind == Kind::Saga {
-        Facts::parse(&description.extra)?;
-    }
-    let nothing = Span { start: 0, length: 0 };
-    instance.stage(&Batch { source: nothing, events: Vec::new(), blob: Vec::new() })?;
-    instance.apply(&Documents { documents: Vec::new(), blob: Vec::new() }, &[])?;
-    if description.kind == Kind::Saga {
-        Facts::parse(&description.extra)?;
-    }
-    Ok(description)
+/// Prepares a module as a host would.
+pub(super) fn examine(bytes: &[u8], settings: Settings) -> anyhow::Result<Version> {
+    Ok(Version::prepare(&Sandbox::new()?, &Cache::for_user(), "deploy", settings, bytes)?)
 }
 
 /// Names all settings, for it is mostly a name that is wrong.
@@ -176,8 +204,7 @@ fn bad_setting(error: crate::settings::Error) -> Fault {
 }
 
 /// A saga whose commands nobody stores would hang at its first step.
-async fn check_targets(jetstream: &jetstream::Context, description: &Description) -> Result<(), Fault> {
-    let facts = Facts::parse(&description.extra).map_err(Fault::usage)?;
+async fn check_targets(jetstream: &jetstream::Context, facts: &Facts) -> Result<(), Fault> {
     match inputs::without_holder(jetstream, &facts.sends).await.map_err(Fault::failed)?.first() {
         None => Ok(()),
         Some(subject) => Err(Fault::usage(anyhow::anyhow!("the saga sends to `{subject}`, which no stream holds"))
@@ -212,59 +239,71 @@ async fn check_bucket(jetstream: &jetstream::Context, generation: &Generation) -
     }
 }
 
-/// Waits for a host to say what it makes of the deployment.
-async fn verdict(registry: &Registry, name: &str, deployment: &Deployment, since: i64) -> Result<String, Fault> {
-    if registry.live_hosts().await?.is_empty() {
-        return Ok("deployed; no host is running (start one with `millstream run`)".to_owned());
+/// All that must hold on the server before anything is written.
+async fn check(jetstream: &jetstream::Context, name: &str, version: &Version) -> Result<Vec<Input>, Fault> {
+    let inputs = inputs::resolve(jetstream, version.filters(), &version.settings.streams).await.map_err(|error| {
+        let hint = error.hint();
+        Fault::usage(error).hint(hint)
+    })?;
+    if let Some(facts) = &version.saga {
+        check_targets(jetstream, facts).await?;
     }
-    let deadline = tokio::time::Instant::now() + WAIT;
-    let fresh = |report: &Report| report.time > since && report.digest == deployment.digest.to_string();
-    while tokio::time::Instant::now() < deadline {
-        match registry.status(name).await?.filter(fresh) {
-            Some(report) if report.state == State::Failing => {
-                return Err(Fault::failed(anyhow::anyhow!(
-                    "deployed, but host {} cannot run it: {}",
-                    report.host,
-                    report.reason
-                )));
-            }
-            Some(report) if report.state == State::Running => return Ok(format!("running on {}", report.host)),
-            _ => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
-    Ok("deployed; no host has taken it yet (see `millstream list`)".to_owned())
+    check_names(jetstream, &Generation::first(name), &inputs).await?;
+    Ok(inputs)
 }
 
-fn tell(
-    name: &str,
-    deployment: &Deployment,
-    description: &Description,
-    inputs: &[Input],
-    module_bytes: usize,
-    state: String,
-    json: bool,
-) -> Result<(), Fault> {
-    let streams: Vec<String> = inputs.iter().map(|input| input.stream.clone()).collect();
-    let deployed = Deployed {
-        handler: name.to_owned(),
-        digest: deployment.digest.to_string(),
-        module_bytes,
-        subjects: deployment.filters().to_vec(),
-        streams,
-        state_version: description.state_version,
-        state,
-    };
-    if json {
-        return Ok(output::json(&deployed)?);
+/// What is deployed under this name now. One that cannot be read is replaced.
+async fn before(jetstream: &jetstream::Context, name: &str) -> Result<Option<Before>, Fault> {
+    let Some(registry) = Registry::peek(jetstream).await? else { return Ok(None) };
+    let Ok(Some((revision, deployment))) = registry.current(name).await else { return Ok(None) };
+    let bytes = registry.module(deployment.digest).await.unwrap_or_default();
+    let module_bytes = bytes.len();
+    let settings = deployment.settings.clone();
+    let version = tokio::task::spawn_blocking(move || examine(&bytes, settings).ok()).await.map_err(Fault::failed)?;
+    Ok(Some(Before { revision, deployment, module_bytes, version }))
+}
+
+/// What people want to know of a new version, in words.
+fn changes(before: &Before, deployment: &Deployment, version: &Version, module_bytes: usize) -> Vec<String> {
+    let mut changes = Vec::new();
+    if before.deployment.digest == deployment.digest {
+        changes.push("the module is the same".to_owned());
+    } else {
+        let (old, new) = (before.module_bytes as u64, module_bytes as u64);
+        let (old, new) = (output::thousands(old), output::thousands(new));
+        changes.push(format!(
+            "module {} -> {}, {old} -> {new} bytes",
+            before.deployment.digest.short(),
+            version.digest.short()
+        ));
     }
-    let kind = match description.kind {
-        Kind::Projection => "projection",
-        Kind::Saga => "saga",
-    };
-    eprintln!("handler   {} ({kind}, state version {})", deployed.handler, deployed.state_version);
-    eprintln!("module    {} ({} bytes)", deployment.digest.short(), output::thousands(module_bytes as u64));
-    eprintln!("reads     {} from {}", deployed.subjects.join(", "), deployed.streams.join(", "));
-    eprintln!("documents nats kv get {} KEY", deployed.handler);
-    eprintln!("state     {}", deployed.state);
-    Ok(())
+    let (old, new) = (before.deployment.filters().join(", "), deployment.filters().join(", "));
+    if old != new {
+        changes.push(format!("subjects {old} -> {new}"));
+    }
+    let settings = |settings: &Settings| serde_json::to_value(settings).unwrap_or_default();
+    let (old, new) = (settings(&before.deployment.settings), settings(&deployment.settings));
+    for (name, value) in new.as_object().into_iter().flatten() {
+        match old.get(name) {
+            Some(was) if was != value => changes.push(format!("{name} {was} -> {value}")),
+            _ => {}
+        }
+    }
+    changes
+}
+
+impl Deployed {
+    fn print(&self) {
+        eprintln!("handler   {} ({}, state version {})", self.handler, self.kind, self.state_version);
+        eprintln!("module    {:.12} ({} bytes)", self.digest, output::thousands(self.module_bytes as u64));
+        eprintln!("reads     {} from {}", self.subjects.join(", "), self.streams.join(", "));
+        eprintln!("documents nats kv get {} KEY", self.handler);
+        for change in &self.changes {
+            eprintln!("change    {change}");
+        }
+        eprintln!("state     {}", self.state);
+        if let Some(pause) = self.pause_milliseconds {
+            eprintln!("pause     {pause:.2} ms");
+        }
+    }
 }

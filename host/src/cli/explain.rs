@@ -1,4 +1,5 @@
-//! `millstream explain`: the story of one instance of a saga, from its document, the journal and the streams.
+//! `millstream explain`: the story of one instance of a saga. In: its document, the journal and the streams. Out: a
+//! tree for people, or JSON. Never: writes anything on the server.
 
 use clap::Args;
 

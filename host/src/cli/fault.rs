@@ -1,5 +1,6 @@
-//! How a command fails: what failed, the chain of causes, what to do next, and the exit code.
-//! 1: it failed. 2: arguments or configuration are wrong, found before anything was touched.
+//! How a command fails. In: an error, and a hint where we have one. Out: what failed, the chain of causes, what to do
+//! next, and the exit code; 1: it failed; 2: arguments or configuration are wrong. Never: code 2 after anything was
+//! touched.
 
 use std::fmt;
 

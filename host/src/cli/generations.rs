@@ -56,8 +56,8 @@ impl Generations {
     /// Whether it is a projection or a saga; what it says of itself is asked of its module.
     pub(super) async fn kind(&self) -> Result<Kind, Fault> {
         let bytes = self.registry.module(self.deployment.digest).await?;
-        let limits = self.deployment.settings.limits.clone();
-        Ok(tokio::task::spawn_blocking(move || deploy::examine(&bytes, &limits)).await??.kind)
+        let settings = self.deployment.settings.clone();
+        Ok(tokio::task::spawn_blocking(move || deploy::examine(&bytes, settings)).await??.description.kind)
     }
 
     /// Reads the ledger again.

@@ -1,5 +1,5 @@
-//! `millstream get`: documents of a handler, one, several, or all under a prefix. Keys are given and shown as the handler
-//! wrote them; escaping for NATS is done here.
+//! `millstream get`: documents of a handler. In: a key, several, a prefix, or nothing for all, as the handler wrote
+//! them; escaping for NATS is done here. Out: the documents. Never: writes anything.
 
 use std::collections::HashMap;
 

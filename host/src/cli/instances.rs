@@ -1,4 +1,7 @@
-//! What the commands for sagas share: finds the saga, refuses what is none, reads its instances. Never: writes anything.
+//! What the commands for sagas share. In: a deployed saga by name. Out: the saga, or a refusal of what is none, and its
+//! instances. Never: writes anything.
+
+use std::sync::Arc;
 
 use async_nats::jetstream::{self, Context};
 use futures::TryStreamExt as _;
@@ -10,7 +13,6 @@ use crate::keys;
 use crate::names;
 use crate::registry::{Deployment, Registry};
 use crate::saga::Facts;
-use crate::sandbox::wire::Kind;
 
 /// A deployed saga.
 pub(super) struct Saga {
@@ -18,7 +20,7 @@ pub(super) struct Saga {
     pub(super) registry: Registry,
     pub(super) name: String,
     pub(super) deployment: Deployment,
-    pub(super) facts: Facts,
+    pub(super) facts: Arc<Facts>,
 }
 
 /// An instance, as the bucket has it.
@@ -50,15 +52,14 @@ impl Saga {
                 .hint("see what is deployed with `millstream list`"));
         };
         let bytes = registry.module(deployment.digest).await?;
-        let limits = deployment.settings.limits.clone();
-        let description = tokio::task::spawn_blocking(move || deploy::examine(&bytes, &limits)).await??;
-        if description.kind == Kind::Projection {
+        let settings = deployment.settings.clone();
+        let version = tokio::task::spawn_blocking(move || deploy::examine(&bytes, settings)).await??;
+        let Some(facts) = version.saga else {
             return Err(Fault::usage(anyhow::anyhow!(
                 "handler {name} is a projection: it has documents, no instances"
             ))
             .hint(format!("read them with `millstream get {name}`")));
-        }
-        let facts = Facts::parse(&description.extra)?;
+        };
         if facts.stateless {
             return Err(Fault::usage(anyhow::anyhow!("handler {name} is a plain reaction: it keeps no instances"))
                 .hint(format!(

@@ -1,4 +1,5 @@
-//! `millstream lag`: how far behind each handler is, read from JetStream itself, with or without a host running.
+//! `millstream lag`: how far behind each handler is. In: JetStream itself, with or without a host running. Out: a row
+//! per handler and input stream. Never: believes what a host says of itself where the stream can be read.
 
 use async_nats::jetstream;
 use clap::Args;

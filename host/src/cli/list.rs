@@ -4,17 +4,21 @@ use async_nats::jetstream;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Fault, connect, output};
+use super::{Fault, connect, output, versions};
 use crate::claim;
 use crate::journal::Counts;
 use crate::lag::{Said, Sample, lag};
-use crate::progress::Report;
+use crate::progress::{Refused, Report};
 use crate::registry::{Deployment, Registry};
 use crate::survey;
 
 /// List the deployed handlers.
 #[derive(Debug, Args)]
-pub(super) struct List {}
+pub(super) struct List {
+    /// Show what was deployed under this name, newest first.
+    #[arg(long, value_name = "HANDLER")]
+    versions: Option<String>,
+}
 
 #[derive(Serialize)]
 struct Row {
@@ -26,11 +30,16 @@ struct Row {
     label: String,
     subjects: Vec<String>,
     host: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<Refused>,
     counts: Counts,
 }
 
 impl List {
     pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
+        if let Some(handler) = &self.versions {
+            return versions::print(&versions::registry(connection, handler).await?, handler, json).await;
+        }
         let jetstream = jetstream::new(super::open(connection).await?);
         let mut rows = Vec::new();
         if let Some(registry) = Registry::peek(&jetstream).await? {
@@ -65,12 +74,19 @@ impl List {
                 output::thousands(row.counts.delivered),
                 output::thousands(row.counts.applied),
                 output::thousands(row.counts.irrelevant),
+                output::thousands(row.counts.ignored),
             ]
         });
-        let header = ["HANDLER", "STATE", "MODULE", "LABEL", "HOST", "DELIVERED", "APPLIED", "IRRELEVANT"];
-        output::line(&output::table(&header, &[5, 6, 7], cells.collect()))?;
+        let header = ["HANDLER", "STATE", "MODULE", "LABEL", "HOST", "DELIVERED", "APPLIED", "IRRELEVANT", "IGNORED"];
+        output::line(&output::table(&header, &[5, 6, 7, 8], cells.collect()))?;
         for row in rows.iter().filter(|row| !row.reason.is_empty()) {
             eprintln!("{}: {}", row.handler, row.reason);
+        }
+        for row in &rows {
+            // A handler that runs nothing says so in its reason.
+            if let Some(refused) = row.refused.as_ref().filter(|refused| refused.reason != row.reason) {
+                eprintln!("{}: {:.12} was refused: {}", row.handler, refused.digest, refused.reason);
+            }
         }
         Ok(())
     }
@@ -89,6 +105,7 @@ fn row(name: String, deployment: &Deployment, report: Option<Report>, counts: Co
         label: deployment.label.clone(),
         subjects: deployment.filters().to_vec(),
         host: report.host,
+        refused: report.refused,
         counts,
     }
 }

@@ -1,4 +1,5 @@
-//! `millstream new`: a handler crate that builds and whose test passes as generated.
+//! `millstream new`. In: a name. Out: a handler crate that builds and whose test passes as generated. Never: writes
+//! into a folder that is there already.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
-//! Tables for people and JSON for programs, on stdout.
+//! Output for people and programs. In: rows. Out: aligned tables or lines of JSON, on stdout. Never: a meaning that
+//! only colour carries, or colour outside a terminal.
 
 use std::io::{IsTerminal as _, Write as _};
 

@@ -1,4 +1,5 @@
-//! Progress of long work, on stderr: a bar on a terminal, else a line every few seconds. Never colour, never stdout.
+//! Progress of long work. In: how much is done of how much. Out: on stderr a bar on a terminal, else a line every few
+//! seconds. Never: colour, or stdout.
 
 use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};

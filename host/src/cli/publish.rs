@@ -1,7 +1,8 @@
-//! `millstream publish`: a file of events into a stream, in order, each with its message id, many on the way at once.
+//! `millstream publish`. In: a file of events. Out: a stream that has them in order, each with its message id, many on
+//! the way at once. Never: takes a line for stored without its acknowledgement.
 //!
-//! A line is published when its acknowledgement came, and order is kept through the loss of a server: a lost connection is never
-//! used again, and what was not acknowledged is sent again from the first such line on.
+//! Order is kept through the loss of a server: a lost connection is never used again, and what was not acknowledged is
+//! sent again from the first such line on.
 
 mod lines;
 mod refusal;

@@ -75,20 +75,20 @@ impl Rebuild {
                 Fault::usage(error)
                     .hint("build one with `cargo build --profile module --target wasm32-unknown-unknown`")
             })?;
-        let limits = &deployment.settings.limits;
-        let description = deploy::examine(&bytes, limits)
+        let settings = &deployment.settings;
+        let version = deploy::examine(&bytes, settings.clone())
             .map_err(|error| Fault::usage(error.context(format!("{} is not a handler", file.display()))))
             .map_err(|fault| fault.hint("`millstream new NAME` makes a handler that is one; compare with it"))?;
         let live = generations.registry.module(deployment.digest).await;
-        if let Ok(live) = live.as_deref().map(|live| deploy::examine(live, limits))
+        if let Ok(live) = live.as_deref().map(|live| deploy::examine(live, settings.clone()))
             && let Ok(live) = live
-            && live.kind != description.kind
+            && live.kind() != version.kind()
         {
             return Err(Fault::usage(anyhow::anyhow!("a projection and a saga cannot take each other's place"))
                 .hint("deploy it under another name with `millstream deploy --name`"));
         }
         let digest = generations.registry.put_module(&bytes).await?;
-        Ok(Plan { digest, label: self.label.clone(), subjects: description.subjects, throttle: self.throttle })
+        Ok(Plan { digest, label: self.label.clone(), subjects: version.description.subjects, throttle: self.throttle })
     }
 }
 

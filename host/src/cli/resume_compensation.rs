@@ -1,5 +1,6 @@
-//! `millstream resume-compensation`: has a step undone that could not be, with all its retries. The wish is a timer that is due,
-//! so the host decides it in its place among the events, once.
+//! `millstream resume-compensation`. In: an instance whose step could not be undone. Out: the step tried again, with
+//! all its retries. The wish is a timer that is due, so the host decides it in its place among the events, once. Never:
+//! writes the instance.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! `millstream run`: this host runs what is deployed, until it is told to stop.
+//! `millstream run`: a host. In: the deployments. Out: their handlers, run here until somebody says stop. Never:
+//! changes a deployment.
 
 use async_nats::jetstream;
 use clap::Args;
@@ -11,10 +12,10 @@ use crate::supervisor::{Outcome, Supervisor};
 #[derive(Debug, Args)]
 pub(super) struct Run {
     /// Only this handler; may be given several times.
-    #[arg(long = "handler", value_name = "NAME")]
+    #[arg(long = "handler", value_name = "NAME", env = "MILLSTREAM_HANDLER", value_delimiter = ',')]
     handlers: Vec<String>,
     /// This host's name in the journal and in listings.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", env = "MILLSTREAM_HOST")]
     host: Option<String>,
 }
 

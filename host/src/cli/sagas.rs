@@ -1,4 +1,5 @@
-//! `millstream sagas`: the instances of a saga, what each waits for, and what of theirs nobody takes.
+//! `millstream sagas`. In: a saga's bucket, and what its host says. Out: its instances, what each waits for, and what
+//! of theirs nobody takes. Never: writes anything.
 
 use clap::{Args, ValueEnum};
 use millstream_saga::instance::{Step, StepState};

@@ -1,5 +1,6 @@
-//! `millstream send`: one command with a whole envelope, and the event that answers it: the first one whose causation id is the
-//! command's id. For people who try a service, and for scripts.
+//! `millstream send`. In: one command. Out: the command in its stream, with a whole envelope, and the event that
+//! answers it: the first one whose causation id is the command's id. For people who try a service, and for scripts.
+//! Never: sends it twice.
 
 use std::io::Read as _;
 use std::time::Duration;

@@ -1,4 +1,6 @@
-//! CloudEvents 1.0: attributes in headers (the NATS binding's binary mode), or a JSON object in the body (structured mode).
+//! CloudEvents 1.0. In: attributes in headers (the NATS binding's binary mode), or a JSON object in the body
+//! (structured mode). Out: an envelope, or the attribute that is wrong. Pure. Never: takes for an event what does not
+//! call itself one.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,4 +1,5 @@
-//! A field of a JSON envelope, whatever it holds: read in one pass, judged afterwards, so that an error can name the field.
+//! A field of a JSON envelope. In: whatever it holds, read in one pass. Out: what was wanted, judged afterwards, so
+//! that an error can name the field. Pure. Never: forgets what kind of value it was.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -15,12 +15,12 @@ use super::ledger::{Ledger, Ledgers, Promotion, Shadow, Wanted};
 use super::maker::Maker;
 use crate::crash;
 use crate::handler::{Ended, Handler};
+use crate::keeper::keep_reporting;
 use crate::pipeline::told_to_stop;
 use crate::progress::{Progress, State};
 use crate::promotion::{self, Promoting};
 use crate::rebuild;
-use crate::registry;
-use crate::supervisor::keep_reporting;
+use crate::version::Version;
 
 /// Between two tries at what the server did not answer.
 const WAIT: Duration = Duration::from_millis(500);
@@ -35,7 +35,11 @@ pub(crate) struct Family {
     pub(crate) maker: Maker,
     /// The live generation, as it runs or will run again.
     pub(crate) live: Handler,
+    /// Which version is live, for whoever keeps the handler.
+    versions: watch::Sender<Arc<Version>>,
     live_task: Option<Task>,
+    /// The live generation cannot go on.
+    failed: bool,
     shadows: HashMap<u32, Task>,
 }
 
@@ -80,9 +84,15 @@ impl Drop for Task {
 }
 
 impl Family {
-    /// A handler whose module is prepared.
-    pub(crate) fn new(jetstream: Context, maker: Maker, live: Handler) -> Self {
-        Self { jetstream, maker, live, live_task: None, shadows: HashMap::new() }
+    /// A handler whose module is prepared; `failed` where its live generation cannot go on.
+    pub(crate) fn new(
+        jetstream: Context,
+        maker: Maker,
+        live: Handler,
+        versions: watch::Sender<Arc<Version>>,
+        failed: bool,
+    ) -> Self {
+        Self { jetstream, maker, live, versions, live_task: None, failed, shadows: HashMap::new() }
     }
 
     /// Runs what the ledger wants until told to stop, or until another host has taken the live generation.
@@ -115,7 +125,10 @@ impl Family {
             tokio::select! {
                 biased;
                 () = told_to_stop(&mut stop) => return self.end().await,
-                ended = ended(&mut self.live_task) => if let Some(ended) = self.live_ended(ended).await { return ended },
+                ended = ended(&mut self.live_task) => {
+                    self.end().await;
+                    return ended;
+                }
                 () = changed.notified() => {}
                 () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
             }
@@ -132,7 +145,7 @@ impl Family {
         if let Some(promotion) = &ledger.promotion {
             return self.promote(ledgers, ledger, promotion, stop).await;
         }
-        if self.live_task.is_none() {
+        if self.live_task.is_none() && !self.failed {
             self.live.generation = Generation::live(&self.live.name, ledger.live);
             self.live_task = Some(self.start(self.live.clone()));
         }
@@ -182,7 +195,7 @@ impl Family {
         };
         match driven {
             Ok(heir) => {
-                self.live = heir;
+                (self.live.generation, self.failed) = (heir, false);
                 Ok(())
             }
             Err(promotion::Error::GiveUp(reason)) => promoting.give_up(&reason).await,
@@ -199,14 +212,21 @@ impl Family {
         let gone = || promotion::Error::GiveUp(format!("generation {} is gone", promotion.to));
         let shadow = Shadow { throttle: 0, ..ledger.shadow(promotion.to).ok_or_else(gone)?.clone() };
         let generation = Generation::shadow(&self.live.name, promotion.to);
-        let settings = rebuild::settings(&self.live.settings, &shadow);
+        let settings = rebuild::settings(&self.live.version().settings, &shadow);
+        let version = self.maker.version(&self.live.name, shadow.digest, settings).await;
+        let version = version.map_err(|error| match error.is_passing() {
+            true => promotion::Error::Other(error.into()),
+            false => promotion::Error::GiveUp(error.to_string()),
+        })?;
+        let (follower, versions) = watch::channel(Arc::new(version));
         let progress = Arc::new(Progress::new(&self.maker.host, &shadow.digest.to_string()));
-        let after = self.maker.handler(generation, shadow.digest, settings, progress).await?;
+        let after = Handler { generation, versions, progress, ..self.live.clone() };
         let before = Handler { generation: Generation::live(&self.live.name, promotion.from), ..self.live.clone() };
         let mut promoting =
             Promoting::open(&self.jetstream, &self.maker.registry, ledgers, ledger, [before.clone(), after]).await?;
+        promoting.follow_with(follower, self.versions.clone());
         if promoting.is_new().await? {
-            if self.live_task.is_none() {
+            if self.live_task.is_none() && !self.failed {
                 self.live.generation = before.generation.clone();
                 self.live_task = Some(self.start(before));
             }
@@ -218,7 +238,7 @@ impl Family {
     /// Stops the shadow where it stands, and the live generation once it has decided as much.
     async fn stop_both(&mut self, promoting: &Promoting, promotion: &Promotion) -> Result<(), promotion::Error> {
         self.end_shadow(promotion.to).await;
-        if promoting.is_new().await? && !promoting.may_stop_anywhere() {
+        if promoting.is_new().await? && !promoting.may_stop_anywhere() && !self.failed {
             let goal = promoting.goal().await?;
             let aligned = async {
                 while !goal.is_passed_by(&self.live.progress.positions()) {
@@ -272,20 +292,6 @@ impl Family {
         }
     }
 
-    /// The live generation ended by itself. A failing one waits for a new deployment, or for one of its shadows to take over.
-    async fn live_ended(&mut self, ended: Ended) -> Option<Ended> {
-        match ended {
-            Ended::Failing(reason) => {
-                tracing::error!(handler = self.live.name, reason, "stopped");
-                None
-            }
-            ended @ (Ended::Fenced(_) | Ended::Stopped | Ended::Interrupted(_)) => {
-                self.end().await;
-                Some(ended)
-            }
-        }
-    }
-
     /// Ends all tasks; all are told before the first is waited for.
     async fn end(&mut self) -> Ended {
         for task in self.live_task.iter().chain(self.shadows.values()) {
@@ -326,25 +332,27 @@ struct ShadowLife {
 impl ShadowLife {
     async fn run(self, mut stop: watch::Receiver<bool>) -> Ended {
         loop {
-            let error = match self.prepare().await {
-                Ok(handler) => return handler.run(self.jetstream.clone(), stop).await,
+            let settings = rebuild::settings(&self.live.version().settings, &self.shadow);
+            let error = match self.maker.version(&self.live.name, self.shadow.digest, settings).await {
+                Ok(version) => {
+                    // Its other end stays here: a shadow runs one version.
+                    let (_versions, versions) = watch::channel(Arc::new(version));
+                    let (generation, progress) = (self.generation, self.progress);
+                    let handler = Handler { generation, versions, progress, ..self.live };
+                    return handler.run(self.jetstream, stop).await;
+                }
                 Err(error) => error,
             };
-            let reason = format!("{error:#}");
-            if !matches!(error.downcast_ref(), Some(registry::Error::Unreachable { .. })) {
+            let reason = error.to_string();
+            if !error.is_passing() {
                 self.progress.set(State::Failing, &reason);
-                return Ended::Failing(reason);
+                return Ended::Failing { reason, by_module: true };
             }
             self.progress.set(State::Retrying, &reason);
             if tokio::time::timeout(WAIT, told_to_stop(&mut stop)).await.is_ok() {
                 return Ended::Stopped;
             }
         }
-    }
-
-    async fn prepare(&self) -> anyhow::Result<Handler> {
-        let settings = rebuild::settings(&self.live.settings, &self.shadow);
-        self.maker.handler(self.generation.clone(), self.shadow.digest, settings, Arc::clone(&self.progress)).await
     }
 }
 

@@ -393,6 +393,14 @@ impl Ledgers {
         Err(unreachable(handler)("others write to it all the time"))
     }
 
+    /// Forgets all generations of a handler that is removed.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn remove(&self, handler: &str) -> Result<(), Error> {
+        self.store.purge(handler).await.map_err(unreachable(handler))
+    }
+
     /// False: somebody else was faster.
     async fn write(&self, handler: &str, ledger: &Ledger, revision: u64) -> Result<bool, Error> {
         let value = serde_json::to_vec(ledger).map_err(unreachable(handler))?;

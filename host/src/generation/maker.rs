@@ -1,17 +1,12 @@
-//! Makes a handler of a module, for a generation. In: a digest and settings. Out: a handler that can run. Never: runs it.
+//! Makes a version of a module that is in the registry, for a generation. In: a digest and settings. Out: what a handler runs.
+//! Never: runs it.
 
-use std::sync::Arc;
-
-use super::Generation;
-use crate::handler::Handler;
-use crate::progress::Progress;
-use crate::registry::Registry;
-use crate::saga::Facts;
-use crate::sandbox::wire::Kind;
-use crate::sandbox::{Cache, Digest, Guest, Instantiate, Module, Sandbox};
+use crate::registry::{self, Registry};
+use crate::sandbox::{Cache, Digest, Sandbox};
 use crate::settings::Settings;
+use crate::version::{Defect, Version};
 
-/// What handlers are made with.
+/// What versions are made with.
 #[derive(Clone)]
 pub(crate) struct Maker {
     pub(crate) registry: Registry,
@@ -20,38 +15,35 @@ pub(crate) struct Maker {
     pub(crate) host: String,
 }
 
+/// Why no version can be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unprepared {
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    #[error(transparent)]
+    Defect(#[from] Defect),
+    #[error("the module could not be prepared: {0}")]
+    Broken(#[from] tokio::task::JoinError),
+}
+
+impl Unprepared {
+    /// The server was away; it may be there the next time.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self, Self::Registry(registry::Error::Unreachable { .. }))
+    }
+}
+
 impl Maker {
     /// Fetches, compiles and asks the module.
-    pub(crate) async fn handler(
+    pub(crate) async fn version(
         &self,
-        generation: Generation,
+        handler: &str,
         digest: Digest,
         settings: Settings,
-        progress: Arc<Progress>,
-    ) -> anyhow::Result<Handler> {
+    ) -> Result<Version, Unprepared> {
         let bytes = self.registry.module(digest).await?;
-        let (sandbox, cache, limits) = (self.sandbox.clone(), self.cache.clone(), settings.limits.clone());
-        let module = tokio::task::spawn_blocking(move || Module::prepare(&sandbox, &cache, &limits, &bytes)).await??;
-        let name = generation.handler.clone();
-        let description = module.instantiate(&name)?.describe()?;
-        let saga = match description.kind {
-            Kind::Projection => None,
-            Kind::Saga => Some(Arc::new(Facts::parse(&description.extra)?)),
-        };
-        let guest = name.clone();
-        let instantiate: Instantiate =
-            Arc::new(move || module.instantiate(&guest).map(|instance| Box::new(instance) as Box<dyn Guest>));
-        Ok(Handler {
-            name,
-            generation,
-            bound: None,
-            host: self.host.clone(),
-            digest,
-            subjects: description.subjects,
-            settings,
-            instantiate,
-            progress,
-            saga,
-        })
+        let (sandbox, cache, name) = (self.sandbox.clone(), self.cache.clone(), handler.to_owned());
+        let version = move || Version::prepare(&sandbox, &cache, &name, settings, &bytes);
+        Ok(tokio::task::spawn_blocking(version).await??)
     }
 }

@@ -52,13 +52,14 @@ impl Held {
     pub(super) fn of(handler: &Handler, pipeline: &Pipeline) -> Self {
         let Parts { documents, journal, outbox, .. } = pipeline.parts();
         let (positions, counts) = pipeline.stand();
+        let digest = handler.version().digest;
         let last = pipeline.last();
         Self {
             journal,
             last,
             claim: pipeline.claim(),
             host: handler.host.clone(),
-            digest: handler.digest,
+            digest,
             bucket: documents.created(),
             positions,
             counts,

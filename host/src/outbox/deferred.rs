@@ -1,7 +1,7 @@
-//! Deadlines that are not set yet. Most steps are answered long before their deadline; a deadline that is taken back while it
-//! stands here was never written, nor is its cancellation. Pure: times come in as arguments.
-//!
-//! Its record counts as acted only when the deadline was set or taken back, so a host that dies leaves none behind.
+//! Deadlines that are not set yet. Most steps are answered long before their deadline; a deadline that is taken back
+//! while it stands here was never written, nor is its cancellation. In: deadlines and cancellations. Out: those that
+//! are to be written. Pure: times come in as arguments. Never: counts one as acted before it was set or taken back, so
+//! a host that dies leaves none behind.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use millstream_saga::Outgoing;
 use tokio::time::Instant;
 
-use super::queue::Effect;
+use super::effect::Effect;
 
 /// A deadline stands here so long at most, and a quarter of its own time at most.
 const LONGEST: Duration = Duration::from_secs(1);

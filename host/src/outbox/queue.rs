@@ -1,21 +1,25 @@
-//! What is to be published, in a lane for each target subject, and how far it is done. Pure: times come in as arguments.
+//! What is to be published, in a lane for each target subject, and how far it is done. In: effects, and what became of
+//! them. Out: the next thing to do. Pure: times come in as arguments. Never: lets an instance's effects overtake one
+//! another.
 //!
-//! Order: an instance's effects take turns over all lanes, so that an undo never overtakes its command; only what no stream holds
-//! gives way. Within a lane effects go in the order decided, many in flight, but one at a time for one key, and one at a time for
-//! the whole lane from a failure until the next success. So whatever fails, the effects of one instance are stored in their order;
-//! those of different instances on one subject are too, unless a server fails with several in flight.
+//! Order: an instance's effects take turns over all lanes, so that an undo never overtakes its command; only what no
+//! stream holds gives way. Within a lane effects go in the order decided, many in flight, but one at a time for one
+//! key, and one at a time for the whole lane from a failure until the next success. So whatever fails, the effects of
+//! one instance are stored in their order; those of different instances on one subject are too, unless a server fails
+//! with several in flight.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_saga::Outgoing;
-use rustc_hash::FxHashSet;
 use tokio::time::Instant;
 
 use super::Undelivered;
 use super::deferred::{Deferred, Fate};
+use super::effect::Effect;
+use super::lane::{Lane, Step, Trouble};
 use super::stamp::Stamp;
 use super::targets::Target;
 use super::turns::Turns;
@@ -24,105 +28,6 @@ use crate::names;
 /// The pause after a first failure; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
-/// Ids looked for at once.
-const LOOK: usize = 1000;
-
-/// Bytes of an effect beside its payload, roughly: ids, names, headers.
-const OVERHEAD_BYTES: usize = 512;
-
-/// One effect.
-#[derive(Debug)]
-pub(super) struct Effect {
-    /// Its place among all of this outbox.
-    order: u64,
-    /// Journal sequence of its record.
-    record: u64,
-    pub(super) outgoing: Outgoing,
-    pub(super) body: Bytes,
-    /// When it was decided, nanoseconds since 1970.
-    pub(super) decided: i64,
-    /// When its stream was known not to hold it.
-    absent: Stamp,
-    /// It stands outside its instance's turns: no stream held its subject.
-    gives_way: bool,
-    /// Waits for this one's acknowledgement: nobody has seen a command that is not there.
-    deadline: Option<Box<Effect>>,
-}
-
-impl Effect {
-    pub(super) fn id(&self) -> &str {
-        match &self.outgoing {
-            Outgoing::Message(message) => &message.id,
-            Outgoing::Timer { id, .. } | Outgoing::Wait { id, .. } | Outgoing::Cancel { id } => id,
-        }
-    }
-
-    /// What must be in order among its kind.
-    fn key(&self) -> &str {
-        match &self.outgoing {
-            Outgoing::Message(message) => &message.key,
-            Outgoing::Timer { id, .. } | Outgoing::Wait { id, .. } | Outgoing::Cancel { id } => id,
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        OVERHEAD_BYTES + self.body.len()
-    }
-
-    /// A cancellation may come any number of times.
-    fn is_unique(&self) -> bool {
-        !matches!(self.outgoing, Outgoing::Cancel { .. })
-    }
-}
-
-struct Trouble {
-    reason: String,
-    pause: Duration,
-    until: Instant,
-    /// Key and id of the one that is being tried again.
-    trying: Option<(String, String)>,
-}
-
-#[derive(Default)]
-struct Lane {
-    waiting: VecDeque<Box<Effect>>,
-    /// Those whose instance has an earlier one somewhere, by their order.
-    held: BTreeMap<u64, Box<Effect>>,
-    /// Hashes of the keys in flight.
-    in_flight: FxHashSet<u64>,
-    target: Option<Arc<Target>>,
-    /// Its target, or ids in it, are being looked for.
-    is_looking: bool,
-    /// It stands in the line of lanes that may have something to do.
-    is_lined_up: bool,
-    trouble: Option<Trouble>,
-    /// No stream holds its subject.
-    is_homeless: bool,
-}
-
-impl Lane {
-    /// Puts an effect where it was decided.
-    fn insert(&mut self, effect: Box<Effect>) {
-        let place = self.waiting.partition_point(|other| other.order < effect.order);
-        self.waiting.insert(place, effect);
-    }
-
-    fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.held.is_empty() && self.in_flight.is_empty() && !self.is_looking
-    }
-}
-
-/// The next thing to do. What is done is told to the queue with the lane's name.
-#[derive(Debug)]
-pub(super) enum Step {
-    /// Find the stream of this lane.
-    Find(Arc<str>),
-    /// See which of these ids the stream holds, stored since then (nanoseconds since 1970).
-    Look(Arc<str>, Arc<Target>, HashSet<String>, i64),
-    /// Publish this.
-    Send(Arc<str>, Arc<Target>, Box<Effect>),
-}
 
 /// All of it.
 pub(super) struct Queue {
@@ -186,7 +91,7 @@ impl Queue {
             self.effects += 1;
             self.bytes += effect.bytes();
             match &mut last {
-                Some(command) if is_deadline_of(&effect, command) => {
+                Some(command) if effect.is_deadline_of(command) => {
                     // What an earlier owner left may be set already, so that it must be taken back as well.
                     if absent.is_ours() {
                         self.deferred.attach(&effect);
@@ -242,7 +147,7 @@ impl Queue {
             Outgoing::Timer { .. } | Outgoing::Wait { .. } | Outgoing::Cancel { .. } => Arc::clone(&self.timers),
         };
         let lane = self.lanes.entry(Arc::clone(&name)).or_default();
-        let key = hash(effect.key());
+        let key = effect.hash();
         let is_taken = self.turns.is_taken(key);
         if is_taken || !lane.is_homeless {
             self.turns.take(key, effect.order, &name);
@@ -284,7 +189,7 @@ impl Queue {
         while let Some(name) = self.line.pop_front() {
             let Some(lane) = self.lanes.get_mut(&name) else { continue };
             lane.is_lined_up = false;
-            if let Some(step) = step(&name, lane, now, instant) {
+            if let Some(step) = lane.step(&name, now, instant) {
                 self.line_up(&name);
                 return Some(step);
             }
@@ -315,7 +220,7 @@ impl Queue {
                 let in_turn = lane.waiting.iter_mut().filter(|effect| !effect.gives_way);
                 let passed = in_turn.map(|effect| {
                     effect.gives_way = true;
-                    (hash(effect.key()), effect.order)
+                    (effect.hash(), effect.order)
                 });
                 let passed: Vec<(u64, u64)> = passed.collect();
                 self.pause(name, "no stream holds this subject".to_owned(), now);
@@ -361,7 +266,7 @@ impl Queue {
     /// An effect was not sent after all.
     pub(super) fn unsent(&mut self, name: &Arc<str>, effect: Box<Effect>) {
         let Some(lane) = self.lanes.get_mut(name) else { return };
-        lane.in_flight.remove(&hash(effect.key()));
+        lane.in_flight.remove(&effect.hash());
         lane.insert(effect);
         self.line_up(name);
     }
@@ -376,7 +281,7 @@ impl Queue {
     /// An effect is in its stream.
     pub(super) fn sent(&mut self, name: &Arc<str>, effect: Box<Effect>, now: Instant) {
         if let Some(lane) = self.lanes.get_mut(name) {
-            lane.in_flight.remove(&hash(effect.key()));
+            lane.in_flight.remove(&effect.hash());
             lane.trouble = None;
         }
         self.finish(effect, now);
@@ -386,7 +291,7 @@ impl Queue {
     /// An effect may not be in its stream. It stands where it stood; its stream is found anew.
     pub(super) fn failed(&mut self, name: &Arc<str>, effect: Box<Effect>, reason: String, now: Instant) {
         let Some(lane) = self.lanes.get_mut(name) else { return };
-        lane.in_flight.remove(&hash(effect.key()));
+        lane.in_flight.remove(&effect.hash());
         lane.target = None;
         if let Some(trouble) = &mut lane.trouble {
             trouble.trying = None;
@@ -444,7 +349,7 @@ impl Queue {
             self.meet(fate);
         }
         if !effect.gives_way {
-            self.pass_on(hash(effect.key()), effect.order);
+            self.pass_on(effect.hash(), effect.order);
         }
         self.count_out(&effect);
         self.settle_records();
@@ -465,53 +370,6 @@ impl Queue {
             self.acted_through = record;
         }
     }
-}
-
-fn step(name: &Arc<str>, lane: &mut Lane, now: Stamp, instant: Instant) -> Option<Step> {
-    if lane.is_looking {
-        return None;
-    }
-    if let Some(trouble) = &lane.trouble
-        && (trouble.until > instant || !lane.in_flight.is_empty())
-    {
-        return None;
-    }
-    let first = lane.waiting.front()?;
-    let Some(target) = lane.target.clone() else {
-        lane.is_looking = true;
-        return Some(Step::Find(Arc::clone(name)));
-    };
-    let key = hash(first.key());
-    if lane.in_flight.contains(&key) {
-        return None;
-    }
-    let may_be_there = |effect: &Effect| effect.is_unique() && effect.absent.age(now) > target.window / 2;
-    if may_be_there(first) {
-        lane.is_looking = true;
-        let asked = || lane.waiting.iter().chain(lane.held.values()).filter(|effect| may_be_there(effect)).take(LOOK);
-        let since = asked().map(|effect| effect.absent.wall).min().unwrap_or_default();
-        let ids = asked().map(|effect| effect.id().to_owned()).collect();
-        return Some(Step::Look(Arc::clone(name), target, ids, since));
-    }
-    lane.in_flight.insert(key);
-    if let Some(trouble) = &mut lane.trouble {
-        trouble.trying = Some((first.key().to_owned(), first.id().to_owned()));
-    }
-    lane.waiting.pop_front().map(|effect| Step::Send(Arc::clone(name), target, effect))
-}
-
-fn is_deadline_of(effect: &Effect, command: &Effect) -> bool {
-    let of = match &effect.outgoing {
-        Outgoing::Wait { id, .. } => id.strip_suffix(".deadline"),
-        Outgoing::Message(_) | Outgoing::Timer { .. } | Outgoing::Cancel { .. } => None,
-    };
-    matches!(command.outgoing, Outgoing::Message(_)) && command.deadline.is_none() && of == Some(command.id())
-}
-
-/// Two keys with one hash only wait for each other.
-fn hash(key: &str) -> u64 {
-    use std::hash::{BuildHasher as _, BuildHasherDefault};
-    BuildHasherDefault::<rustc_hash::FxHasher>::default().hash_one(key)
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! An effect becomes a message with its whole envelope. Pure: the time comes in, for deadlines count from publication.
+//! An effect becomes a message. In: an effect, and the time, for deadlines count from publication. Out: the message
+//! with its whole envelope. Pure. Never: changes an id.
 
 use std::time::Duration;
 

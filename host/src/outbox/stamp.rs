@@ -1,5 +1,6 @@
-//! A moment on both clocks. Pure but for `now`. The steady clock stands still while a machine sleeps, the other one can be set;
-//! what must not be late believes whichever says that more time has passed.
+//! A moment on both clocks. In: two of them. Out: how far apart they are. Pure but for `now`. The steady clock stands
+//! still while a machine sleeps, the other one can be set; what must not be late believes whichever says that more time
+//! has passed. Never: less than that.
 
 use std::time::Duration;
 

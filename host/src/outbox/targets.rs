@@ -1,7 +1,8 @@
-//! The streams that effects go to: found by subject and remembered, and asked whether they hold an id already.
-//! Never: creates, alters or purges one. A stream that keeps everything is read through a short-lived consumer, headers only;
-//! one that drops what was consumed is read message by message, and cannot tell of what is gone. A replica that answers may be
-//! a moment behind: what it lacks is so young that the stream still knows its message id.
+//! The streams that effects go to. In: subjects and ids. Out: the stream of a subject, found once and remembered, and
+//! which of the ids it holds already. Never: creates, alters or purges one. A stream that keeps everything is read
+//! through a short-lived consumer, headers only; one that drops what was consumed is read message by message, and
+//! cannot tell of what is gone. A replica that answers may be a moment behind: what it lacks is so young that the
+//! stream still knows its message id.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,5 +1,5 @@
-//! Whose turn it is among the effects of one instance, whatever their subjects. In: hashes of keys, and places in the order decided.
-//! Pure. Never: forgets one that stands in line.
+//! Whose turn it is among the effects of one instance, whatever their subjects. In: hashes of keys, and places in the
+//! order decided. Out: who goes next. Pure. Never: forgets one that stands in line.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

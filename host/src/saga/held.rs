@@ -1,5 +1,6 @@
-//! Instances between batches, so that an event of a running saga reads nothing. Bounded by the bytes of their documents, in two
-//! halves: the older one is forgotten at once. Never: decides anything; what it lacks is read again.
+//! Instances between batches, so that an event of a running saga reads nothing. In: instances as they were decided.
+//! Out: the same, if they are still here. Bounded by the bytes of their documents, in two halves: the older one is
+//! forgotten at once. Never: decides anything; what it lacks is read again.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,6 @@
-//! Checks what a guest answered before anything is believed. In: an answer and what it must fit. Out: nothing, or a failure
-//! that says what was wrong. Pure. After these checks every index and span may be used without asking again.
+//! Checks what a guest answered before anything is believed. In: an answer and what it must fit. Out: nothing, or a
+//! failure that says what was wrong. Pure. After these checks every index and span may be used without asking again.
+//! Never: mends an answer.
 
 use std::collections::HashSet;
 

@@ -1,5 +1,6 @@
-//! Compiled modules on disk, by digest and engine. Several hosts may share the folder: files appear whole or not at all,
-//! and a damaged or foreign one is compiled anew. Never: trusts a file in a folder that others may write to.
+//! Compiled modules on disk. In: a digest and an engine. Out: the compiled file. Several hosts may share the folder:
+//! files appear whole or not at all, and a damaged or foreign one is compiled anew. Never: trusts a file in a folder
+//! that others may write to.
 
 use std::fs;
 use std::io::Write as _;

@@ -1,4 +1,5 @@
-//! What one handler may use. Each default carries its reason; all can be set per deployment.
+//! What one handler may use. In: a deployment's settings. Out: limits by name, each default with its reason. Pure.
+//! Never: no limit.
 
 use serde::{Deserialize, Serialize};
 

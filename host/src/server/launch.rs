@@ -1,4 +1,5 @@
-//! One start of a server: the shell script between it and us, the lock on its folder, and the wait until it answers.
+//! One start of a server. In: a binary and a folder. Out: a child that answers, behind a shell script that ends it with
+//! us. Never: two servers on one folder; it is locked.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};

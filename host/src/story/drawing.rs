@@ -1,4 +1,5 @@
-//! A story as a tree with aligned columns. Pure. Never: a line of more than 120 characters, or a meaning that only colour carries.
+//! A story for people. In: the story. Out: a tree with aligned columns. Pure. Never: a line of more than 120
+//! characters, or a meaning that only colour carries.
 
 use super::{Chapter, Deed, Kind, Outcome, Story, scan};
 use crate::timers;
@@ -253,7 +254,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::story::tests::sources;
+    use crate::story::telling::tests::sources;
 
     #[test]
     fn the_tree_is_aligned() {

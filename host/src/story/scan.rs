@@ -1,6 +1,7 @@
-//! Reads what a story is made of: the journal's records, then the streams that the saga reads and sends to. Each is read from the
-//! life's first event to its last transition and no further; envelopes in headers are looked at before bodies. Direct gets, so
-//! it needs no consumer on a user's stream. Never: writes a message.
+//! Reads what a story is made of. In: the journal's records, then the streams that the saga reads and sends to; each is
+//! read from the life's first event to its last transition and no further, envelopes in headers before bodies. Out:
+//! what is left of the instance, and what could not be looked at. Direct gets, so it needs no consumer on a user's
+//! stream. Never: writes a message.
 
 use anyhow::Context as _;
 use async_nats::HeaderMap;

@@ -193,6 +193,7 @@ async fn a_bucket_of_somebody_else_is_never_touched() {
         subjects: vec!["orders.>".to_owned()],
         settings: Settings::default(),
         desired: Desired::Running,
+        note: String::new(),
     };
     registry.put_module(&bytes).await.expect("stored");
     registry.deploy("spend", &deployment).await.expect("deployed");

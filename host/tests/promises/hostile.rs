@@ -10,23 +10,23 @@ use serde_json::json;
 use crate::harness::{Event, World, chains, module, orders, spend, until};
 
 /// The event that the modules here misbehave on.
-const TRIGGER: u64 = 7;
+pub const TRIGGER: u64 = 7;
 
 /// A sound answer of `stage`: event 0 touches the key `k`.
 const STAGED: [u32; 8] = [3000, 1, 3100, 1, 0, 0, 3200, 1];
 
 /// What a module of ours does differently from a sound one. Code is WAT, data overrides words at addresses.
-#[derive(Clone, Copy, Default)]
-struct Mischief {
-    functions: &'static str,
-    describe: &'static str,
-    stage: &'static str,
-    apply: &'static str,
-    words: &'static [(u32, &'static [u32])],
+#[derive(Clone, Copy)]
+pub struct Mischief {
+    pub functions: &'static str,
+    pub describe: &'static str,
+    pub stage: &'static str,
+    pub apply: &'static str,
+    pub words: &'static [(u32, &'static [u32])],
 }
 
 /// A core module of the contract in the canonical ABI. Batches without the trigger are irrelevant to it.
-fn wasm(mischief: Mischief) -> Vec<u8> {
+pub fn wasm(mischief: Mischief) -> Vec<u8> {
     let Mischief { functions, describe, stage, apply, words } = mischief;
     let mut data = String::new();
     let described: &[u32] = &[100, 7, 0, 1200, 1, 1, 300, 2];
@@ -88,7 +88,7 @@ fn with_contract(mut core: Vec<u8>) -> Vec<u8> {
     core
 }
 
-fn file(folder: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+pub fn file(folder: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     let path = folder.path().join(format!("{name}.wasm"));
     std::fs::write(&path, bytes).expect("a file");
     path
@@ -99,18 +99,81 @@ const BOMB: &str = "(loop $again (drop (memory.grow (i32.const 256))) (br $again
 const FLOOD: &str = "(loop $again (call $log (i32.const 2) (i32.const 524288) (i32.const 1048576)) (br $again))";
 const DEEP: &str = "(func $deep (param i32) (result i32) (i32.add (call $deep (local.get 0)) (i32.const 1)))";
 
+pub const SOUND: Mischief = Mischief { functions: "", describe: "", stage: "", apply: "", words: &[] };
+
+/// Answers of `stage` with these words.
+const fn staged(words: &'static [(u32, &'static [u32])]) -> Mischief {
+    Mischief { words, ..SOUND }
+}
+
+/// Answers of `apply` with these words at 4000.
+const fn outcome(words: &'static [(u32, &'static [u32])]) -> Mischief {
+    Mischief { words, apply: "(return (i32.const 4000))", ..SOUND }
+}
+
+/// Name, what it does on the trigger, the class of its fault, and words of the reason that people see.
+const MISCHIEFS: [(&str, Mischief, &str, &str); 19] = [
+    ("endless", Mischief { stage: FOREVER, ..SOUND }, "fuel", "used up its fuel"),
+    ("endless-apply", Mischief { apply: FOREVER, ..SOUND }, "fuel", "used up its fuel"),
+    ("bomb", Mischief { stage: BOMB, ..SOUND }, "memory", "asked for more memory"),
+    ("trap", Mischief { stage: "unreachable", ..SOUND }, "trap", "unreachable"),
+    ("flood", Mischief { stage: FLOOD, ..SOUND }, "output", "logged more than"),
+    ("deep", Mischief { functions: DEEP, stage: "(drop (call $deep (i32.const 1)))", ..SOUND }, "trap", "stack"),
+    (
+        "huge",
+        Mischief {
+            stage: "(drop (memory.grow (i32.const 1024))) (i32.store (i32.const 2140) (i32.const 67108864))
+                    (i32.store (i32.const 2136) (i32.const 0))",
+            ..SOUND
+        },
+        "output",
+        "larger than the output limit",
+    ),
+    ("far-key", staged(&[(3000, &[0, 999])]), "answer", "outside the blob"),
+    ("far-list", staged(&[(2112, &[u32::MAX - 99, 1])]), "answer", "could not be read"),
+    ("long-list", staged(&[(2112, &[3000, u32::MAX / 4])]), "answer", "could not be read"),
+    ("other-key", staged(&[(3100, &[0, 7])]), "answer", "a route's key is number 7"),
+    ("other-event", staged(&[(3100, &[4_000_000_000, 0])]), "answer", "a route's event is number 4000000000"),
+    ("twice", staged(&[(2112, &[3000, 2]), (3000, &[0, 1, 0, 0, 1, 0])]), "answer", "the same key stands twice"),
+    ("rejects", staged(&[(2128, &[3300, 1]), (3300, &[0, 0, 1])]), "undecodable", "cannot be applied (undecodable): k"),
+    ("unknown-route", outcome(&[(4000, &[4100, 1]), (4100, &[0, 9, 0, 0, 0])]), "answer", "does not touch its key"),
+    ("unknown-key", outcome(&[(4000, &[4100, 1]), (4100, &[5, 0, 0, 0, 0])]), "answer", "a change's key is number 5"),
+    ("far-value", outcome(&[(4000, &[4100, 1]), (4100, &[0, 0, 0, 3, 3])]), "answer", "outside the blob"),
+    (
+        "two-changes",
+        outcome(&[(4000, &[4100, 2]), (4100, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0])]),
+        "answer",
+        "a key was changed twice",
+    ),
+    (
+        "acts",
+        outcome(&[(4000, &[0, 0, 4100, 1]), (4100, &[0, 0, 0])]),
+        "refused",
+        "a projection may not ask for effects",
+    ),
+];
+
+/// Talks a thousand lines in each batch, and is otherwise sound.
+const TALKER: Mischief = Mischief {
+    functions: "(func $chatter (result i32) (local $line i32)
+        (loop $again (call $log (i32.const 2) (i32.const 100) (i32.const 7))
+        (br_if $again (i32.lt_u (local.tee $line (i32.add (local.get $line) (i32.const 1))) (i32.const 1000))))
+        (return (i32.const 2048)))",
+    stage: "(return (call $chatter))",
+    ..SOUND
+};
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_handler_is_refused_at_deploy_and_nothing_is_made() {
     let world = World::new().await;
     world.stream("ORDERS", &["orders.>"]).await;
     let folder = tempfile::tempdir().expect("a folder");
     let chain = std::fs::read(module("order-chain")).expect("a module");
-    let describing = |describe| wasm(Mischief { describe, ..Mischief::default() });
+    let describing = |describe| wasm(Mischief { describe, ..SOUND });
     let foreign =
         r#"(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32))))"#;
     let foreign_component = r#"(component (import "wasi:cli/stdout@0.2.0" (instance)))"#;
-    let looping_start =
-        wasm(Mischief { functions: "(func $start (loop $again (br $again))) (start $start)", ..Mischief::default() });
+    let looping_start = wasm(Mischief { functions: "(func $start (loop $again (br $again))) (start $start)", ..SOUND });
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("empty", Vec::new(), "not a WASM module"),
         ("text", b"#!/bin/sh\nexit 0\n".to_vec(), "not a WASM module"),
@@ -128,16 +191,8 @@ async fn what_is_no_handler_is_refused_at_deploy_and_nothing_is_made() {
         ("bomb-describe", describing(BOMB), "asked for more memory"),
         ("trap-describe", describing("unreachable"), "trapped"),
         ("flood-describe", describing(FLOOD), "logged more than"),
-        (
-            "saga",
-            wasm(Mischief { words: &[(1032, &[1])], ..Mischief::default() }),
-            "does not say how: missing field `saga`",
-        ),
-        (
-            "garbage-describe",
-            wasm(Mischief { words: &[(1024, &[u32::MAX - 9, 7])], ..Mischief::default() }),
-            "could not be read",
-        ),
+        ("saga", wasm(Mischief { words: &[(1032, &[1])], ..SOUND }), "does not say how: missing field `saga`"),
+        ("garbage-describe", wasm(Mischief { words: &[(1024, &[u32::MAX - 9, 7])], ..SOUND }), "could not be read"),
     ];
     for (name, bytes, expected) in &cases {
         let path = file(&folder, name, bytes);
@@ -148,7 +203,7 @@ async fn what_is_no_handler_is_refused_at_deploy_and_nothing_is_made() {
         assert!(said.contains(path), "{name}: the file is named: {said}");
     }
     assert_eq!(world.traces().await, Vec::<String>::new(), "nothing was made");
-    let sound = file(&folder, "sound", &wasm(Mischief::default()));
+    let sound = file(&folder, "sound", &wasm(SOUND));
     world.ok(&["deploy", sound.to_str().expect("path"), "--name", "sound", "--no-wait"]);
     assert!(!world.traces().await.is_empty(), "the module that all were spoilt from is a handler");
 }
@@ -158,85 +213,22 @@ async fn a_handler_that_misbehaves_stops_at_that_event_and_its_neighbour_decides
     let world = World::new().await;
     world.stream("ORDERS", &["orders.>"]).await;
     let folder = tempfile::tempdir().expect("a folder");
-    let sound = Mischief::default();
-    let outcome =
-        |words: &'static [(u32, &'static [u32])]| Mischief { words, apply: "(return (i32.const 4000))", ..sound };
-    let staged = |words: &'static [(u32, &'static [u32])]| Mischief { words, ..sound };
-    let cases = [
-        ("endless", Mischief { stage: FOREVER, ..sound }, "fuel", "used up its fuel"),
-        ("endless-apply", Mischief { apply: FOREVER, ..sound }, "fuel", "used up its fuel"),
-        ("bomb", Mischief { stage: BOMB, ..sound }, "memory", "asked for more memory"),
-        ("trap", Mischief { stage: "unreachable", ..sound }, "trap", "unreachable"),
-        ("flood", Mischief { stage: FLOOD, ..sound }, "output", "logged more than"),
-        ("deep", Mischief { functions: DEEP, stage: "(drop (call $deep (i32.const 1)))", ..sound }, "trap", "stack"),
-        (
-            "huge",
-            Mischief {
-                stage: "(drop (memory.grow (i32.const 1024))) (i32.store (i32.const 2140) (i32.const 67108864))
-                    (i32.store (i32.const 2136) (i32.const 0))",
-                ..sound
-            },
-            "output",
-            "larger than the output limit",
-        ),
-        ("far-key", staged(&[(3000, &[0, 999])]), "answer", "outside the blob"),
-        ("far-list", staged(&[(2112, &[u32::MAX - 99, 1])]), "answer", "could not be read"),
-        ("long-list", staged(&[(2112, &[3000, u32::MAX / 4])]), "answer", "could not be read"),
-        ("other-key", staged(&[(3100, &[0, 7])]), "answer", "a route's key is number 7"),
-        ("other-event", staged(&[(3100, &[4_000_000_000, 0])]), "answer", "a route's event is number 4000000000"),
-        ("twice", staged(&[(2112, &[3000, 2]), (3000, &[0, 1, 0, 0, 1, 0])]), "answer", "the same key stands twice"),
-        (
-            "rejects",
-            staged(&[(2128, &[3300, 1]), (3300, &[0, 0, 1])]),
-            "undecodable",
-            "cannot be applied (undecodable): k",
-        ),
-        ("unknown-route", outcome(&[(4000, &[4100, 1]), (4100, &[0, 9, 0, 0, 0])]), "answer", "does not touch its key"),
-        (
-            "unknown-key",
-            outcome(&[(4000, &[4100, 1]), (4100, &[5, 0, 0, 0, 0])]),
-            "answer",
-            "a change's key is number 5",
-        ),
-        ("far-value", outcome(&[(4000, &[4100, 1]), (4100, &[0, 0, 0, 3, 3])]), "answer", "outside the blob"),
-        (
-            "two-changes",
-            outcome(&[(4000, &[4100, 2]), (4100, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0])]),
-            "answer",
-            "a key was changed twice",
-        ),
-        (
-            "acts",
-            outcome(&[(4000, &[0, 0, 4100, 1]), (4100, &[0, 0, 0])]),
-            "refused",
-            "a projection may not ask for effects",
-        ),
-    ];
-    let limits = ["--set", "limits.fuel_per_call=20000000"];
-    for (name, mischief, _, _) in &cases {
-        let path = file(&folder, name, &wasm(*mischief));
+    let deploy = |name: &str, mischief: Mischief, settings: &[&str]| {
+        let path = file(&folder, name, &wasm(mischief));
+        world.ok(&[&["deploy", path.to_str().expect("path"), "--name", name, "--no-wait"], settings].concat());
+    };
+    for (name, mischief, _, _) in MISCHIEFS {
         // A guest that rejects or acts names the event itself: alone, so that it cannot name another one.
-        let batch = if ["rejects", "acts"].contains(name) { "batch_events=1" } else { "batch_events=500" };
-        let deploy = ["deploy", path.to_str().expect("path"), "--name", name, "--no-wait", "--set", batch];
-        world.ok(&[&deploy[..], &limits].concat());
+        let batch = if ["rejects", "acts"].contains(&name) { "batch_events=1" } else { "batch_events=500" };
+        deploy(name, mischief, &["--set", batch, "--set", "limits.fuel_per_call=20000000"]);
     }
-    // Talks a thousand lines in each batch, and is otherwise sound.
-    let chatter = "(local $line i32) (loop $again (call $log (i32.const 2) (i32.const 100) (i32.const 7))
-        (br_if $again (i32.lt_u (local.tee $line (i32.add (local.get $line) (i32.const 1))) (i32.const 1000))))
-        (return (i32.const 2048))";
-    let talker = wasm(Mischief {
-        functions: Box::leak(format!("(func $chatter (result i32) {chatter})").into_boxed_str()),
-        stage: "(return (call $chatter))",
-        ..sound
-    });
-    let path = file(&folder, "talker", &talker);
-    world.ok(&["deploy", path.to_str().expect("path"), "--name", "talker", "--no-wait"]);
+    deploy("talker", TALKER, &[]);
     world.deploy("order-chain", "neighbour", &["--set", "batch_events=10"]);
     let events = orders(0, 2000);
     world.publish(&events).await;
 
     let mut host = world.host(&[]);
-    for (name, _, class, reason) in &cases {
+    for (name, _, class, reason) in MISCHIEFS {
         let row = world.in_state(name, "failing").await;
         let said = row["reason"].as_str().expect("a reason");
         assert!(said.contains(&format!("ORDERS:{TRIGGER} ")), "{name}: the event is named: {said}");
@@ -302,7 +294,7 @@ async fn a_refused_event_stops_the_handler_there_until_a_module_that_takes_it_is
 
     // A module to which every event is irrelevant takes the handler over and goes on from there.
     let folder = tempfile::tempdir().expect("a folder");
-    let path = file(&folder, "indifferent", &wasm(Mischief::default()));
+    let path = file(&folder, "indifferent", &wasm(SOUND));
     world.ok(&["deploy", path.to_str().expect("path"), "--name", "seven"]);
     world.caught_up("seven").await;
     let (_, counts, positions) = world.last_record("seven").await.expect("a record");

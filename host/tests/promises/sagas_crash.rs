@@ -210,3 +210,36 @@ async fn an_undo_does_not_overtake_its_command() {
     let in_order = ["one", "two", "untwo", "unone"].map(str::to_owned).to_vec();
     assert_eq!(kinds, (0..ORDERS).map(|number| (format!("k{number}"), in_order.clone())).collect());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_is_kept_though_the_host_died_before_it_was_set() {
+    let world = World::new().await;
+    world.stream("SCRIPTS", &["scripts.>"]).await;
+    world.stream("COMMANDS", &["script-commands.*"]).await;
+    world.deploy("scripted", "scripted", &[]);
+    let begin = async |key: &str| {
+        // A host waits with such a deadline for a second.
+        let step = json!({ "step": { "name": "one", "within": 4000, "retries": 1, "undo": "command" } });
+        let script = json!({ "key": key, "starts": true, "asks": [step] });
+        let publish = world.jetstream.publish("scripts.Told", script.to_string().into());
+        publish.await.expect("the server is there").await.expect("it is stored");
+    };
+    let commands = async |count: usize| {
+        let all = async || Some(stored(&world.jetstream, "COMMANDS").await).filter(|all| all.len() >= count);
+        until(&format!("{count} commands"), all).await
+    };
+    // The second one's record says how far the effects of the first one's are done: not, as long as its deadline is not set.
+    let mut host = world.host(&[("MILLSTREAM_CRASH_AT", "published:2")]);
+    begin("first").await;
+    commands(1).await;
+    begin("second").await;
+    assert!(!host.end().await.success(), "its log:\n{}", host.log());
+
+    // Nobody answers, so both are sent again.
+    let _host = world.host(&[]);
+    let mut sent: Vec<(String, String)> =
+        commands(4).await.into_iter().map(|command| (command.key, command.id)).collect();
+    sent.sort();
+    let attempts: Vec<(&str, bool)> = sent.iter().map(|(key, id)| (key.as_str(), id.ends_with(".2"))).collect();
+    assert_eq!(attempts, [("first", false), ("first", true), ("second", false), ("second", true)], "{sent:?}");
+}

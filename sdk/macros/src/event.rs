@@ -1,5 +1,6 @@
-//! `#[derive(Event)]`: an enum becomes a `match` over event types. Each variant with named fields gets a hidden struct that
-//! serde fills, so that the field attributes of serde keep their meaning. All that can be wrong is found here, with a sentence.
+//! `#[derive(Event)]`: an enum in, a `match` over event types out. Each variant with named fields gets a hidden struct
+//! that serde fills, so that the field attributes of serde keep their meaning. All that can be wrong is found here,
+//! with a sentence. Never: a panic, or an error in code that the user did not write.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};

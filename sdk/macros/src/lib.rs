@@ -1,5 +1,5 @@
-//! The derive macros of `millstream-sdk`. In: a user's enum. Out: its decoding, or an error at the line to change.
-//! This file only meets the compiler; what is generated, and why something is refused, lies in `event`.
+//! The derive macros of `millstream-sdk`. In: a user's enum. Out: its decoding, or an error at the line to change. This
+//! file only meets the compiler; what is generated, and why something is refused, lies in `event`. Never: reads a file.
 
 mod event;
 

@@ -1,5 +1,6 @@
-//! The second half of asking: what one effect says besides its subject and payload. The types see to it that only a step has
-//! a deadline, and that the compiler warns where a step says nothing about being taken back.
+//! The second half of asking. In: an effect that was just asked for, and what it says besides its subject and payload.
+//! Out: the same effect, said in full. The types see to it that only a step has a deadline, and that the compiler warns
+//! where a step says nothing about being taken back. Never: fails at run time where it could fail to compile.
 
 use core::time::Duration;
 
@@ -114,7 +115,7 @@ impl Undoing<'_> {
     }
 
     /// How often to send it again, as [`Step::retry`]. Not set: as often as the step, or else three times, after a second.
-    /// After the last the saga stands as `compensation-failed`, until somebody resumes it.
+    /// After the last the saga stands as `compensation-failed`, until somebody has it resumed (`millstream resume-compensation`).
     pub fn retry(self, times: u32, wait: Duration) -> Self {
         if let Some(undo) = self.0.last_undo() {
             undo.retry = Some(Retry { times, wait: milliseconds(wait) });

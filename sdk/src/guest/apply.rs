@@ -1,5 +1,6 @@
-//! Phase two, once or more. In: the documents that the cache lacks, and the routes to leave alone. Out: a change per key whose
-//! bytes differ, the effects, and the refusals. A refused unit leaves no trace in its document and has no effects.
+//! Phase two, once or more. In: the documents that the cache lacks, and the routes to leave alone. Out: a change per
+//! key whose bytes differ, the effects, and the refusals. Never: a trace of a refused unit in its document, or an
+//! effect of it.
 
 use serde::de::DeserializeOwned;
 

@@ -1,5 +1,6 @@
-//! Documents between batches: typed, with the bytes that the host has of them. Bounded by weight; what was used least
-//! recently goes first, in an order that depends on the batches alone. It never changes what a batch results in.
+//! Documents between batches: typed, with the bytes that the host has of them. In: documents as they are folded. Out:
+//! the same, if they are still here. Bounded by weight; what was used least recently goes first, in an order that
+//! depends on the batches alone. Never: changes what a batch results in.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! What the engine runs: one adapter for each kind of handler. They differ in what they make of an event, in whether it may
-//! begin an instance, and in what they ask for; all else is the engine's.
+//! What the engine runs: one adapter for each kind of handler. In: the user's type. Out: what it makes of an event,
+//! whether that may begin an instance, and what it asks for; the kinds differ in nothing else. Never: keeps anything.
 
 use std::marker::PhantomData;
 use std::sync::Arc;

@@ -3,8 +3,9 @@
 //! - [`Runtime::stage`] (`stage.rs`): events in, the keys they touch out; decodes each event once and keeps it.
 //! - [`Runtime::apply`] (`apply.rs`), once or more: documents of uncached keys in, changed documents and effects out.
 //!
-//! Between batches documents stay in the cache (`cache.rs`). It runs ahead of the host from `apply` on: a host that does not commit an
-//! outcome must throw the runtime away.
+//! Between batches documents stay in the cache (`cache.rs`). It runs ahead of the host from `apply` on: a host that
+//! does not commit an outcome must throw the runtime away. Never: a clock, randomness, or anything that the events do
+//! not say.
 
 mod apply;
 mod cache;

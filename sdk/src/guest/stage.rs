@@ -1,5 +1,5 @@
-//! Phase one. In: a batch. Out: each key once in the order of first use, a route per event and key, and what could not be
-//! decoded. Touches no document.
+//! Phase one. In: a batch. Out: each key once in the order of first use, a route per event and key, and what could not
+//! be decoded. Never: touches a document.
 
 use std::sync::Arc;
 

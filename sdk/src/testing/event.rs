@@ -1,4 +1,5 @@
-//! Events for tests, each with an envelope that can be set field by field.
+//! Events for tests. In: type and payload, and an envelope field by field. Out: what a batch holds of them. Never:
+//! reads a clock.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

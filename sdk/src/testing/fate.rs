@@ -1,4 +1,5 @@
-//! What became of an event in a scenario, in words.
+//! What became of an event in a scenario. In: the outcome. Out: words for people. Never: a verdict on it; the
+//! assertions have that.
 
 use std::fmt;
 

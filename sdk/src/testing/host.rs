@@ -1,4 +1,6 @@
-//! The host's side of a scenario: cuts events into batches, keeps documents as bytes, parks keys that were refused.
+//! The host's side of a scenario. In: events. Out: documents as bytes, and the fate of each event; cuts them into
+//! batches and parks keys that were refused. Never: keeps a document typed, so that what is not written is lost as it
+//! would be there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

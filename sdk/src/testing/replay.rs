@@ -1,4 +1,5 @@
-//! Whole files of events through one handler, for checks against answers that were computed elsewhere.
+//! Whole files of events through one handler, for checks against answers that were computed elsewhere. In: events. Out:
+//! the documents at the end. Never: repeats them as a scenario does; a file is too long for that.
 
 use std::collections::BTreeMap;
 

@@ -99,78 +99,71 @@ fn of(event_type: &str) -> TestEvent {
     event(event_type, json!(null)).aggregate("a")
 }
 
+/// A scenario that fails, the line that asks, and what is said.
+const FAILING: [(fn(), u32, &str); 18] = [
+    (|| drop(saga::<Shop>().when(of("Begin")).then_commands(["Pay", "Ship"])), line!(), "    Pay\n  - Ship\n"),
+    (|| drop(saga::<Shop>().when(of("Begin")).then_commands([])), line!(), "commands of the last action differ"),
+    (|| drop(saga::<Shop>().when(of("Begin")).then_published(["X"])), line!(), "the events of the last action differ"),
+    (|| drop(saga::<Shop>().when(of("Begin")).then_sent("Pay", &7)), line!(), "  - 7\n  + 1\n"),
+    (
+        || drop(saga::<Shop>().when(of("Begin")).then_sent("Ship", &7)),
+        line!(),
+        "no `Ship` was sent, but:\n  `Pay` of step `pay` of `a`: 1",
+    ),
+    (
+        || drop(saga::<Shop>().when(of("Begin")).then_state("a", &json!({ "events": 2 }))),
+        line!(),
+        "-   \"events\": 2\n  +   \"events\": 1",
+    ),
+    (
+        || drop(saga::<Shop>().when(of("Begin")).then_state("b", &json!(1))),
+        line!(),
+        "there is no instance `b` (there are `a`)",
+    ),
+    (
+        || drop(saga::<Shop>().when(of("Begin")).then_status("a", "completed")),
+        line!(),
+        "`a` is running, not completed; its history:\n  2026-01-01T00:00:00.000Z `Begin`",
+    ),
+    (
+        || drop(saga::<Shop>().when(of("Begin")).then_steps("a", [("pay", "kept")])),
+        line!(),
+        "  - pay: kept\n  + pay: sent",
+    ),
+    (|| drop(saga::<Shop>().when(of("Begin")).then_timers("a", ["t"])), line!(), "`a` has the timers [], not [\"t\"]"),
+    (|| drop(saga::<Shop>().when(of("Begin")).then_no_instance("a")), line!(), "there is an instance `a`, running"),
+    (
+        || drop(saga::<Shop>().when(of("Begin")).then_refused("")),
+        line!(),
+        "expected a refusal with ``, but\n  `Begin` (EVENTS:1) was applied to `a`",
+    ),
+    (|| drop(saga::<Shop>().when(of("Begin")).then_rejected("")), line!(), "expected a rejection with ``"),
+    (|| drop(saga::<Shop>().when(of("Begin")).then_ignored()), line!(), "expected that nobody sees the event"),
+    (
+        || drop(saga::<Shop>().when(of("Begin")).then_logged("x")),
+        line!(),
+        "expected a line with `x` in the log:\nInfo: EVENTS:1",
+    ),
+    (
+        || drop(saga::<Shop>().when(of("Begin")).reply("ship", of("Paid"))),
+        line!(),
+        "no command of step `ship` was sent for `a`, but:\n  `Pay` of step `pay`",
+    ),
+    (
+        || drop(saga::<Shop>().given([of("Begin"), of("Refuse")])),
+        line!(),
+        "given event `Refuse` (EVENTS:2) was refused for `a`: not that",
+    ),
+    (
+        || drop(saga::<Shop>().given([of("Begin")]).when(of("Refuse")).advance(hours(1))),
+        line!(),
+        "an earlier event `Refuse` (EVENTS:2) was refused",
+    ),
+];
+
 #[test]
 fn a_failed_assertion_fails_at_the_line_that_asked() {
-    type Ask = fn();
-    let cases: [(Ask, u32, &str); 18] = [
-        (|| drop(saga::<Shop>().when(of("Begin")).then_commands(["Pay", "Ship"])), line!(), "    Pay\n  - Ship\n"),
-        (|| drop(saga::<Shop>().when(of("Begin")).then_commands([])), line!(), "commands of the last action differ"),
-        (
-            || drop(saga::<Shop>().when(of("Begin")).then_published(["X"])),
-            line!(),
-            "the events of the last action differ",
-        ),
-        (|| drop(saga::<Shop>().when(of("Begin")).then_sent("Pay", &7)), line!(), "  - 7\n  + 1\n"),
-        (
-            || drop(saga::<Shop>().when(of("Begin")).then_sent("Ship", &7)),
-            line!(),
-            "no `Ship` was sent, but:\n  `Pay` of step `pay` of `a`: 1",
-        ),
-        (
-            || drop(saga::<Shop>().when(of("Begin")).then_state("a", &json!({ "events": 2 }))),
-            line!(),
-            "-   \"events\": 2\n  +   \"events\": 1",
-        ),
-        (
-            || drop(saga::<Shop>().when(of("Begin")).then_state("b", &json!(1))),
-            line!(),
-            "there is no instance `b` (there are `a`)",
-        ),
-        (
-            || drop(saga::<Shop>().when(of("Begin")).then_status("a", "completed")),
-            line!(),
-            "`a` is running, not completed; its history:\n  2026-01-01T00:00:00.000Z `Begin`",
-        ),
-        (
-            || drop(saga::<Shop>().when(of("Begin")).then_steps("a", [("pay", "kept")])),
-            line!(),
-            "  - pay: kept\n  + pay: sent",
-        ),
-        (
-            || drop(saga::<Shop>().when(of("Begin")).then_timers("a", ["t"])),
-            line!(),
-            "`a` has the timers [], not [\"t\"]",
-        ),
-        (|| drop(saga::<Shop>().when(of("Begin")).then_no_instance("a")), line!(), "there is an instance `a`, running"),
-        (
-            || drop(saga::<Shop>().when(of("Begin")).then_refused("")),
-            line!(),
-            "expected a refusal with ``, but\n  `Begin` (EVENTS:1) was applied to `a`",
-        ),
-        (|| drop(saga::<Shop>().when(of("Begin")).then_rejected("")), line!(), "expected a rejection with ``"),
-        (|| drop(saga::<Shop>().when(of("Begin")).then_ignored()), line!(), "expected that nobody sees the event"),
-        (
-            || drop(saga::<Shop>().when(of("Begin")).then_logged("x")),
-            line!(),
-            "expected a line with `x` in the log:\nInfo: EVENTS:1",
-        ),
-        (
-            || drop(saga::<Shop>().when(of("Begin")).reply("ship", of("Paid"))),
-            line!(),
-            "no command of step `ship` was sent for `a`, but:\n  `Pay` of step `pay`",
-        ),
-        (
-            || drop(saga::<Shop>().given([of("Begin"), of("Refuse")])),
-            line!(),
-            "given event `Refuse` (EVENTS:2) was refused for `a`: not that",
-        ),
-        (
-            || drop(saga::<Shop>().given([of("Begin")]).when(of("Refuse")).advance(hours(1))),
-            line!(),
-            "an earlier event `Refuse` (EVENTS:2) was refused",
-        ),
-    ];
-    for (ask, line, expected) in cases {
+    for (ask, line, expected) in FAILING {
         let (message, file, failed) = failure(ask);
         assert!(message.contains(expected), "{message}");
         // The formatter may put a case on up to five lines.

@@ -1,4 +1,5 @@
-//! What the connection is made of: flags, environment and a context of the nats command line, merged. Pure but for two small files.
+//! What the connection is made of. In: flags, environment and a context of the nats command line. Out: all of it
+//! merged. Pure but for two small files. Never: writes them.
 
 use std::io;
 use std::path::{Path, PathBuf};

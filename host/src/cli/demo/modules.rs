@@ -1,9 +1,11 @@
-//! Builds the example modules, and the services that answer the saga, with cargo, from the clone that the demo is run in.
+//! Builds the example modules, and the services that answer the saga, with cargo. In: the clone that the demo is run in. Out: their
+//! bytes, and the services' program. Never: fetches sources.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, ensure};
+
+use crate::examples;
 
 /// What the demo runs.
 pub(super) struct Built {
@@ -18,11 +20,9 @@ pub(super) fn build(handlers: &[&str]) -> anyhow::Result<Built> {
     let root =
         workspace().context("the examples are built from a clone of the repository: run `cargo demo` inside one")?;
     super::say("modules", &format!("building {}", handlers.join(", ")));
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     // Together with this program, which is built already: so both use the same builds of what they depend on.
-    let mut command = Command::new(&cargo);
-    command.current_dir(&root).args(["build", "--quiet", "--package", "millstream", "--package", "order-services"]);
+    let mut command = examples::cargo(&root);
+    command.args(["build", "--quiet", "--package", "millstream", "--package", "order-services"]);
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
@@ -34,17 +34,11 @@ pub(super) fn build(handlers: &[&str]) -> anyhow::Result<Built> {
     let status = command.status().context("cargo could not be started")?;
     ensure!(status.success(), "the services of the example do not build");
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
-    let services = target.join(profile).join(format!("order-services{}", std::env::consts::EXE_SUFFIX));
-    let mut command = Command::new(cargo);
-    command.current_dir(&root).args(["build", "--quiet", "--profile", "module", "--target", "wasm32-unknown-unknown"]);
-    for handler in handlers {
-        command.args(["--package", handler]);
-    }
-    let status = command.status().context("cargo could not be started")?;
-    ensure!(status.success(), "the examples do not build; hint: rustup target add wasm32-unknown-unknown");
-    let folder = target.join("wasm32-unknown-unknown/module");
+    let services =
+        examples::target(&root).join(profile).join(format!("order-services{}", std::env::consts::EXE_SUFFIX));
+    examples::build(&root, handlers)?;
     let read = |handler: &&str| {
-        let file = folder.join(format!("{}.wasm", handler.replace('-', "_")));
+        let file = examples::module(&root, handler);
         let bytes = std::fs::read(&file).with_context(|| format!("{} cannot be read", file.display()))?;
         Ok(((*handler).to_owned(), bytes))
     };

@@ -1,5 +1,5 @@
-//! The demo's shop: orders made up by a fixed rule, their events, and what the documents must be. The recomputation shares
-//! no code with the handlers.
+//! The demo's shop. In: the number of an order. Out: the order, made up by a fixed rule, its events, and what the
+//! documents must be. Pure. Never: shares code with the handlers.
 
 use std::collections::BTreeMap;
 

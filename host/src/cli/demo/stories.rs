@@ -1,4 +1,5 @@
-//! The demo's sagas: three orders, the services that answer their commands as a process of its own, and what must become of each.
+//! The demo's sagas. In: the services' program, to answer their commands as a process of its own. Out: three orders,
+//! and whether each ended as it must. Never: answers a command itself.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,4 +1,5 @@
 //! Reading: a file of events in, checked lines out, in chunks. Runs on a thread of its own, ahead of the network.
+//! Never: holds more than a few chunks in memory.
 
 use millstream_saga::subject_matches;
 use std::collections::HashSet;

@@ -1,4 +1,5 @@
-//! Sending: checked lines in, acknowledged lines counted. The only file that knows what becomes of a line when a server is lost.
+//! Sending: checked lines in, acknowledged lines counted out. The only file that knows what becomes of a line when a
+//! server is lost. Never: sends a line before one that must be sent again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The streams that will hold what is published: found before the first line goes out, and read back when a run is resumed.
+//! The streams that will hold what is published. In: the subjects. Out: the streams, found before the first line goes
+//! out, and how far an earlier run came, read back from them. Never: writes to them.
 
 use millstream_saga::subject_matches;
 use std::collections::{HashSet, VecDeque};

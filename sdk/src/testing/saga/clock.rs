@@ -1,4 +1,5 @@
-//! The virtual clock of a scenario: what is to fire when. It stands still unless an event or the test moves it.
+//! The virtual clock of a scenario. In: what sets and cancels timers. Out: what fires next. Never: moves unless an
+//! event or the test moves it.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,5 +1,6 @@
-//! The host's side of a saga's scenario: judges each unit, shows it to the handler, folds what it asks for. Judging and folding
-//! are the host's own code; what is left out is the broker, the journal and the sandbox.
+//! The host's side of a saga's scenario. In: events and timers. Out: instances and what is sent; judges each unit,
+//! shows it to the handler, folds what it asks for. Judging and folding are the host's own code; what is left out is
+//! the broker, the journal and the sandbox. Never: decides anything in another way than the host.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -95,6 +96,10 @@ impl<H: Handler> Host<H> {
         let (reaction, payload) = match unit.due(&due, &mut instance, &mut out) {
             DueVerdict::Wake { reaction, payload } => (reaction, payload),
             DueVerdict::Ignored => return fate(Unit::Ignored),
+            DueVerdict::Late => {
+                self.store(&due.key, instance.as_ref());
+                return fate(Unit::Late);
+            }
             DueVerdict::Settled => {
                 self.store(&due.key, instance.as_ref());
                 self.out.append(&mut out);

@@ -1,4 +1,5 @@
-//! Services that the test plays: they answer what is sent until nobody waits, and one after the other they fail.
+//! Services that the test plays. In: what is sent. Out: answers until nobody waits, with one service after the other
+//! that fails. Never: leaves a step out.
 
 use millstream_saga::instance::{Step, StepState};
 

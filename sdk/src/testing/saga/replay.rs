@@ -1,4 +1,5 @@
-//! Whole files of events through one saga, for checks against answers that were computed elsewhere.
+//! Whole files of events through one saga, for checks against answers that were computed elsewhere. In: events, and the
+//! time at which it ends. Out: the instances and what was sent. Never: answers what it sends.
 
 use std::collections::BTreeMap;
 

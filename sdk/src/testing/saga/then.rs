@@ -1,4 +1,5 @@
-//! What a scenario can say about its last action and about its instances. Each says at the caller's line what is different.
+//! What a scenario can say. In: its last action and its instances. Out: nothing, or what is different, at the caller's
+//! line. Never: changes the scenario.
 
 use std::fmt::Write;
 

@@ -1,0 +1,168 @@
+//! `millstream remove`: takes a handler off its hosts. What it decided stays unless that is asked for by name, because it cannot
+//! be had again for nothing. In: the handler. Out: nothing left of it on hosts and input streams. Never: touches a user's stream.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use async_nats::jetstream::{self, Context};
+use clap::Args;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::{Fault, connect, output, versions};
+use crate::generation::Generation;
+use crate::inputs;
+use crate::intake;
+use crate::names;
+use crate::rebuild;
+use crate::registry::{Deployment, Registry};
+
+/// How long hosts have to end it.
+const WAIT: Duration = Duration::from_secs(15);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Take a handler off its hosts.
+#[derive(Debug, Args)]
+pub(super) struct Remove {
+    /// The handler.
+    handler: String,
+    /// Its documents and its journal, too: they are gone for good.
+    #[arg(long)]
+    with_documents: bool,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Serialize)]
+struct Removed {
+    handler: String,
+    consumers: Vec<String>,
+    streams: Vec<String>,
+    timers: u64,
+}
+
+impl Remove {
+    pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
+        let name = &self.handler;
+        let jetstream = jetstream::new(super::open(connection).await?);
+        let registry = Registry::peek(&jetstream).await?.ok_or_else(|| versions::not_deployed(name))?;
+        // One that cannot be read must go as well.
+        let deployed = registry.deployments().await?.into_iter().find(|(deployed, _)| deployed == name);
+        let (_, deployment) = deployed.ok_or_else(|| versions::not_deployed(name))?;
+        let consumers = self.consumers(&jetstream, deployment.ok().as_ref()).await;
+        let streams = if self.with_documents { self.streams(&jetstream).await? } else { Vec::new() };
+        self.confirm(&consumers, &streams)?;
+
+        registry.remove(name).await?;
+        self.wait_for_hosts(&registry).await?;
+        for stream in &consumers {
+            delete_consumer(&jetstream, stream, name).await?;
+        }
+        rebuild::take_off(&jetstream, name, self.with_documents).await?;
+        let timers = if self.with_documents { purge_timers(&jetstream, name).await? } else { 0 };
+        for stream in &streams {
+            jetstream.delete_stream(stream).await.map_err(Fault::failed)?;
+        }
+        let removed = Removed { handler: name.clone(), consumers, streams, timers };
+        if json {
+            return Ok(output::json(&removed)?);
+        }
+        eprintln!("removed {name}");
+        if !self.with_documents {
+            eprintln!(
+                "its documents stay in bucket {name}; deployed again under this name it goes on where it stopped"
+            );
+        }
+        Ok(())
+    }
+
+    /// Input streams on which it has a consumer.
+    async fn consumers(&self, jetstream: &Context, deployment: Option<&Deployment>) -> Vec<String> {
+        let Some(deployment) = deployment else { return Vec::new() };
+        let inputs = inputs::resolve(jetstream, deployment.filters(), &deployment.settings.streams).await;
+        let mut streams: Vec<String> = inputs.into_iter().flatten().map(|input| input.stream).collect();
+        streams.push(names::TIMERS.to_owned());
+        let mut ours = Vec::new();
+        for stream in streams {
+            if let Ok(true) = intake::check_consumer(jetstream, &Generation::first(&self.handler), &stream).await {
+                ours.push(stream);
+            }
+        }
+        ours
+    }
+
+    /// Its bucket and its journal, where they are its own.
+    async fn streams(&self, jetstream: &Context) -> Result<Vec<String>, Fault> {
+        let mut ours = Vec::new();
+        for name in [names::bucket_stream(&self.handler), names::journal_stream(&self.handler)] {
+            match jetstream.get_stream(&name).await {
+                Ok(stream) if names::is_ours(&stream.cached_info().config.metadata, &self.handler) => ours.push(name),
+                Ok(_) => {
+                    return Err(Fault::usage(anyhow::anyhow!("stream {name} was not made for this handler"))
+                        .hint("leave out --with-documents, or move the stream away with the nats CLI"));
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(ours)
+    }
+
+    /// Names what goes, and has a person say yes.
+    fn confirm(&self, consumers: &[String], streams: &[String]) -> Result<(), Fault> {
+        eprintln!("this ends handler {} on every host", self.handler);
+        for stream in consumers {
+            eprintln!("  and removes its consumer on stream {stream}");
+        }
+        for stream in streams {
+            eprintln!("  and removes stream {stream} with all that is in it");
+        }
+        if self.yes {
+            return Ok(());
+        }
+        if !std::io::stdin().is_terminal() {
+            return Err(Fault::usage(anyhow::anyhow!("nobody is there to be asked; nothing was removed"))
+                .hint("say yes beforehand with --yes"));
+        }
+        eprint!("type the handler's name to go on: ");
+        let _ = std::io::stderr().flush();
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).map_err(Fault::failed)?;
+        if answer.trim() == self.handler {
+            return Ok(());
+        }
+        Err(Fault::usage(anyhow::anyhow!("`{}` is not its name; nothing was removed", answer.trim()))
+            .hint("try again, or use --yes"))
+    }
+
+    /// Every live host forgets what it said of the handler when it has ended it.
+    async fn wait_for_hosts(&self, registry: &Registry) -> Result<(), Fault> {
+        let deadline = Instant::now() + WAIT;
+        let hosts = registry.live_hosts().await?;
+        for host in hosts.iter().filter(|host| host.looks_after(&self.handler)) {
+            while registry.verdict(&self.handler, &host.name).await?.is_some() {
+                if Instant::now() > deadline {
+                    return Err(Fault::failed(anyhow::anyhow!(
+                        "the deployment is gone, but host {} has not ended the handler within {WAIT:?}; \
+                         nothing else was removed",
+                        host.name
+                    ))
+                    .hint("look at that host's log; then deploy and remove again"));
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn delete_consumer(jetstream: &Context, stream: &str, name: &str) -> Result<(), Fault> {
+    jetstream.delete_consumer_from_stream(name, stream).await.map(drop).map_err(Fault::failed)
+}
+
+/// Removes timers that nobody will hear.
+async fn purge_timers(jetstream: &Context, name: &str) -> Result<u64, Fault> {
+    let Ok(stream) = jetstream.get_stream(names::TIMERS).await else { return Ok(0) };
+    let purged = stream.purge().filter(names::timer_handler_subjects(name)).await;
+    Ok(purged.map_err(Fault::failed)?.purged)
+}

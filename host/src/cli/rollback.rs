@@ -1,0 +1,93 @@
+//! `millstream rollback`: deploys again what was deployed before. The history of deployments is kept by the bucket itself, so this is a
+//! deployment like any other, and can be rolled back too.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Fault, connect, output, verdicts, versions};
+use crate::registry::{Deployment, Desired, Past};
+
+/// Go back to an earlier version.
+#[derive(Debug, Args)]
+pub(super) struct Rollback {
+    /// The handler.
+    handler: String,
+    /// The version: its label, or the beginning of its digest; by default the one before.
+    #[arg(value_name = "VERSION")]
+    to: Option<String>,
+    /// Do not wait for the hosts.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+#[derive(Serialize)]
+struct Done {
+    handler: String,
+    from: String,
+    to: String,
+    label: String,
+    state: String,
+}
+
+impl Rollback {
+    pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
+        let registry = versions::registry(connection, &self.handler).await?;
+        let Some((revision, current)) = registry.current(&self.handler).await? else {
+            return Err(versions::not_deployed(&self.handler));
+        };
+        let history = registry.history(&self.handler).await?;
+        let target = self.target(&current, history)?;
+        // Refused here, not by every host.
+        registry
+            .module(target.digest)
+            .await
+            .map_err(|error| Fault::failed(error).hint("deploy it again from its file with `millstream deploy`"))?;
+        let wanted = Deployment { desired: Desired::Running, note: String::new(), ..target };
+        let Some(new) = registry.replace(&self.handler, revision, &wanted).await? else {
+            return Err(versions::overtaken(&self.handler));
+        };
+        let state = if self.no_wait {
+            "deployed".to_owned()
+        } else {
+            verdicts::wait(&registry, &self.handler, new, wanted.digest).await?.line("deployed")
+        };
+        let done = Done {
+            handler: self.handler,
+            from: current.digest.to_string(),
+            to: wanted.digest.to_string(),
+            label: wanted.label,
+            state,
+        };
+        if json {
+            return Ok(output::json(&done)?);
+        }
+        let label = if done.label.is_empty() { String::new() } else { format!(" ({})", done.label) };
+        eprintln!("{}: {:.12} -> {:.12}{label}\nstate     {}", done.handler, done.from, done.to, done.state);
+        Ok(())
+    }
+
+    /// What to deploy again.
+    fn target(&self, current: &Deployment, history: Vec<Past>) -> Result<Deployment, Fault> {
+        let readable = history.into_iter().filter_map(|past| past.deployment?.ok());
+        let others: Vec<Deployment> = readable.filter(|past| differs(past, current)).collect();
+        let found = match &self.to {
+            None => others.first(),
+            Some(version) => others.iter().find(|past| past.label == *version).or_else(|| {
+                others.iter().find(|past| version.len() >= 4 && past.digest.to_string().starts_with(version.as_str()))
+            }),
+        };
+        found.cloned().ok_or_else(|| {
+            let what = match &self.to {
+                None => format!("handler {} has no earlier version", self.handler),
+                Some(version) => format!("handler {} has no earlier version `{version}`", self.handler),
+            };
+            Fault::usage(anyhow::anyhow!(what))
+                .hint(format!("see what there was with `millstream list --versions {}`", self.handler))
+        })
+    }
+}
+
+/// Another module, or other settings.
+fn differs(past: &Deployment, current: &Deployment) -> bool {
+    past.digest != current.digest || past.settings != current.settings
+}

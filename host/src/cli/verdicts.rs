@@ -1,0 +1,129 @@
+//! What the hosts make of a deployment, waited for and told. In: a deployment's revision. Out: a verdict of each live host that
+//! looks after the handler, or a fault that says which one refuses and why. Never: writes.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Fault;
+use crate::progress::State;
+use crate::registry::{Outcome, Registry, Verdict};
+use crate::sandbox::Digest;
+
+/// How long hosts have to prepare a module and to take it over.
+const WAIT: Duration = Duration::from_secs(15);
+
+/// How long a version that was taken over is watched: one that cannot take the events that wait for it goes back at once.
+const WATCH: Duration = Duration::from_millis(500);
+
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What became of a deployment.
+#[derive(Debug, Default)]
+pub(super) struct Verdicts {
+    pub(super) hosts: Vec<Verdict>,
+    /// Hosts that did not say anything in time.
+    pub(super) silent: Vec<String>,
+}
+
+/// Waits until every live host has said what it makes of this revision.
+pub(super) async fn wait(registry: &Registry, handler: &str, revision: u64, digest: Digest) -> Result<Verdicts, Fault> {
+    let hosts = registry.live_hosts().await?;
+    let deadline = Instant::now() + WAIT;
+    let mut verdicts = Verdicts::default();
+    for host in hosts.into_iter().filter(|host| host.looks_after(handler)) {
+        match verdict(registry, handler, &host.name, revision, deadline).await? {
+            Some(verdict) => verdicts.hosts.push(verdict),
+            None => verdicts.silent.push(host.name),
+        }
+    }
+    if let Some(refused) = verdicts.hosts.iter().find(|verdict| verdict.outcome == Outcome::Refused) {
+        return Err(refusal(registry, handler, &refused.host, &refused.reason).await);
+    }
+    if verdicts.hosts.iter().any(|verdict| verdict.outcome == Outcome::Running) {
+        went_back(registry, handler, digest).await?;
+    }
+    Ok(verdicts)
+}
+
+async fn verdict(
+    registry: &Registry,
+    handler: &str,
+    host: &str,
+    revision: u64,
+    deadline: Instant,
+) -> Result<Option<Verdict>, Fault> {
+    loop {
+        let said = registry.verdict(handler, host).await?;
+        if let Some(verdict) = said.filter(|verdict| verdict.revision >= revision) {
+            return Ok(Some(verdict));
+        }
+        if Instant::now() > deadline {
+            return Ok(None);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Fails if the host has already given up what it took over, or stopped at an event.
+async fn went_back(registry: &Registry, handler: &str, digest: Digest) -> Result<(), Fault> {
+    let deadline = Instant::now() + WATCH;
+    let wanted = digest.to_string();
+    while Instant::now() < deadline {
+        let report = registry.status(handler).await?.unwrap_or_default();
+        if let Some(refused) = report.refused.filter(|refused| refused.digest == wanted) {
+            return Err(refusal(registry, handler, &report.host, &refused.reason).await);
+        }
+        if report.state == State::Failing && report.digest == wanted {
+            return Err(refusal(registry, handler, &report.host, &report.reason).await);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+async fn refusal(registry: &Registry, handler: &str, host: &str, reason: &str) -> Fault {
+    let report = registry.status(handler).await.ok().flatten().unwrap_or_default();
+    let runs = match report.state {
+        State::Running => format!("module {:.12} goes on", report.digest),
+        _ => "nothing runs under this name".to_owned(),
+    };
+    let (reason, hint) = match reason.split_once("; hint: ") {
+        Some((reason, hint)) => (reason, hint.to_owned()),
+        None => (
+            reason,
+            format!("mend it and deploy again, or put the one before back with `millstream rollback {handler}`"),
+        ),
+    };
+    Fault::failed(anyhow::anyhow!("host {host} does not run it: {reason}; {runs}")).hint(hint)
+}
+
+impl Verdicts {
+    /// One line for people.
+    pub(super) fn line(&self, done: &str) -> String {
+        let mut parts: Vec<String> = self.hosts.iter().map(in_words).collect();
+        parts.extend(self.silent.iter().map(|host| format!("{host} has not answered (see `millstream list`)")));
+        match parts.is_empty() {
+            true => format!("{done}; no host is running (start one with `millstream run`)"),
+            false => parts.join(", "),
+        }
+    }
+
+    /// The longest that events were kept waiting.
+    pub(super) fn pause_milliseconds(&self) -> Option<f64> {
+        let longest = self.hosts.iter().filter_map(|verdict| verdict.pause_microseconds).max()?;
+        Some(longest as f64 / 1000.0)
+    }
+}
+
+fn in_words(verdict: &Verdict) -> String {
+    let Verdict { host, reason, .. } = verdict;
+    match verdict.outcome {
+        Outcome::Running => format!("running on {host}"),
+        Outcome::Waiting if reason.is_empty() => format!("{host} has not begun yet (see `millstream list`)"),
+        Outcome::Waiting => format!("{host} waits: {reason}"),
+        Outcome::Paused => format!("paused on {host}"),
+        Outcome::StandingBy => format!("{host} stands by"),
+        Outcome::Refused => format!("refused by {host}"),
+    }
+}

@@ -1,0 +1,472 @@
+//! Keeps one handler on this host at what its deployment says. In: deployments as they come. Out: a handler that runs, its state
+//! and this host's verdicts in the registry. A new module is prepared beside the one that runs and takes over between two batches; one
+//! that cannot be run is refused, and the old one never notices. Never: looks into a handler's events.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::alerts;
+use crate::claim;
+use crate::generation::Generation;
+use crate::generation::family::Family;
+use crate::generation::maker::{Maker, Unprepared};
+use crate::handler::{Ended, Handler};
+use crate::pipeline::told_to_stop;
+use crate::progress::{Progress, Refused, Report, State};
+use crate::registry::{Deployment, Desired, Outcome, Registry, Verdict};
+use crate::sandbox::{Cache, Sandbox};
+use crate::version::{self, Succession, Version};
+
+/// How often a running handler's numbers go to the status bucket, and how long to wait before a module is fetched again.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a verdict waits for a version to decide. The next deployment waits as long.
+const TAKE_WITHIN: Duration = Duration::from_secs(3);
+
+/// A deployment as it lies in its bucket.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) revision: u64,
+    pub(crate) deployment: Deployment,
+}
+
+/// What a handler on this host needs.
+#[derive(Clone)]
+pub(crate) struct Keeper {
+    pub(crate) jetstream: Context,
+    pub(crate) registry: Registry,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) cache: Cache,
+    pub(crate) host: String,
+    pub(crate) name: String,
+    pub(crate) progress: Arc<Progress>,
+}
+
+/// A handler that runs.
+struct Running {
+    /// What it should run by now.
+    version: Arc<Version>,
+    deployment: Deployment,
+    versions: watch::Sender<Arc<Version>>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Ended>,
+    /// What to go back to if the version fails early.
+    probation: Option<Probation>,
+    /// The live generation cannot go on; others do.
+    failed: bool,
+}
+
+impl Running {
+    /// A generation that was promoted brought its own module: that is what runs, and there is nothing to go back to.
+    fn knows_its_heir(&mut self, wanted: &Wanted) {
+        let runs = Arc::clone(&self.versions.borrow());
+        if !Arc::ptr_eq(&runs, &self.version) {
+            self.version = runs;
+            self.deployment = wanted.deployment.clone();
+            self.probation = None;
+        }
+    }
+}
+
+/// A version that has yet to show that it can take events.
+struct Probation {
+    /// Revision of its deployment.
+    revision: u64,
+    /// The last good one.
+    before: Deployment,
+    /// Events decided before it.
+    from: u64,
+}
+
+/// Ends what runs. Stays whole if nobody waits for the end.
+async fn end(running: &mut Option<Running>) -> Ended {
+    let Some(one) = running else { return Ended::Stopped };
+    let _ = one.stop.send(true);
+    let ended = (&mut one.task).await;
+    *running = None;
+    ended.unwrap_or(Ended::Stopped)
+}
+
+impl Keeper {
+    /// Follows `wanted` until told to stop. Answers how the handler ended.
+    pub(crate) async fn run(self, mut wanted: watch::Receiver<Wanted>, mut stop: watch::Receiver<bool>) -> Ended {
+        if let Some(before) = self.recall(&mut stop).await {
+            self.progress.recalls(&before);
+        }
+        let reporting = tokio::spawn(keep_reporting(self.registry.clone(), self.name.clone(), self.progress.clone()));
+        let mut running = None;
+        let ended = loop {
+            let want = wanted.borrow_and_update().clone();
+            tokio::select! {
+                biased;
+                () = told_to_stop(&mut stop) => break None,
+                () = self.follow(want, &mut running) => {}
+            }
+            match self.wait(&mut running, &mut wanted, &mut stop).await {
+                Next::Follow => {}
+                Next::Stop => break None,
+                Next::Over(ended) => break Some(ended),
+            }
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => end(&mut running).await,
+        };
+        reporting.abort();
+        let _ = reporting.await;
+        ended
+    }
+
+    /// Waits for something to follow. A handler that ended by itself stays as it is until something else is wanted.
+    async fn wait(
+        &self,
+        running: &mut Option<Running>,
+        wanted: &mut watch::Receiver<Wanted>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Next {
+        loop {
+            let ends = async {
+                match running.as_mut() {
+                    Some(running) => (&mut running.task).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let ended = tokio::select! {
+                biased;
+                () = told_to_stop(stop) => return Next::Stop,
+                changed = wanted.changed() => return if changed.is_ok() { Next::Follow } else { Next::Stop },
+                ended = ends => ended,
+            };
+            let Some(mut over) = running.take() else { continue };
+            match ended {
+                Ok(Ended::Failing { reason, by_module }) => {
+                    tracing::error!(handler = self.name, reason, "stopped");
+                    let delivered = self.progress.delivered();
+                    let probation = over.probation.take();
+                    match probation.filter(|probation| by_module && probation.lasts(delivered, &over.version)) {
+                        Some(probation) => *running = self.go_back(probation, &over.version, &reason).await,
+                        None => {
+                            self.last_word().await;
+                            *running = Some(self.without_live(over));
+                        }
+                    }
+                }
+                Ok(Ended::Fenced(reason)) => tracing::error!(handler = self.name, reason, "fenced"),
+                Ok(ended @ (Ended::Stopped | Ended::Interrupted(_))) => return Next::Over(ended),
+                Err(error) => tracing::error!(handler = self.name, %error, "the handler's task broke off"),
+            }
+        }
+    }
+
+    /// Brings the handler to what is wanted, as far as it can be, and gives this host's verdict.
+    async fn follow(&self, wanted: Wanted, running: &mut Option<Running>) {
+        if wanted.deployment.desired == Desired::Paused {
+            end(running).await;
+            if self.progress.state() != State::Fenced {
+                self.progress.set(State::Paused, "");
+            }
+            return self.judge(&wanted, Outcome::Paused, String::new()).await;
+        }
+        if let Some(running) = running {
+            running.knows_its_heir(&wanted);
+        }
+        if running.as_ref().is_some_and(|running| running.failed) {
+            end(running).await;
+        }
+        match self.prepared(&wanted.deployment).await {
+            Ok(version) => self.take(wanted, Arc::new(version), running).await,
+            Err(defect) => {
+                let reason = format!("{defect:#}");
+                if running.is_none() && self.progress.state() != State::Fenced {
+                    *running = self.fall_back(&wanted, &reason).await;
+                }
+                self.refuse(&wanted, reason, running.is_some()).await;
+            }
+        }
+    }
+
+    /// Has a version take over, or refuses it.
+    async fn take(&self, wanted: Wanted, version: Arc<Version>, running: &mut Option<Running>) {
+        let succession = running.as_ref().map(|running| version.after(&running.version));
+        match succession {
+            Some(Succession::Never(reason)) => return self.refuse(&wanted, reason, true).await,
+            Some(Succession::Same) => {
+                let runs = running.as_ref().map(|running| &running.deployment.note);
+                // Our own word, that we went back: what we went back from stays told.
+                if runs.is_some_and(|note| !note.is_empty() && *note == wanted.deployment.note) {
+                    return self.judge(&wanted, Outcome::Running, String::new()).await;
+                }
+            }
+            Some(Succession::Swap) => {
+                let Some(running) = running else { return };
+                running.probation = self.probation(running, &wanted);
+                running.version = Arc::clone(&version);
+                running.deployment = wanted.deployment.clone();
+                running.versions.send_replace(Arc::clone(&version));
+            }
+            Some(Succession::Reopen) => {
+                let probation = running.as_ref().and_then(|old| self.probation(old, &wanted));
+                end(running).await;
+                *running = Some(self.start(&wanted.deployment, Arc::clone(&version), probation));
+            }
+            None if self.progress.state() == State::Fenced => {
+                return self.judge(&wanted, Outcome::StandingBy, String::new()).await;
+            }
+            None => {
+                if let Some(reason) = self.defect_of_first(&version) {
+                    return self.refuse(&wanted, reason, false).await;
+                }
+                *running = Some(self.start(&wanted.deployment, Arc::clone(&version), None));
+            }
+        }
+        self.progress.refused(None);
+        let (outcome, reason) = self.taken(&version).await;
+        self.judge(&wanted, outcome, reason).await;
+    }
+
+    /// What has become of a version after a while: it decides, or waits for the server, for a batch to end, for a claim.
+    async fn taken(&self, version: &Version) -> (Outcome, String) {
+        let digest = version.digest.to_string();
+        let mut turns = self.progress.turns();
+        let settled = async {
+            loop {
+                let report = self.progress.report(0);
+                match report.state {
+                    State::Running if report.digest == digest => return (Outcome::Running, String::new()),
+                    State::Fenced => return (Outcome::StandingBy, String::new()),
+                    State::Failing => return (Outcome::Refused, report.reason),
+                    State::Starting | State::Retrying | State::Running | State::Paused => {
+                        let _ = turns.changed().await;
+                    }
+                }
+            }
+        };
+        let waiting = |_| (Outcome::Waiting, self.progress.report(0).reason);
+        tokio::time::timeout(TAKE_WITHIN, settled).await.unwrap_or_else(waiting)
+    }
+
+    /// What was said of the handler last, before this host says anything.
+    async fn recall(&self, stop: &mut watch::Receiver<bool>) -> Option<Report> {
+        loop {
+            match self.registry.status(&self.name).await {
+                Ok(before) => return before,
+                Err(error) => tracing::warn!(handler = self.name, %error, "trying again"),
+            }
+            tokio::select! { () = told_to_stop(stop) => return None, () = tokio::time::sleep(REPORT_EVERY) => {} }
+        }
+    }
+
+    /// A host that begins has no version to compare with, but what was said of the last one.
+    fn defect_of_first(&self, version: &Version) -> Option<String> {
+        let before = self.progress.report(0);
+        let (old, new) = (before.state_version, version.description.state_version);
+        if !before.kind.is_empty() && before.kind != version.kind() {
+            return Some(version::other_kind(version.kind(), &before.kind));
+        }
+        (old != 0 && old != new).then(|| version::other_state(new, old))
+    }
+
+    fn probation(&self, running: &Running, wanted: &Wanted) -> Option<Probation> {
+        let from = self.progress.delivered();
+        // One that is itself on probation is nothing to go back to.
+        match &running.probation {
+            Some(probation) if probation.lasts(from, &running.version) => {
+                Some(Probation { revision: wanted.revision, before: probation.before.clone(), from })
+            }
+            _ => Some(Probation { revision: wanted.revision, before: running.deployment.clone(), from }),
+        }
+    }
+
+    fn start(&self, deployment: &Deployment, version: Arc<Version>, probation: Option<Probation>) -> Running {
+        self.progress.makes(version.kind(), version.description.state_version);
+        self.progress.set(State::Starting, "");
+        self.run_family(deployment.clone(), version, probation, false)
+    }
+
+    /// The generations beside a live one that cannot go on: one of them may take its place.
+    fn without_live(&self, over: Running) -> Running {
+        let version = Arc::clone(&over.versions.borrow());
+        self.run_family(over.deployment, version, None, true)
+    }
+
+    fn run_family(
+        &self,
+        deployment: Deployment,
+        version: Arc<Version>,
+        probation: Option<Probation>,
+        failed: bool,
+    ) -> Running {
+        let (versions, follows) = watch::channel(Arc::clone(&version));
+        let (stop, stopped) = watch::channel(false);
+        let live = Handler {
+            name: self.name.clone(),
+            generation: Generation::first(&self.name),
+            bound: None,
+            host: self.host.clone(),
+            versions: follows,
+            progress: Arc::clone(&self.progress),
+        };
+        let family = Family::new(self.jetstream.clone(), self.maker(), live, versions.clone(), failed);
+        let task = tokio::spawn(family.run(stopped));
+        Running { version, deployment, versions, stop, task, probation, failed }
+    }
+
+    /// Runs the last good version again, and says so to everybody.
+    async fn go_back(&self, probation: Probation, failed: &Version, reason: &str) -> Option<Running> {
+        let note = format!("went back from {}: {reason}", failed.digest.short());
+        let before = Deployment { note: note.clone(), ..probation.before };
+        self.progress.refused(Some(Refused { digest: failed.digest.to_string(), reason: reason.to_owned() }));
+        tracing::warn!(handler = self.name, from = failed.digest.short(), to = before.digest.short(), "going back");
+        let refused = Verdict {
+            host: self.host.clone(),
+            revision: probation.revision,
+            digest: failed.digest,
+            outcome: Outcome::Refused,
+            reason: reason.to_owned(),
+            pause_microseconds: None,
+        };
+        self.tell(&refused).await;
+        let told =
+            serde_json::json!({ "from": failed.digest, "to": before.digest, "host": self.host, "reason": reason });
+        let replicas = before.settings.replicas;
+        if let Err(error) = alerts::tell(&self.jetstream, &self.name, "went-back", replicas, &told).await {
+            tracing::warn!(handler = self.name, %error, "nobody is told that the handler went back");
+        }
+        // Later deployments are a person's word, and count.
+        match self.registry.replace(&self.name, probation.revision, &before).await {
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(handler = self.name, %error, "the deployment still names the module that failed")
+            }
+        }
+        match self.prepared(&before).await {
+            Ok(version) => Some(self.start(&before, Arc::new(version), None)),
+            Err(error) => {
+                self.progress.set(State::Failing, format!("{note}; and the one before cannot be run: {error}"));
+                None
+            }
+        }
+    }
+
+    /// At a host's start, with a deployment that cannot be run: the one that ran last, or else the newest before it that can.
+    async fn fall_back(&self, wanted: &Wanted, reason: &str) -> Option<Running> {
+        let history = self.registry.history(&self.name).await.ok()?;
+        let earlier = history.into_iter().skip_while(|past| past.revision >= wanted.revision);
+        // A handler that was removed has no past.
+        let earlier = earlier.map_while(|past| past.deployment).filter_map(Result::ok);
+        let mut earlier: Vec<Deployment> = earlier
+            .filter(|past| past.digest != wanted.deployment.digest && past.desired == Desired::Running)
+            .collect();
+        let ran = self.progress.report(0).digest;
+        earlier.sort_by_key(|past| past.digest.to_string() != ran);
+        for deployment in earlier {
+            let Ok(version) = self.prepared(&deployment).await else { continue };
+            if self.defect_of_first(&version).is_none() {
+                tracing::warn!(handler = self.name, reason, runs = version.digest.short(), "running the one before");
+                return Some(self.start(&deployment, Arc::new(version), None));
+            }
+        }
+        None
+    }
+
+    async fn refuse(&self, wanted: &Wanted, reason: String, runs: bool) {
+        tracing::error!(handler = self.name, reason, "deployment refused");
+        let digest = wanted.deployment.digest.to_string();
+        self.progress.refused(Some(Refused { digest, reason: reason.clone() }));
+        if !runs && self.progress.state() != State::Fenced {
+            self.progress.set(State::Failing, &reason);
+        }
+        self.judge(wanted, Outcome::Refused, reason).await;
+        self.last_word().await;
+    }
+
+    /// Prepares the module, again and again while the server is away.
+    async fn prepared(&self, deployment: &Deployment) -> Result<Version, Unprepared> {
+        loop {
+            match self.prepare(deployment).await {
+                Err(error) if error.is_passing() => {
+                    let reason = error.to_string();
+                    tracing::warn!(handler = self.name, reason, "the module cannot be fetched; trying again");
+                    if self.progress.state() == State::Starting {
+                        self.progress.set(State::Retrying, reason);
+                    }
+                }
+                other => return other,
+            }
+            tokio::time::sleep(REPORT_EVERY).await;
+        }
+    }
+
+    async fn prepare(&self, deployment: &Deployment) -> Result<Version, Unprepared> {
+        self.maker().version(&self.name, deployment.digest, deployment.settings.clone()).await
+    }
+
+    fn maker(&self) -> Maker {
+        Maker {
+            registry: self.registry.clone(),
+            sandbox: self.sandbox.clone(),
+            cache: self.cache.clone(),
+            host: self.host.clone(),
+        }
+    }
+
+    async fn judge(&self, wanted: &Wanted, outcome: Outcome, reason: String) {
+        let pause_microseconds = match outcome {
+            Outcome::Running => self.progress.report(0).pause_microseconds,
+            Outcome::Waiting | Outcome::Paused | Outcome::StandingBy | Outcome::Refused => None,
+        };
+        let (revision, digest) = (wanted.revision, wanted.deployment.digest);
+        let host = self.host.clone();
+        self.tell(&Verdict { host, revision, digest, outcome, reason, pause_microseconds }).await;
+    }
+
+    async fn tell(&self, verdict: &Verdict) {
+        if let Err(error) = self.registry.judge(&self.name, verdict).await {
+            tracing::warn!(handler = self.name, %error, "nobody hears this host's verdict");
+        }
+    }
+
+    /// The last word of a handler that stopped stays until a new deployment; a fenced host has none.
+    async fn last_word(&self) {
+        if self.progress.state() != State::Fenced {
+            let _ = self.registry.report(&self.name, &self.progress.report(claim::now())).await;
+        }
+    }
+}
+
+impl Probation {
+    fn lasts(&self, delivered: u64, version: &Version) -> bool {
+        delivered < self.from.saturating_add(version.settings.probation_events)
+    }
+}
+
+/// What a keeper does next.
+enum Next {
+    Follow,
+    Stop,
+    Over(Ended),
+}
+
+/// Writes a handler's numbers every second, and at once when anything but numbers changes.
+pub(crate) async fn keep_reporting(registry: Registry, name: String, progress: Arc<Progress>) {
+    let mut ticks = tokio::time::interval(REPORT_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut turns = progress.turns();
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = turns.changed() => {}
+        }
+        let report = progress.report(claim::now());
+        if report.state == State::Fenced {
+            return;
+        }
+        if let Err(error) = registry.report(&name, &report).await {
+            tracing::debug!(handler = name, %error, "status not written");
+        }
+    }
+}
