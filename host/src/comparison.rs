@@ -218,9 +218,22 @@ impl Pair {
     /// What each generation has decided.
     async fn decided(&self) -> anyhow::Result<[Vec<Position>; 2]> {
         let [live, other] = self.numbers;
-        let (live, _) = survey::decided_by(&self.jetstream, &self.handler, live).await?;
-        let (other, _) = survey::decided_by(&self.jetstream, &self.handler, other).await?;
+        let live = self.decided_by(&Generation::live(&self.handler, live)).await?;
+        let other = self.decided_by(&Generation::shadow(&self.handler, other)).await?;
         Ok([live, other])
+    }
+
+    /// A generation's positions; behind everything in a stream where nothing waits for it.
+    async fn decided_by(&self, generation: &Generation) -> anyhow::Result<Vec<Position>> {
+        let (mut positions, _) = survey::decided_by(&self.jetstream, &self.handler, generation.number).await?;
+        for position in &mut positions {
+            let stream = self.jetstream.get_stream_no_info(&position.stream).await?;
+            let Ok(consumer) = stream.consumer_info(generation.name()).await else { continue };
+            if consumer.num_pending == 0 && consumer.delivered.stream_sequence <= position.sequence {
+                position.sequence = u64::MAX;
+            }
+        }
+        Ok(positions)
     }
 
     fn is_decided_by_both(&self, key: &str, decided: &[Vec<Position>; 2]) -> bool {

@@ -2,6 +2,8 @@
 //! Own positions rule: the consumer is made anew at position + 1 whenever a claim begins, and a message out of the consumer's
 //! own order ends the intake, so that the next claim puts it right. Acks are hints for people who watch with stock tools.
 
+mod ordered;
+
 use std::time::Duration;
 
 use async_nats::Message;
@@ -16,9 +18,14 @@ use tokio::time::Instant;
 
 use crate::generation::Generation;
 use crate::inputs::Input;
+use crate::journal::Standing;
 use crate::names;
 use crate::pull::{Delivery, Pull};
 use crate::settings::Settings;
+
+use ordered::{Line, Ordered};
+
+pub(crate) use ordered::next_after;
 
 /// Ack wait: longer than any pause of a healthy host. Redelivery never helps us, it only disturbs.
 const ACK_WAIT: Duration = Duration::from_secs(3600);
@@ -96,8 +103,15 @@ impl Error {
 
 /// Batches from all inputs of a handler.
 pub struct Intake {
-    batches: mpsc::Receiver<Result<Arrivals, Error>>,
+    batches: Batches,
     tasks: Vec<JoinHandle<()>>,
+}
+
+enum Batches {
+    /// As they come.
+    Live(mpsc::Receiver<Result<Arrivals, Error>>),
+    /// In the order in which their events were stored.
+    Ordered(Ordered),
 }
 
 impl Drop for Intake {
@@ -121,7 +135,8 @@ impl Intake {
     ) -> Result<Self, Error> {
         // One batch may wait here while another is being decided; further ones gather in their own intake.
         let (sender, batches) = mpsc::channel(1);
-        let mut tasks = Vec::new();
+        let ordered = generation.standing == Standing::Shadow && inputs.len() > 1;
+        let (mut tasks, mut lines) = (Vec::new(), Vec::new());
         for (index, (input, position)) in inputs.iter().enumerate() {
             let consumer = make_consumer(jetstream, generation, input, *position, settings).await?;
             let messages = messages(jetstream, &generation.name(), input, settings).await?;
@@ -134,8 +149,15 @@ impl Intake {
                 last: *position,
                 settings: settings.clone(),
             };
-            tasks.push(tokio::spawn(feed.run(sender.clone())));
+            if ordered {
+                let (sender, batches) = mpsc::channel(1);
+                lines.push(Line { input: input.clone(), batches, waiting: None, last: *position });
+                tasks.push(tokio::spawn(feed.run(sender)));
+            } else {
+                tasks.push(tokio::spawn(feed.run(sender.clone())));
+            }
         }
+        let batches = if ordered { Batches::Ordered(Ordered::new(jetstream, lines)) } else { Batches::Live(batches) };
         Ok(Self { batches, tasks })
     }
 
@@ -144,7 +166,11 @@ impl Intake {
     /// # Errors
     /// When an input was interrupted.
     pub async fn next(&mut self) -> Result<Arrivals, Error> {
-        match self.batches.recv().await {
+        let batches = match &mut self.batches {
+            Batches::Live(batches) => batches,
+            Batches::Ordered(ordered) => return ordered.next().await,
+        };
+        match batches.recv().await {
             Some(batch) => batch,
             None => Err(Error::Interrupted { stream: "(all)".to_owned(), reason: "intake closed".to_owned() }),
         }

@@ -21,6 +21,9 @@
 //! | `claim.rs`, `positions.rs`, `handler.rs` | take a handler, recover, run, begin again | the last record alone is enough |
 //! | `version.rs` | a module made ready, and what it may follow | a bad one is found before it runs |
 //! | `keeper.rs` | a handler becomes what its deployment says | what is refused never disturbs what runs |
+//! | `generation/`, `rebuild.rs` | a handler's generations, live and shadows | one is live; a shadow's effects are muted |
+//! | `promotion.rs`, `promotion/` | one generation takes over from another | one cut; no effect twice, none missing |
+//! | `comparison.rs`, `outline.rs` | how two generations differ | what is only a delay is no difference |
 //! | `supervisor.rs`, `registry.rs` | which handlers run here | deployments are plain NATS buckets |
 //! | `survey.rs`, `lag.rs` | how far behind | computed from JetStream, not from what a host says |
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |

@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::stream::RawMessageErrorKind;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::Handler;
 use crate::generation::Bound;
 use crate::inputs::Input;
+use crate::intake::next_after;
 use crate::pipeline;
 
 /// How often the positions are looked at.
@@ -83,18 +83,4 @@ async fn is_reached(
         }
     }
     true
-}
-
-/// The first event of an input after this sequence, from the stream's leader.
-pub(crate) async fn next_after(jetstream: &Context, input: &Input, position: u64) -> Result<Option<u64>, String> {
-    let stream = jetstream.get_stream_no_info(&input.stream).await.map_err(|error| error.to_string())?;
-    let mut next: Option<u64> = None;
-    for filter in &input.filters {
-        match stream.get_first_raw_message_by_subject(filter, position + 1).await {
-            Ok(message) => next = Some(next.map_or(message.sequence, |next| next.min(message.sequence))),
-            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {}
-            Err(error) => return Err(error.to_string()),
-        }
-    }
-    Ok(next)
 }

@@ -31,6 +31,7 @@ mod saga_cli;
 mod sagas;
 mod sagas_cases;
 mod sagas_crash;
+mod sagas_generations;
 mod sagas_logs;
 mod sagas_refused;
 mod sagas_storm;
