@@ -1,5 +1,5 @@
 //! Real events and the answers that were computed from them elsewhere; a test of each handler includes this file.
-//! Takes a pack through the handler, a projection in batches of 500. Does nothing where the data is missing.
+//! Takes a pack through the handler, a projection in batches of 500. Says so where the data is missing.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,9 +8,11 @@
     reason = "a test fails by panicking; not each needs all"
 )]
 
+#[path = "../host/tests/promises/harness/data.rs"]
+mod data;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 
 use flate2::read::GzDecoder;
 use millstream_sdk::testing::{Replayed, TestEvent, event_line, replay, replay_saga};
@@ -35,14 +37,8 @@ pub(crate) fn answer_and_replayed<S: Saga>(pack: &str, question: &str) -> Option
 
 /// The answers and the events of a pack.
 fn open(pack: &str) -> Option<(serde_json::Value, impl Iterator<Item = TestEvent>)> {
-    let data = std::env::var_os("MILLSTREAM_DATA")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data")), PathBuf::from);
-    let pack = data.join(pack);
-    let Ok(events) = std::fs::File::open(pack.join("events.ndjson.gz")) else {
-        eprintln!("skipped: there is no {} (set MILLSTREAM_DATA)", pack.display());
-        return None;
-    };
-    let answers = std::fs::read(pack.join("answers.json")).unwrap();
+    let events = std::fs::File::open(data::file(&format!("{pack}/events.ndjson.gz"))?).unwrap();
+    let answers = std::fs::read(data::file(&format!("{pack}/answers.json"))?).unwrap();
     let lines = BufReader::new(GzDecoder::new(events)).lines();
     Some((serde_json::from_slice(&answers).unwrap(), lines.map(|line| event_line(&line.unwrap()))))
 }

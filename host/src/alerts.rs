@@ -8,7 +8,7 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::context::GetStreamByNameErrorKind;
 use async_nats::jetstream::stream::{Config, StorageType};
 
-use crate::claim;
+use crate::clock;
 use crate::names;
 use crate::publication::Outline;
 
@@ -56,7 +56,7 @@ pub async fn tell(
     news: &serde_json::Value,
 ) -> Result<(), Error> {
     open(jetstream, handler, replicas).await?;
-    let time = claim::now();
+    let time = clock::now();
     let id = format!("{handler}.{what}.{time}");
     let event_type = format!("millstream.{what}");
     let outline = Outline {

@@ -53,7 +53,7 @@ impl Blame {
         if self.suspects == 0
             && let Some(fitting) = &mut self.fitting
         {
-            *fitting += fitting.div_ceil(GROWTH);
+            *fitting = fitting.saturating_add(fitting.div_ceil(GROWTH));
         }
         self.suspects = self.suspects.saturating_sub(tried);
         self.step = (self.suspects / 2).max(1);
@@ -97,6 +97,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_fits_grows_for_as_long_as_a_handler_runs() {
+        let mut blame = Blame::default();
+        assert_eq!(blame.failed(1000, None), Verdict::Narrow);
+        for _ in 0..100_000 {
+            blame.passed(500);
+        }
+        assert_eq!(blame.take(1_000_000), 1_000_000);
     }
 
     #[test]

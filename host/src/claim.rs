@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 
+use crate::clock;
 use crate::journal::{Counts, Error, Journal, Kind, Position, Record, Standing};
 use crate::names;
 use crate::sandbox::Digest;
@@ -59,7 +60,7 @@ pub async fn take(journal: &Journal, claimant: &Claimant, bucket: i64) -> Result
         let last = journal.last().await?;
         let mut claim = resume(last.as_ref(), claimant, bucket)?;
         let record = Record {
-            time: now(),
+            time: clock::now(),
             positions: claim.positions.clone(),
             counts: claim.counts,
             shown_through: claim.shown_through,
@@ -116,12 +117,6 @@ pub fn fresh_id() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
     let mut hasher = std::hash::RandomState::new().build_hasher();
     hasher.write_u32(std::process::id());
-    hasher.write_i64(now());
+    hasher.write_i64(clock::now());
     hasher.finish()
-}
-
-/// The host's clock, nanoseconds since 1970.
-#[must_use]
-pub fn now() -> i64 {
-    i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }

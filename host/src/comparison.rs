@@ -229,7 +229,7 @@ impl Pair {
         for position in &mut positions {
             let stream = self.jetstream.get_stream_no_info(&position.stream).await?;
             let Ok(consumer) = stream.consumer_info(generation.name()).await else { continue };
-            if consumer.num_pending == 0 && consumer.delivered.stream_sequence <= position.sequence {
+            if consumer.num_pending == 0 && consumer.num_ack_pending == 0 {
                 position.sequence = u64::MAX;
             }
         }

@@ -43,6 +43,8 @@ pub(crate) fn point(name: &'static str) {
     if Wanted::is_here(&STOP, "MILLSTREAM_STOP_AT", name) {
         // Comes back when the process goes on.
         let _ = std::process::Command::new("kill").args(["-STOP", &std::process::id().to_string()]).status();
+        // The signal may reach this thread a moment after `kill` has ended; it must not run on meanwhile.
+        std::thread::sleep(std::time::Duration::from_millis(100));
     }
 }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use serde_json::json;
 
-use crate::publication;
+use crate::clock;
 
 /// Keys in one request; the server takes 1,024.
 pub const KEYS: usize = 1000;
@@ -101,7 +101,7 @@ pub async fn page(
 ) -> Result<Vec<Last>, Error> {
     let wanted = match from {
         From::Time(time) => {
-            json!({ "start_time": publication::time(time), "next_by_subj": filter, "batch": count, "max_bytes": bytes })
+            json!({ "start_time": clock::text(time), "next_by_subj": filter, "batch": count, "max_bytes": bytes })
         }
         From::Sequence(sequence) => {
             json!({ "seq": sequence, "next_by_subj": filter, "batch": count, "max_bytes": bytes })
@@ -120,8 +120,7 @@ fn whole(message: Message) -> Option<Last> {
 }
 
 fn stored(headers: Option<&HeaderMap>) -> Option<i64> {
-    let time: jiff::Timestamp = headers?.get("Nats-Time-Stamp")?.as_str().parse().ok()?;
-    i64::try_from(time.as_nanosecond()).ok()
+    clock::read(headers?.get("Nats-Time-Stamp")?.as_str())
 }
 
 /// Messages of a subject from a sequence on, at most `count` of them and about `bytes` bytes, in stream order.

@@ -10,12 +10,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::alerts;
-use crate::claim;
+use crate::clock;
 use crate::generation::Generation;
 use crate::generation::family::Family;
 use crate::generation::maker::{Maker, Unprepared};
 use crate::handler::{Ended, Handler};
 use crate::pipeline::told_to_stop;
+use crate::policy::Policy;
 use crate::progress::{Progress, Refused, Report, State};
 use crate::registry::{Deployment, Desired, Outcome, Registry, Verdict};
 use crate::sandbox::{Cache, Sandbox};
@@ -41,6 +42,7 @@ pub(crate) struct Keeper {
     pub(crate) registry: Registry,
     pub(crate) sandbox: Sandbox,
     pub(crate) cache: Cache,
+    pub(crate) policy: Arc<Policy>,
     pub(crate) host: String,
     pub(crate) name: String,
     pub(crate) progress: Arc<Progress>,
@@ -157,7 +159,14 @@ impl Keeper {
                 }
                 Ok(Ended::Fenced(reason)) => tracing::error!(handler = self.name, reason, "fenced"),
                 Ok(ended @ (Ended::Stopped | Ended::Interrupted(_))) => return Next::Over(ended),
-                Err(error) => tracing::error!(handler = self.name, %error, "the handler's task broke off"),
+                Err(error) => {
+                    let reason =
+                        format!("the host's own task broke off, a defect of Millstream: {error}; it begins again");
+                    tracing::error!(handler = self.name, reason);
+                    self.progress.set(State::Retrying, reason);
+                    tokio::time::sleep(REPORT_EVERY).await;
+                    *running = Some(self.start(&over.deployment, over.version, None));
+                }
             }
         }
     }
@@ -402,7 +411,7 @@ impl Keeper {
     }
 
     async fn prepare(&self, deployment: &Deployment) -> Result<Version, Unprepared> {
-        self.maker().version(&self.name, deployment.digest, deployment.settings.clone()).await
+        self.maker().version(&self.name, deployment).await
     }
 
     fn maker(&self) -> Maker {
@@ -410,6 +419,7 @@ impl Keeper {
             registry: self.registry.clone(),
             sandbox: self.sandbox.clone(),
             cache: self.cache.clone(),
+            policy: Arc::clone(&self.policy),
             host: self.host.clone(),
         }
     }
@@ -433,7 +443,7 @@ impl Keeper {
     /// The last word of a handler that stopped stays until a new deployment; a fenced host has none.
     async fn last_word(&self) {
         if self.progress.state() != State::Fenced {
-            let _ = self.registry.report(&self.name, &self.progress.report(claim::now())).await;
+            let _ = self.registry.report(&self.name, &self.progress.report(clock::now())).await;
         }
     }
 }
@@ -461,7 +471,7 @@ pub(crate) async fn keep_reporting(registry: Registry, name: String, progress: A
             _ = ticks.tick() => {}
             _ = turns.changed() => {}
         }
-        let report = progress.report(claim::now());
+        let report = progress.report(clock::now());
         if report.state == State::Fenced {
             return;
         }

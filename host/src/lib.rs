@@ -24,11 +24,12 @@
 //! | `generation/`, `rebuild.rs` | a handler's generations, live and shadows | one is live; a shadow's effects are muted |
 //! | `promotion.rs`, `promotion/` | one generation takes over from another | one cut; no effect twice, none missing |
 //! | `comparison.rs`, `outline.rs` | how two generations differ | what is only a delay is no difference |
+//! | `policy.rs` | what this host runs at all | signatures and ceilings are the host's own |
 //! | `supervisor.rs`, `registry.rs` | which handlers run here | deployments are plain NATS buckets |
 //! | `survey.rs`, `lag.rs` | how far behind | computed from JetStream, not from what a host says |
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |
 //!
-//! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `server.rs` (the
+//! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `clock.rs` (time), `server.rs` (the
 //! embedded nats-server of demo, tests and benchmarks), `cli/` (a file per command), `examples.rs` (builds the
 //! example modules), `crash.rs` (where tests end the process).
 
@@ -38,8 +39,12 @@ mod batch;
 pub mod blame;
 pub mod claim;
 pub mod cli;
+pub mod clock;
 pub mod comparison;
 pub mod crash;
+#[cfg(test)]
+#[path = "../tests/promises/harness/data.rs"]
+mod data;
 mod decision;
 pub mod direct_get;
 pub mod documents;
@@ -57,6 +62,7 @@ pub mod names;
 pub mod outbox;
 mod outline;
 pub mod pipeline;
+pub mod policy;
 mod positions;
 pub mod progress;
 mod promotion;

@@ -17,7 +17,7 @@ pub const HOSTS: &str = "MILLSTREAM_HOSTS";
 pub const GENERATIONS: &str = "MILLSTREAM_GENERATIONS";
 
 /// Stream of all handlers' timers.
-pub const TIMERS: &str = "MILLSTREAM_TIMERS";
+pub const TIMERS: &str = millstream_saga::TIMER_STREAM;
 
 /// Stream of what happens to handlers.
 pub const EVENTS: &str = "MILLSTREAM_EVENTS";

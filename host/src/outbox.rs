@@ -13,7 +13,7 @@
 //! for longer than half the window, while an heir publishes the same effect and the window passes for his copy as well; a stream
 //! whose window is made shorter while this runs; a work queue, whose consumed messages leave no trace, if the host dies within a
 //! second of them and comes back after the window; a command whose time to live has passed before a recovery looks; clocks of host
-//! and servers further apart than `SKEW_NANOSECONDS` of `flight.rs`.
+//! and servers further apart than `SKEW` of `clock.rs`.
 
 mod deferred;
 mod effect;

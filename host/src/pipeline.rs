@@ -23,7 +23,8 @@ use tokio::time::Instant;
 
 use crate::batch::{self, Undecodable};
 use crate::blame::{Blame, Verdict};
-use crate::claim::{self, Claim};
+use crate::claim::Claim;
+use crate::clock;
 use crate::crash;
 use crate::decision::{self, Decision, Fault, Undecided};
 use crate::documents::{self, Decided, Documents, Origin};
@@ -413,7 +414,7 @@ impl Pipeline {
             acts: self.outbox.is_some() && !decision.effects.is_empty(),
         };
         let record = Record {
-            time: claim::now(),
+            time: clock::now(),
             positions: self.positions.clone(),
             counts: self.counts,
             shown_through: self.saying.shown_through,

@@ -18,6 +18,7 @@ use async_nats::jetstream::stream::Stream;
 use tokio::sync::watch;
 
 use crate::claim;
+use crate::clock;
 use crate::comparison::{self, Pair};
 use crate::crash;
 use crate::documents;
@@ -286,9 +287,9 @@ impl Promoting {
         let name = &self.before.name;
         let current = self.registry.deployment(name).await?;
         let current = current.ok_or_else(|| Error::Other(anyhow::anyhow!("{name} is not deployed any more")))?;
-        let Shadow { digest, label, subjects, .. } = self.shadow.clone();
+        let Shadow { digest, label, subjects, signature, .. } = self.shadow.clone();
         let note = format!("generation {} was promoted", self.promotion.to);
-        let deployment = Deployment { digest, label, subjects, note, ..current.clone() };
+        let deployment = Deployment { digest, label, subjects, signature, note, ..current.clone() };
         self.tell_heir(&deployment).await?;
         if deployment != current {
             self.registry.deploy(name, &deployment).await?;
@@ -303,7 +304,7 @@ impl Promoting {
             written: self.written,
             pause_milliseconds: self.paused_for(before).await?,
         };
-        let kept = Shadow { digest: before.digest, since: claim::now(), ..self.promotion.before.clone() };
+        let kept = Shadow { digest: before.digest, since: clock::now(), ..self.promotion.before.clone() };
         let keep = deployment.settings.keep_generations;
         let done = |ledger: &mut Ledger| {
             ledger.promoted(ending.clone(), kept.clone(), keep);
@@ -322,7 +323,7 @@ impl Promoting {
         let progress = &self.before.progress;
         progress.makes(heir.kind(), heir.description.state_version);
         progress.runs(&heir.digest.to_string());
-        self.registry.report(&self.before.name, &progress.report(claim::now())).await?;
+        self.registry.report(&self.before.name, &progress.report(clock::now())).await?;
         if let Some(live) = &self.live {
             live.send_replace(Arc::new(heir));
         }
@@ -339,7 +340,7 @@ impl Promoting {
         let closed = journal.read(before.previous.saturating_sub(1), before.previous).await?;
         let Some((sequence, bytes)) = closed.last() else { return Ok(0) };
         let time = journal::Record::decode(bytes, *sequence)?.time;
-        Ok(u64::try_from((claim::now() - time) / 1_000_000).unwrap_or_default())
+        Ok(u64::try_from((clock::now() - time) / 1_000_000).unwrap_or_default())
     }
 
     /// What the new generation had as a shadow; what cannot be removed is overwritten when it is one again.

@@ -7,7 +7,8 @@ use std::borrow::Cow;
 use async_nats::HeaderMap;
 use async_nats::header::HeaderName;
 use bytes::Bytes;
-use jiff::Timestamp;
+
+use crate::clock;
 
 const SPECVERSION: HeaderName = HeaderName::from_static("ce-specversion");
 const ID: HeaderName = HeaderName::from_static("ce-id");
@@ -55,7 +56,7 @@ impl Outline<'_> {
         let mut headers = HeaderMap::new();
         headers.insert(SPECVERSION, "1.0");
         headers.insert(SOURCE, format!("millstream/{}", self.handler));
-        headers.insert(TIME, time(self.time));
+        headers.insert(TIME, clock::text(self.time));
         headers.insert(CONTENT_TYPE, "application/json");
         let texts = [
             (ID, self.id),
@@ -71,13 +72,6 @@ impl Outline<'_> {
         }
         headers
     }
-}
-
-/// RFC 3339 in UTC, with as many digits as the time has.
-#[must_use]
-pub fn time(nanoseconds: i64) -> String {
-    // Each time of 64 bits is within what the library takes.
-    Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or_default().to_string()
 }
 
 /// Percent-encodes blanks, controls, quotes, percent signs and what is not ASCII.

@@ -4,7 +4,7 @@
 
 use async_nats::jetstream::Context;
 
-use crate::claim;
+use crate::clock;
 use crate::documents;
 use crate::generation::Generation;
 use crate::generation::ledger::{Error, Ledgers, Shadow, Wanted};
@@ -12,8 +12,9 @@ use crate::inputs;
 use crate::intake;
 use crate::journal::{Journal, Position};
 use crate::names;
+use crate::policy::Signature;
 use crate::promotion;
-use crate::registry::Deployment;
+use crate::registry::{Deployment, Desired};
 use crate::sandbox::Digest;
 use crate::settings::Settings;
 use crate::survey;
@@ -27,6 +28,8 @@ pub struct Plan {
     pub label: String,
     /// Its own subject filters.
     pub subjects: Vec<String>,
+    /// Who vouches for it under the handler's name.
+    pub signature: Option<Signature>,
     /// Upper bound of the rate, events per second. 0: none.
     pub throttle: u64,
 }
@@ -35,8 +38,8 @@ impl Plan {
     /// The module that is live, once more.
     #[must_use]
     pub fn again(deployment: &Deployment) -> Self {
-        let Deployment { digest, label, subjects, .. } = deployment.clone();
-        Self { digest, label, subjects, throttle: 0 }
+        let Deployment { digest, label, subjects, signature, .. } = deployment.clone();
+        Self { digest, label, subjects, signature, throttle: 0 }
     }
 }
 
@@ -45,17 +48,28 @@ impl Plan {
 /// # Errors
 /// While a promotion is under way, when there are too many generations, or the server is away.
 pub async fn begin(jetstream: &Context, handler: &str, plan: Plan) -> Result<u32, Error> {
-    let Plan { digest, label, subjects, throttle } = plan;
-    let shadow = Shadow { number: 0, digest, label, subjects, throttle, wanted: Wanted::Building, since: claim::now() };
+    let Plan { digest, label, subjects, signature, throttle } = plan;
+    let shadow = Shadow {
+        number: 0,
+        digest,
+        label,
+        subjects,
+        signature,
+        throttle,
+        wanted: Wanted::Building,
+        since: clock::now(),
+    };
     let ledgers = Ledgers::open(jetstream).await?;
     let (_, number) = ledgers.change(handler, |ledger| ledger.begin(handler, shadow.clone())).await?;
     Ok(number)
 }
 
-/// A shadow's settings: those of the handler, at its own pace.
+/// A shadow as if it were deployed: with the handler's settings, at its own pace.
 #[must_use]
-pub(crate) fn settings(of_handler: &Settings, shadow: &Shadow) -> Settings {
-    Settings { throttle_events_per_second: shadow.throttle, ..of_handler.clone() }
+pub(crate) fn deployment(of_handler: &Settings, shadow: &Shadow) -> Deployment {
+    let Shadow { digest, label, subjects, signature, throttle, .. } = shadow.clone();
+    let settings = Settings { throttle_events_per_second: throttle, ..of_handler.clone() };
+    Deployment { digest, label, subjects, settings, desired: Desired::Running, note: String::new(), signature }
 }
 
 /// Where a shadow's host tells how it is, in the status bucket.

@@ -13,6 +13,7 @@ use tokio::io::AsyncReadExt as _;
 
 use crate::keys;
 use crate::names;
+use crate::policy::Signature;
 use crate::progress::{Report, State};
 use crate::sandbox::Digest;
 use crate::settings::Settings;
@@ -70,6 +71,9 @@ pub struct Deployment {
     /// Why this was deployed, where it was not simply wanted.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
+    /// Who vouches for the module, for hosts that ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
 }
 
 /// A deployment in its handler's history.

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::handler::Ended;
 use crate::keeper::{Keeper, Wanted};
+use crate::policy::Policy;
 use crate::progress::{Progress, State};
 use crate::registry::{self, Host, Registry};
 use crate::sandbox::{Cache, Sandbox};
@@ -29,6 +30,7 @@ pub struct Supervisor {
     registry: Registry,
     sandbox: Sandbox,
     cache: Cache,
+    policy: Arc<Policy>,
     host: String,
     /// Only these handlers, or all where empty.
     only: Vec<String>,
@@ -53,14 +55,20 @@ pub enum Outcome {
 }
 
 impl Supervisor {
-    /// A host of this name.
+    /// A host of this name, which looks after these handlers, or all where none is named.
     ///
     /// # Errors
     /// When the registry or the WASM engine cannot be had.
-    pub async fn new(jetstream: Context, host: String, cache: Cache, only: Vec<String>) -> anyhow::Result<Self> {
+    pub async fn new(
+        jetstream: Context,
+        host: String,
+        cache: Cache,
+        policy: Policy,
+        only: Vec<String>,
+    ) -> anyhow::Result<Self> {
         let registry = Registry::open(&jetstream).await?;
         let sandbox = Sandbox::new()?;
-        Ok(Self { jetstream, registry, sandbox, cache, host, only, kept: HashMap::new() })
+        Ok(Self { jetstream, registry, sandbox, cache, policy: Arc::new(policy), host, only, kept: HashMap::new() })
     }
 
     /// Runs until `stop` resolves or another host has taken everything.
@@ -155,6 +163,7 @@ impl Supervisor {
             registry: self.registry.clone(),
             sandbox: self.sandbox.clone(),
             cache: self.cache.clone(),
+            policy: Arc::clone(&self.policy),
             host: self.host.clone(),
             name: name.clone(),
             progress: Arc::clone(&progress),

@@ -9,7 +9,7 @@ use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use async_nats::jetstream::{Context, ErrorCode};
 
-use crate::claim;
+use crate::clock;
 use crate::direct_get::{self, Waiting};
 use crate::generation::ledger;
 use crate::inputs::{self, Input};
@@ -43,7 +43,7 @@ pub async fn handler(
     for input in &inputs {
         let position = positions.iter().find(|position| position.stream == input.stream);
         let sample = sample(jetstream, input, position.map_or(0, |position| position.sequence)).await?;
-        rows.push(lag(name, &input.stream, &sample, &said, claim::now()));
+        rows.push(lag(name, &input.stream, &sample, &said, clock::now()));
     }
     Ok(rows)
 }

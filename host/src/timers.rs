@@ -11,7 +11,7 @@
 //!   `Nats-Rollup`; it gains `Nats-Scheduler` (the schedule's subject) and `Nats-Schedule-Next: purge`; the schedule is gone.
 //!   So the timer's id is looked for in `ce-id`.
 //! - A message on another subject with these two headers cancels, at the rate of a publish. It is stored like any message, so it
-//!   carries a roll-up: one stays per handler.
+//!   carries a roll-up: one stays per handler. 2.12 does not know this: what was cancelled fires, and the instance passes it by.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,14 +26,15 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::clock;
 use crate::direct_get;
 use crate::journal::Record;
 use crate::names;
 use crate::outbox::Outbox;
-use crate::publication::{Outline, Publication, time};
+use crate::publication::{Outline, Publication};
 
 /// Event type of a timer that is due.
-pub const TYPE: &str = "millstream.timer";
+pub use millstream_saga::TIMER_TYPE as TYPE;
 
 /// Fired timers are removed no more often: a purge looks through the stream.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -208,7 +209,7 @@ impl Timer<'_> {
         let subject = if self.due <= now {
             due_subject
         } else {
-            headers.insert(NATS_SCHEDULE, format!("@at {}", time(self.due)));
+            headers.insert(NATS_SCHEDULE, format!("@at {}", clock::text(self.due)));
             headers.insert(NATS_SCHEDULE_TARGET, due_subject);
             names::timer_set_subject(handler, self.id)
         };
@@ -232,10 +233,10 @@ mod tests {
 
     use async_nats::jetstream::{self, stream::LastRawMessageErrorKind};
     use futures::StreamExt as _;
-    use jiff::Timestamp;
 
     use super::*;
     use crate::acks::{Acks, Answer, Error as AckError};
+    use crate::clock::now;
     use crate::envelope::{Arrival, Envelope, decode};
     use crate::publication::pairs;
     use crate::server::Server;
@@ -256,10 +257,6 @@ mod tests {
         let jetstream = jetstream::new(client.clone());
         let stream = open(&jetstream, 1).await.unwrap();
         World { _server: server, jetstream, stream, acks: Acks::open(&client).await.unwrap() }
-    }
-
-    fn now() -> i64 {
-        i64::try_from(Timestamp::now().as_nanosecond()).unwrap()
     }
 
     fn timer(id: &str, due: i64) -> Timer<'_> {
@@ -362,7 +359,7 @@ mod tests {
         let due = now() - 3_600_000_000_000;
         world.set("h.1", due).await;
         let last = world.stream.get_last_raw_message_by_subject(&names::timer_due_subject(HANDLER)).await.unwrap();
-        assert_eq!(last.headers.get("ce-time").unwrap().as_str(), time(due));
+        assert_eq!(last.headers.get("ce-time").unwrap().as_str(), clock::text(due));
         world.set("h.1", due).await;
         assert_eq!(world.stream.get_info().await.unwrap().state.messages, 1, "known by its id");
         // Set while it was ahead, and again by a recovery when it is past: still once.

@@ -184,7 +184,11 @@ mod tests {
         assert_eq!(after(|new| new.digest = Digest([1; 32])), Succession::Swap);
         assert_eq!(after(|new| new.settings.limits.fuel_per_call += 1), Succession::Swap);
         assert_eq!(after(|new| new.settings.batch_events = 7), Succession::Reopen);
-        assert_eq!(after(|new| new.description.subjects.push("more.>".to_owned())), Succession::Reopen);
+        let wider = |new: &mut Version| {
+            new.digest = Digest([1; 32]);
+            new.description.subjects.push("more.>".to_owned());
+        };
+        assert_eq!(after(wider), Succession::Reopen);
     }
 
     #[test]

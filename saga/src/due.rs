@@ -15,6 +15,12 @@ use crate::unit::{Meets, Reaction, Unit};
 /// Longest wait before a retry, unless a longer one was asked for.
 const LONGEST_WAIT: u64 = 300_000;
 
+/// The event type of a timer that fired.
+pub const TIMER_TYPE: &str = "millstream.timer";
+
+/// The stream that it comes from.
+pub const TIMER_STREAM: &str = "MILLSTREAM_TIMERS";
+
 /// What a timer of the host says when it comes back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Due {
@@ -311,8 +317,7 @@ mod tests {
     fn a_timer_wakes_the_handler_with_what_it_left() {
         let mut trial = Trial::new();
         trial.event("e1", &[&timer("remind", 5), r#"{"timer":{"name":"plain","at":0}}"#]);
-        let cause =
-            Cause { id: "t", event_type: "millstream.timer", time: TIME, correlation: "", causation: "", depth: 0 };
+        let cause = Cause { id: "t", event_type: TIMER_TYPE, time: TIME, correlation: "", causation: "", depth: 0 };
         for (name, expected) in [
             ("remind", r#"{"key":"C42","name":"remind","payload":{"n":1}}"#),
             ("plain", r#"{"key":"C42","name":"plain","payload":null}"#),

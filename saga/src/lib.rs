@@ -30,11 +30,11 @@ mod any_order;
 #[cfg(test)]
 mod trial;
 
-pub use due::{Due, DueVerdict, Waiting};
+pub use due::{Due, DueVerdict, TIMER_STREAM, TIMER_TYPE, Waiting};
 pub use effect::{Effect, Retry, Undo};
 pub use id::id;
 pub use instance::{Instance, Status};
-pub use outgoing::{Message, Outgoing};
+pub use outgoing::{DEADLINE, Message, Outgoing, RETRY};
 pub use refusal::Refusal;
 pub use subject::{is_subject, subject_matches};
 pub use timestamp::rfc3339;

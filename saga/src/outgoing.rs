@@ -10,6 +10,12 @@ use crate::instance::{Step, json};
 use crate::timestamp::rfc3339;
 use crate::unit::Unit;
 
+/// What the id of a command's deadline adds to the command's.
+pub const DEADLINE: &str = ".deadline";
+
+/// What the id of the wait before its next attempt adds.
+pub const RETRY: &str = ".retry";
+
 /// One thing to do; they are done in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outgoing {
@@ -144,25 +150,25 @@ impl Sender<'_> {
         let letter = Letter { id: id.clone(), subject, event_type, command: true, payload };
         self.push(letter, Some(step.step.clone()), attempt.number, within);
         if let Some(within) = within {
-            let timer = format!("{id}.deadline");
+            let timer = format!("{id}{DEADLINE}");
             self.wait(timer, within, Waiting::Deadline { step: step.step.clone(), id });
         }
     }
 
     /// The wait before the next try at this step.
     pub(crate) fn back_off(&mut self, step: &Step, id: &str, after_ms: u64) {
-        self.wait(format!("{id}.retry"), after_ms, Waiting::Retry { step: step.step.clone(), id: id.to_owned() });
+        self.wait(format!("{id}{RETRY}"), after_ms, Waiting::Retry { step: step.step.clone(), id: id.to_owned() });
     }
 
     /// Takes back the deadline or the wait that this step has set.
     pub(crate) fn stop(&mut self, step: &Step) {
         let Some(attempt) = step.awaits() else { return };
         let timer = match step.within(attempt.undo) {
-            _ if step.backing_off => "retry",
-            Some(_) => "deadline",
+            _ if step.backing_off => RETRY,
+            Some(_) => DEADLINE,
             None => return,
         };
-        self.out.push(Outgoing::Cancel { id: format!("{}.{timer}", step.command_id(attempt)) });
+        self.out.push(Outgoing::Cancel { id: format!("{}{timer}", step.command_id(attempt)) });
     }
 
     /// A timer of the handler.

@@ -75,7 +75,7 @@ impl Trial {
         let due = Due { key: "C42".into(), life: instance.life.clone(), timer: Waiting::Resume };
         let given = Given {
             id: id.into(),
-            event_type: "millstream.timer".into(),
+            event_type: crate::TIMER_TYPE.into(),
             causation: String::new(),
             depth: 0,
             due: Some(due),
@@ -217,7 +217,7 @@ pub(crate) fn due(outgoing: &Outgoing, timer: &str) -> Option<Given> {
     match outgoing {
         Outgoing::Timer { id, body, .. } | Outgoing::Wait { id, body, .. } if id == timer => Some(Given {
             id: id.clone(),
-            event_type: "millstream.timer".into(),
+            event_type: crate::TIMER_TYPE.into(),
             causation: String::new(),
             depth: 0,
             due: Some(serde_json::from_slice(body).unwrap()),

@@ -1,16 +1,12 @@
 //! A timer that fired. In: the batch that it came in. Out: its name, time and payload, as a saga sees them. Never: one
 //! that was cancelled; the host drops it before.
 
+use millstream_saga::{TIMER_STREAM, TIMER_TYPE};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use crate::Refusal;
 use crate::contract::{self, Batch};
-
-/// The event type of a fired timer.
-const EVENT_TYPE: &str = "millstream.timer";
-/// The stream that fired timers come from.
-const SOURCE: &str = "MILLSTREAM_TIMERS";
 
 /// A timer that fired: what [`Saga::wake`](crate::Saga::wake) gets.
 #[derive(Clone, Debug)]
@@ -64,8 +60,8 @@ impl Timer {
             name: String,
             payload: Option<Box<RawValue>>,
         }
-        if contract::text(&batch.blob, batch.source) != SOURCE
-            || contract::text(&batch.blob, envelope.event_type) != EVENT_TYPE
+        if contract::text(&batch.blob, batch.source) != TIMER_STREAM
+            || contract::text(&batch.blob, envelope.event_type) != TIMER_TYPE
         {
             return Ok(None);
         }

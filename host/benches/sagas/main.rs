@@ -1,5 +1,6 @@
 //! Three-step sagas, from the event that begins one to the instance that says `completed` in the bucket. The services that carry
-//! the commands out, and whoever asks for transfers, are simulated in this process; so many sagas are in flight at a time.
+//! the commands out, and whoever asks for transfers, are simulated in this process; so many sagas are in flight at a time. And the
+//! same with a projection beside it on the same stream: do the two slow each other by more than their own work?
 //!
 //! `cargo bench -p millstream --bench sagas [-- --short]`
 
@@ -17,7 +18,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::figures::{spread_of, table};
-use crate::world::{Run, World};
+use crate::world::{Modules, Run, World};
 
 #[derive(Parser)]
 struct Arguments {
@@ -41,31 +42,61 @@ struct Arguments {
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let sagas = arguments.sagas.unwrap_or(if arguments.short { 3000 } else { 30_000 });
-    let module = world::module()?;
+    let modules = Modules::build()?;
     let mut rows = Vec::new();
     for &in_flight in &arguments.in_flight {
         let mut runs = Vec::new();
         // Few in flight cannot be many a second: fewer make the same picture.
         let sagas = if in_flight < 100 { sagas / 10 } else { sagas };
         for _ in 0..arguments.repeats {
-            let world = World::new(&module).await?;
+            let world = World::new(&modules, false).await?;
             let run = world.run(sagas, in_flight).await?;
             eprintln!("{in_flight} in flight: {:.0} sagas/s", run.rate());
             runs.push(run);
             world.end().await?;
         }
-        rows.push((in_flight, runs));
+        rows.push((in_flight.to_string(), runs));
     }
+    let most = arguments.in_flight.iter().copied().max().unwrap_or(1000);
+    let neighbours = neighbours(&modules, sagas, most, arguments.repeats).await?;
     print(&rows);
+    println!("\na projection beside the saga, {most} in flight, CPU us a saga of host and server:");
+    for (number, (saga, projection, both)) in neighbours.into_iter().enumerate() {
+        let ratio = both / (saga + projection);
+        println!("{}: saga {saga:.0} + projection {projection:.0}, together {both:.0}: {ratio:.2}", number + 1);
+    }
     Ok(())
 }
 
-fn print(rows: &[(u64, Vec<Run>)]) {
-    let row = |(in_flight, runs): &(u64, Vec<Run>)| {
+/// CPU microseconds a saga: of the saga alone, of the projection alone over the same events afterwards, and of both at once.
+async fn neighbours(
+    modules: &Modules,
+    sagas: u64,
+    in_flight: u64,
+    repeats: usize,
+) -> anyhow::Result<Vec<(f64, f64, f64)>> {
+    let micros = |seconds: f64| seconds * 1e6 / sagas as f64;
+    let mut rows = Vec::new();
+    for _ in 0..repeats {
+        let mut world = World::new(modules, false).await?;
+        let alone = world.run(sagas, in_flight).await?;
+        let projection = world.project(modules).await?;
+        world.end().await?;
+        let world = World::new(modules, true).await?;
+        let both = world.run(sagas, in_flight).await?;
+        world.end().await?;
+        eprintln!("{in_flight} in flight: {:.0} sagas/s alone, {:.0} beside a projection", alone.rate(), both.rate());
+        rows.push((micros(alone.cpu_seconds()), micros(projection), micros(both.cpu_seconds())));
+    }
+    Ok(rows)
+}
+
+fn print(rows: &[(String, Vec<Run>)]) {
+    let row = |(label, runs): &(String, Vec<Run>)| {
         let column = |value: &dyn Fn(&Run) -> f64, digits: usize| spread_of(runs.iter().map(value), digits);
         let micros = |seconds: f64, run: &Run| seconds * 1e6 / run.sagas as f64;
         vec![
-            in_flight.to_string(),
+            label.clone(),
             column(&Run::rate, 0),
             column(&|run| millis(run.quantile(0.5)), 2),
             column(&|run| millis(run.quantile(0.99)), 2),

@@ -1,4 +1,5 @@
-//! A server, a host with the saga, and one run: start sagas as others complete, and measure each.
+//! A server, a host with the saga, and one run: start sagas as others complete, and measure each. A projection reads the same stream,
+//! beside the saga or after it.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -9,11 +10,11 @@ use anyhow::{Context as _, ensure};
 use async_nats::jetstream::{self, Context, stream};
 use futures::StreamExt as _;
 use millstream::generation::Generation;
-use millstream::generation::Generation;
 use millstream::handler::{Ended, Handler};
 use millstream::progress::Progress;
 use millstream::sandbox::{Cache, Sandbox};
 use millstream::server::Server;
+use millstream::settings::Settings;
 use millstream::version::Version;
 use millstream::{examples, names};
 use tokio::sync::watch;
@@ -24,6 +25,7 @@ use crate::tuning::settings;
 use crate::usage::{cpu_seconds, resident_bytes};
 
 const NAME: &str = "transfer-money";
+const PROJECTION: &str = "order-chain";
 const EVENTS: &str = "TRANSFERS";
 const COMMANDS: &str = "COMMANDS";
 
@@ -47,18 +49,35 @@ impl Run {
         self.sagas as f64 / self.seconds
     }
 
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        self.host_cpu_seconds + self.server_cpu_seconds
+    }
+
     pub(crate) fn quantile(&self, share: f64) -> Duration {
         let index = (self.latencies.len() as f64 * share) as usize;
         self.latencies.get(index.min(self.latencies.len().saturating_sub(1))).copied().unwrap_or_default()
     }
 }
 
-/// The module, built by cargo.
-pub(crate) fn module() -> anyhow::Result<Arc<Version>> {
+/// The saga, and a projection that reads all its events.
+pub(crate) struct Modules {
+    saga: Arc<Version>,
+    projection: Arc<Version>,
+}
+
+impl Modules {
+    /// Built by cargo.
+    pub(crate) fn build() -> anyhow::Result<Self> {
+        Ok(Self { saga: module(NAME)?, projection: module(PROJECTION)? })
+    }
+}
+
+fn module(name: &str) -> anyhow::Result<Arc<Version>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace is gone")?;
-    examples::build(root, &[NAME])?;
-    let bytes = std::fs::read(examples::module(root, NAME))?;
-    Ok(Arc::new(Version::prepare(&Sandbox::new()?, &Cache::for_user(), NAME, settings()?, &bytes)?))
+    examples::build(root, &[name])?;
+    let bytes = std::fs::read(examples::module(root, name))?;
+    let settings = Settings { subjects: vec!["transfers.>".to_owned()], ..settings()? };
+    Ok(Arc::new(Version::prepare(&Sandbox::new()?, &Cache::for_user(), name, settings, &bytes)?))
 }
 
 /// A server and a host.
@@ -66,12 +85,12 @@ pub(crate) struct World {
     server: Server,
     jetstream: Context,
     stop: watch::Sender<bool>,
-    host: JoinHandle<Ended>,
+    handlers: Vec<JoinHandle<Ended>>,
     services: JoinHandle<anyhow::Result<()>>,
 }
 
 impl World {
-    pub(crate) async fn new(version: &Arc<Version>) -> anyhow::Result<Self> {
+    pub(crate) async fn new(modules: &Modules, beside: bool) -> anyhow::Result<Self> {
         let server = Server::builder().start().await?;
         let jetstream = connect(&server).await?;
         for (name, subject) in [(EVENTS, "transfers.>"), (COMMANDS, "transfer-commands.*")] {
@@ -80,15 +99,45 @@ impl World {
                 .create_stream(stream::Config { name, subjects, allow_direct: true, ..Default::default() })
                 .await?;
         }
+        let services = tokio::spawn(services::answer(connect(&server).await?, COMMANDS));
+        let mut world = Self { server, jetstream, stop: watch::Sender::new(false), handlers: Vec::new(), services };
+        world.handle(&modules.saga, NAME).await?;
+        if beside {
+            world.handle(&modules.projection, PROJECTION).await?;
+        }
+        Ok(world)
+    }
+
+    async fn handle(&mut self, version: &Arc<Version>, name: &'static str) -> anyhow::Result<()> {
         let progress = Arc::new(Progress::new("bench", &version.digest.to_string()));
         let (_versions, versions) = watch::channel(Arc::clone(version));
-        let generation = Generation::first(NAME);
-        let (name, host) = (NAME.to_owned(), "bench".to_owned());
-        let handler = Handler { name, generation, bound: None, host, versions, progress };
-        let (stop, stopped) = watch::channel(false);
-        let host = tokio::spawn(handler.run(connect(&server).await?, stopped));
-        let services = tokio::spawn(services::answer(connect(&server).await?, COMMANDS));
-        Ok(Self { server, jetstream, stop, host, services })
+        let (generation, host) = (Generation::first(name), "bench".to_owned());
+        let handler = Handler { name: name.to_owned(), generation, bound: None, host, versions, progress };
+        self.handlers.push(tokio::spawn(handler.run(connect(&self.server).await?, self.stop.subscribe())));
+        Ok(())
+    }
+
+    /// CPU seconds, of host and server, that the projection takes for what the stream holds.
+    pub(crate) async fn project(&mut self, modules: &Modules) -> anyhow::Result<f64> {
+        let cpu = self.cpu()?;
+        self.handle(&modules.projection, PROJECTION).await?;
+        self.projected().await?;
+        let now = self.cpu()?;
+        Ok(now.0 - cpu.0 + now.1 - cpu.1)
+    }
+
+    /// Waits until the projection has decided all that is there.
+    async fn projected(&self) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        loop {
+            let stream = self.jetstream.get_stream(EVENTS).await?;
+            let last = stream.cached_info().state.last_sequence;
+            match stream.consumer_info(PROJECTION).await {
+                Ok(info) if info.ack_floor.stream_sequence >= last => return Ok(()),
+                _ => ensure!(begun.elapsed() < PATIENCE, "the projection does not catch up with {last} events"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Runs so many sagas, so many at a time.
@@ -125,6 +174,9 @@ impl World {
             }
         }
         let seconds = begun.elapsed().as_secs_f64();
+        if self.handlers.len() > 1 {
+            self.projected().await?;
+        }
         let now = self.cpu()?;
         self.check(sagas).await?;
         latencies.sort_unstable();
@@ -166,8 +218,10 @@ impl World {
     pub(crate) async fn end(self) -> anyhow::Result<()> {
         self.services.abort();
         let _ = self.stop.send(true);
-        let ended = self.host.await?;
-        ensure!(ended == Ended::Stopped, "the host ended as {ended:?}");
+        for handler in self.handlers {
+            let ended = handler.await?;
+            ensure!(ended == Ended::Stopped, "a handler ended as {ended:?}");
+        }
         Ok(())
     }
 }

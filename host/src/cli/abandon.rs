@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::generations::{Generations, told};
+use super::generations::{Generations, refused, told};
 use super::{Fault, connect};
 use crate::generation::Generation;
+use crate::generation::ledger::Ledgers;
 use crate::rebuild;
 
 /// How often the ledger is looked at.
@@ -29,11 +30,14 @@ impl Abandon {
     pub(super) async fn run(self, connection: &connect::Connection) -> Result<(), Fault> {
         let Self { handler, generation: number, .. } = &self;
         let mut generations = Generations::open(connection, handler).await?;
-        generations.ledgers.change(handler, |ledger| ledger.abandon(handler, *number)).await.map_err(told)?;
+        let mut asked = generations.ledger.clone();
+        asked.abandon(handler, *number).map_err(refused)?;
+        let ledgers = Ledgers::open(&generations.jetstream).await?;
+        ledgers.change(handler, |ledger| ledger.abandon(handler, *number)).await.map_err(told)?;
         // Where no host runs, nobody holds it.
         if generations.registry.live_hosts().await?.is_empty() {
             rebuild::clear_away(&generations.jetstream, &Generation::shadow(handler, *number)).await?;
-            let forget = generations.ledgers.change(handler, |ledger| {
+            let forget = ledgers.change(handler, |ledger| {
                 ledger.forget(*number);
                 Ok(())
             });

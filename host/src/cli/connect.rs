@@ -435,8 +435,7 @@ mod tests {
     #[tokio::test]
     async fn a_server_before_2_12_is_refused() {
         if (std::env::consts::OS, std::env::consts::ARCH) != ("linux", "x86_64") {
-            println!("skipped: the digests of this test are those of linux on x86_64");
-            return;
+            return crate::data::skip("the digests of this test are those of linux on x86_64");
         }
         let old = [
             ("2.10.26", "28cd73aa546d35affd27ac5e57949727352f9a9ecc03c5061dda803176a23670"),

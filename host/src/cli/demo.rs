@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::connect::Connection;
 use super::{Fault, lag, output};
+use crate::policy::Policy;
 use crate::registry::{Deployment, Desired, Registry};
 use crate::sandbox::{Cache, Digest};
 use crate::server::{self, Server};
@@ -68,7 +69,9 @@ impl Demo {
         let registry = deploy(&jetstream, &modules).await?;
 
         let (stop, stopped) = oneshot::channel::<()>();
-        let host = Supervisor::new(jetstream.clone(), "demo".to_owned(), Cache::for_user(), Vec::new()).await?;
+        let host =
+            Supervisor::new(jetstream.clone(), "demo".to_owned(), Cache::for_user(), Policy::default(), Vec::new())
+                .await?;
         let begun = Instant::now();
         let host = tokio::spawn(host.run(async move { drop(stopped.await) }));
         watch_lag(&jetstream, &registry).await?;
@@ -160,6 +163,7 @@ async fn deploy(jetstream: &jetstream::Context, modules: &[(String, Vec<u8>)]) -
             settings,
             desired: Desired::Running,
             note: String::new(),
+            signature: None,
         };
         registry.put_module(bytes).await?;
         registry.deploy(name, &deployment).await?;

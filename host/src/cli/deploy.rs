@@ -1,7 +1,7 @@
 //! `millstream deploy`: everything is checked before anything is written: the module here, its inputs and its bucket on the
 //! server. Then the module goes to the object store and the deployment to its bucket; hosts follow by themselves.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use async_nats::jetstream;
@@ -13,6 +13,7 @@ use crate::generation::Generation;
 use crate::inputs::{self, Input};
 use crate::intake;
 use crate::names;
+use crate::policy::{self, Signature};
 use crate::registry::{Deployment, Desired, Registry};
 use crate::saga::Facts;
 use crate::sandbox::{Cache, Sandbox};
@@ -37,6 +38,9 @@ pub(super) struct Deploy {
     /// A setting, such as batch_events=100; may be given several times. Settings of the last deployment stay.
     #[arg(long = "set", value_name = "NAME=VALUE")]
     set: Vec<String>,
+    /// Sign with the seed of an nkey in this file, for hosts that ask for it.
+    #[arg(long, value_name = "SEED-FILE")]
+    sign_with: Option<PathBuf>,
     /// Check everything, write nothing.
     #[arg(long)]
     dry_run: bool,
@@ -173,6 +177,7 @@ impl Deploy {
             settings,
             desired: Desired::Running,
             note: String::new(),
+            signature: signature(self.sign_with.as_deref(), name, version.digest)?,
         };
         let old: &[String] = before.map_or(&[], Deployment::filters);
         let widened = deployment.filters().iter().find(|filter| !old.iter().any(|old| subject::covers(old, filter)));
@@ -185,6 +190,20 @@ impl Deploy {
             None => Ok(deployment),
         }
     }
+}
+
+/// Signs a module under a handler's name with the seed in this file, if there is one.
+pub(super) fn signature(
+    seed: Option<&Path>,
+    name: &str,
+    digest: crate::sandbox::Digest,
+) -> Result<Option<Signature>, Fault> {
+    let Some(path) = seed else { return Ok(None) };
+    let hint = "make one with `nats auth nkey gen user`";
+    let seed = std::fs::read_to_string(path)
+        .with_context(|| format!("{} cannot be read", path.display()))
+        .map_err(|error| Fault::usage(error).hint(hint))?;
+    policy::sign(&seed, name, digest).map(Some).map_err(|error| Fault::usage(error).hint(hint))
 }
 
 /// Prepares a module as a host would.

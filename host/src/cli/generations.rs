@@ -4,7 +4,7 @@ use async_nats::jetstream::{self, Context};
 use serde::Serialize;
 
 use super::{Fault, connect, deploy, output};
-use crate::generation::ledger::{self, Ledger, Ledgers, Refusal, Wanted};
+use crate::generation::ledger::{self, Ledger, Refusal, Wanted};
 use crate::progress::{Report, State};
 use crate::rebuild::{self, Reach};
 use crate::registry::{Deployment, Registry};
@@ -14,7 +14,6 @@ use crate::sandbox::wire::Kind;
 pub(super) struct Generations {
     pub(super) jetstream: Context,
     pub(super) registry: Registry,
-    pub(super) ledgers: Ledgers,
     pub(super) handler: String,
     pub(super) deployment: Deployment,
     pub(super) ledger: Ledger,
@@ -48,9 +47,8 @@ impl Generations {
             return Err(Fault::usage(anyhow::anyhow!("handler {handler} is not deployed"))
                 .hint("see what is deployed with `millstream list`"));
         };
-        let ledgers = Ledgers::open(&jetstream).await?;
-        let (ledger, _) = ledgers.read(handler).await?;
-        Ok(Self { jetstream, registry, ledgers, handler: handler.to_owned(), deployment, ledger })
+        let ledger = ledger::look(&jetstream, handler).await?;
+        Ok(Self { jetstream, registry, handler: handler.to_owned(), deployment, ledger })
     }
 
     /// Whether it is a projection or a saga; what it says of itself is asked of its module.
@@ -62,7 +60,7 @@ impl Generations {
 
     /// Reads the ledger again.
     pub(super) async fn refresh(&mut self) -> Result<(), Fault> {
-        self.ledger = self.ledgers.read(&self.handler).await?.0;
+        self.ledger = ledger::look(&self.jetstream, &self.handler).await?;
         Ok(())
     }
 

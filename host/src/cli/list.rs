@@ -5,7 +5,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Fault, connect, output, versions};
-use crate::claim;
+use crate::clock;
 use crate::journal::Counts;
 use crate::lag::{Said, Sample, lag};
 use crate::progress::{Refused, Report};
@@ -96,7 +96,7 @@ fn row(name: String, deployment: &Deployment, report: Option<Report>, counts: Co
     let report = report.unwrap_or_default();
     let said =
         Said { state: report.state, reason: report.reason.clone(), time: (report.time > 0).then_some(report.time) };
-    let state = lag(&name, "", &Sample::default(), &said, claim::now()).state;
+    let state = lag(&name, "", &Sample::default(), &said, clock::now()).state;
     Row {
         handler: name,
         state,

@@ -10,8 +10,9 @@ use super::diff::compare;
 use super::generations::{Generations, refused, told};
 use super::{Fault, connect, output};
 use crate::claim;
+use crate::clock;
 use crate::comparison::Sample;
-use crate::generation::ledger::{self, Ending, Promotion, Refusal, Shadow, Wanted};
+use crate::generation::ledger::{self, Ending, Ledgers, Promotion, Refusal, Shadow, Wanted};
 use crate::promotion::instances_differ;
 use crate::registry::{Deployment, Desired};
 use crate::sandbox::wire::Kind;
@@ -127,12 +128,13 @@ impl Promote {
 
     /// Writes the wish; answers which promotion it is. Whoever asked for the same a moment before has asked for this one.
     async fn ask(&self, generations: &mut Generations, to: u32) -> Result<u64, Fault> {
-        let Deployment { digest, label, subjects, .. } = generations.deployment.clone();
-        let (number, since) = (generations.ledger.live, claim::now());
-        let before = Shadow { number, digest, label, subjects, throttle: 0, wanted: Wanted::Kept, since };
+        let Deployment { digest, label, subjects, signature, .. } = generations.deployment.clone();
+        let (number, since) = (generations.ledger.live, clock::now());
+        let before = Shadow { number, digest, label, subjects, signature, throttle: 0, wanted: Wanted::Kept, since };
         let wish = Promotion { id: claim::fresh_id(), from: number, to, force: self.force, since, before };
         let handler = &self.handler;
-        let asked = generations.ledgers.change(handler, |ledger| ledger.promote(handler, wish.clone())).await;
+        let ledgers = Ledgers::open(&generations.jetstream).await?;
+        let asked = ledgers.change(handler, |ledger| ledger.promote(handler, wish.clone())).await;
         match asked {
             Ok(_) => Ok(wish.id),
             Err(ledger::Error::Refused(Refusal::UnderWay { to: other, .. })) if other == to => {

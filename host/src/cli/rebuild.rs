@@ -30,6 +30,9 @@ pub(super) struct Rebuild {
     /// A name for people.
     #[arg(long, requires = "module", default_value = "", hide_default_value = true)]
     label: String,
+    /// Vouch for the module under this name, with the seed in this file.
+    #[arg(long, value_name = "SEED-FILE", requires = "module")]
+    sign_with: Option<PathBuf>,
     /// Events per second at most. 0: no limit.
     #[arg(long, value_name = "N", default_value_t = 0)]
     throttle: u64,
@@ -88,7 +91,9 @@ impl Rebuild {
                 .hint("deploy it under another name with `millstream deploy --name`"));
         }
         let digest = generations.registry.put_module(&bytes).await?;
-        Ok(Plan { digest, label: self.label.clone(), subjects: version.description.subjects, throttle: self.throttle })
+        let (label, subjects, throttle) = (self.label.clone(), version.description.subjects, self.throttle);
+        let signature = deploy::signature(self.sign_with.as_deref(), &self.handler, digest)?;
+        Ok(Plan { digest, label, subjects, signature, throttle })
     }
 }
 

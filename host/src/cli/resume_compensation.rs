@@ -13,6 +13,7 @@ use super::sagas::{Row, table};
 use super::{Fault, connect, output};
 use crate::acks::Acks;
 use crate::claim;
+use crate::clock;
 use crate::timers::{self, Timer};
 
 /// How often the instance is looked at.
@@ -51,7 +52,7 @@ impl ResumeCompensation {
             return Ok(());
         }
         let found = self.wait(&saga, &wish).await?;
-        let now = claim::now();
+        let now = clock::now();
         let row = Row::of(handler, &found, now);
         if json {
             output::json(&row)?
@@ -86,7 +87,7 @@ impl ResumeCompensation {
 async fn wish(saga: &Saga, key: &str, instance: &Instance) -> Result<String, Fault> {
     let jetstream: &Context = &saga.jetstream;
     timers::open(jetstream, saga.deployment.settings.replicas).await?;
-    let now = claim::now();
+    let now = clock::now();
     let id = format!("{}.resume.{:016x}", saga.name, claim::fresh_id());
     let due = Due { key: key.to_owned(), life: instance.life.clone(), timer: Waiting::Resume };
     let body = serde_json::to_vec(&due)?.into();

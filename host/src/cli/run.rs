@@ -5,6 +5,7 @@ use async_nats::jetstream;
 use clap::Args;
 
 use super::{Fault, connect};
+use crate::policy::Policy;
 use crate::sandbox::Cache;
 use crate::supervisor::{Outcome, Supervisor};
 
@@ -17,17 +18,27 @@ pub(super) struct Run {
     /// This host's name in the journal and in listings.
     #[arg(long, value_name = "NAME", env = "MILLSTREAM_HOST")]
     host: Option<String>,
+    /// Run only modules that this nkey signed (its public part); may be given several times.
+    #[arg(long, value_name = "PUBLIC-KEY", env = "MILLSTREAM_REQUIRE_SIGNED", value_delimiter = ',')]
+    require_signed: Vec<String>,
+    /// The most that a deployment may set, such as limits.memory_bytes=67108864; may be given several times.
+    #[arg(long = "ceiling", value_name = "NAME=VALUE", env = "MILLSTREAM_CEILING", value_delimiter = ',')]
+    ceilings: Vec<String>,
 }
 
 impl Run {
     pub(super) async fn run(self, connection: &connect::Connection) -> Result<(), Fault> {
+        let policy = Policy::new(self.require_signed, &self.ceilings).map_err(|error| {
+            Fault::usage(error)
+                .hint("a public nkey begins with U or A; the settings are those of `millstream deploy --set`")
+        })?;
         let client = super::open(connection).await?;
         let host = self.host.unwrap_or_else(host_name);
         let info = client.server_info();
         let address = format!("{}:{}", info.host, info.port);
         tracing::info!(host, server = %address, "running the deployed handlers; end with Ctrl-C");
         let supervisor =
-            Supervisor::new(jetstream::new(client), host.clone(), Cache::for_user(), self.handlers).await?;
+            Supervisor::new(jetstream::new(client), host.clone(), Cache::for_user(), policy, self.handlers).await?;
         match supervisor.run(told_to_stop()).await? {
             Outcome::Stopped(unfinished) if unfinished.is_empty() => {
                 tracing::info!(host, "stopped; everything decided is in the buckets");

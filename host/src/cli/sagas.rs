@@ -8,9 +8,8 @@ use serde::Serialize;
 
 use super::instances::{Found, Saga};
 use super::{Fault, connect, output};
-use crate::claim;
+use crate::clock;
 use crate::outbox::Undelivered;
-use crate::story::scan::nanoseconds;
 
 /// Widest table.
 const WIDTH: usize = 120;
@@ -73,7 +72,7 @@ impl Sagas {
         let saga = Saga::open(connection, &self.handler).await?;
         let mut found = saga.instances().await?;
         found.retain(|found| self.status.is_none_or(|wanted| found.instance.status == Status::from(wanted)));
-        let now = claim::now();
+        let now = clock::now();
         let rows: Vec<Row<'_>> = found.iter().map(|found| Row::of(&self.handler, found, now)).collect();
         if json {
             for row in &rows {
@@ -118,7 +117,7 @@ impl<'a> Row<'a> {
             timers: instance.timers.iter().map(|timer| Waiting { name: &timer.name, at: &timer.at }).collect(),
             late: instance.late,
             changed,
-            changed_seconds_ago: changed.and_then(nanoseconds).map(|time| (now - time).max(0) as f64 / 1e9),
+            changed_seconds_ago: changed.and_then(clock::read).map(|time| (now - time).max(0) as f64 / 1e9),
             life: &instance.life,
             correlation: &instance.correlation,
         }
@@ -180,7 +179,7 @@ impl OpenStep<'_> {
 
 impl Waiting<'_> {
     fn in_words(&self, now: i64) -> String {
-        match nanoseconds(self.at) {
+        match clock::read(self.at) {
             Some(due) if due > now => format!("{} in {}", self.name, output::duration((due - now) as f64 / 1e9)),
             _ => format!("{} due", self.name),
         }
@@ -230,7 +229,7 @@ mod tests {
                 ),
             ),
         ];
-        let now = nanoseconds("2026-01-01T00:00:00Z").unwrap();
+        let now = clock::read("2026-01-01T00:00:00Z").unwrap();
         let rows: Vec<Row<'_>> = rows.iter().map(|found| Row::of("h", found, now)).collect();
         let text = table(&rows, now);
         let lines: Vec<&str> = text.lines().collect();

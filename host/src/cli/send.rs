@@ -19,10 +19,11 @@ use serde_json::value::RawValue;
 use super::{Fault, connect, output};
 use crate::acks::Acks;
 use crate::claim;
+use crate::clock;
 use crate::envelope::{self, Arrival};
 use crate::inputs::{self, Holder};
 use crate::names;
-use crate::publication::{Outline, Publication, time};
+use crate::publication::{Outline, Publication};
 
 /// Send one command, and wait for its answer.
 #[derive(Debug, Args)]
@@ -129,7 +130,7 @@ impl Send {
             event_type: self.command_type.as_deref().unwrap_or_else(|| last_token(&self.subject)),
             handler: "send",
             aggregate: &self.key,
-            time: claim::now(),
+            time: clock::now(),
             correlation: self.correlation.as_deref().unwrap_or(id),
             causation: "",
         };
@@ -188,7 +189,7 @@ fn reply(stream: &str, sequence: u64, stored: i64, message: &async_nats::Message
         subject: message.subject.to_string(),
         stream: stream.to_owned(),
         sequence,
-        time: time(event.time),
+        time: clock::text(event.time),
         // A payload that is not JSON is shown as a text.
         payload: RawValue::from_string(payload)
             .or_else(|_| serde_json::value::to_raw_value(&String::from_utf8_lossy(&event.payload)))

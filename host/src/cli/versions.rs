@@ -4,7 +4,7 @@ use async_nats::jetstream;
 use serde::Serialize;
 
 use super::{Fault, connect, output};
-use crate::publication;
+use crate::clock;
 use crate::registry::{Past, Registry};
 
 /// The registry, if anything was ever deployed here.
@@ -84,6 +84,6 @@ fn row(handler: &str, past: &Past) -> Row {
         None => (String::new(), String::new(), "removed".to_owned(), String::new()),
     };
     // Whole seconds are what people compare.
-    let time = publication::time(past.time / 1_000_000_000 * 1_000_000_000);
+    let time = clock::text(past.time / 1_000_000_000 * 1_000_000_000);
     Row { handler: handler.to_owned(), revision: past.revision, time, digest, label, desired, runs: false, note }
 }

@@ -212,8 +212,8 @@ impl Family {
         let gone = || promotion::Error::GiveUp(format!("generation {} is gone", promotion.to));
         let shadow = Shadow { throttle: 0, ..ledger.shadow(promotion.to).ok_or_else(gone)?.clone() };
         let generation = Generation::shadow(&self.live.name, promotion.to);
-        let settings = rebuild::settings(&self.live.version().settings, &shadow);
-        let version = self.maker.version(&self.live.name, shadow.digest, settings).await;
+        let deployment = rebuild::deployment(&self.live.version().settings, &shadow);
+        let version = self.maker.version(&self.live.name, &deployment).await;
         let version = version.map_err(|error| match error.is_passing() {
             true => promotion::Error::Other(error.into()),
             false => promotion::Error::GiveUp(error.to_string()),
@@ -332,8 +332,8 @@ struct ShadowLife {
 impl ShadowLife {
     async fn run(self, mut stop: watch::Receiver<bool>) -> Ended {
         loop {
-            let settings = rebuild::settings(&self.live.version().settings, &self.shadow);
-            let error = match self.maker.version(&self.live.name, self.shadow.digest, settings).await {
+            let deployment = rebuild::deployment(&self.live.version().settings, &self.shadow);
+            let error = match self.maker.version(&self.live.name, &deployment).await {
                 Ok(version) => {
                     // Its other end stays here: a shadow runs one version.
                     let (_versions, versions) = watch::channel(Arc::new(version));

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::journal::Position;
 use crate::names;
+use crate::policy::Signature;
 use crate::sandbox::Digest;
 
 /// Values kept as history.
@@ -54,6 +55,9 @@ pub struct Shadow {
     pub label: String,
     /// The module's own subject filters.
     pub subjects: Vec<String>,
+    /// Who vouches for the module under the handler's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
     /// Upper bound of its rate, events per second. 0: none.
     #[serde(default)]
     pub throttle: u64,
@@ -424,9 +428,17 @@ impl Ledgers {
 /// # Errors
 /// When it cannot be read, or the server is away.
 pub async fn live(jetstream: &Context, handler: &str) -> Result<u32, Error> {
+    Ok(look(jetstream, handler).await?.live)
+}
+
+/// The ledger of a handler, for readers.
+///
+/// # Errors
+/// When it cannot be read, or the server is away.
+pub async fn look(jetstream: &Context, handler: &str) -> Result<Ledger, Error> {
     match jetstream.get_key_value(names::GENERATIONS).await {
-        Ok(store) => Ok(Ledgers { store }.read(handler).await?.0.live),
-        Err(error) if error.kind() == KeyValueErrorKind::GetBucket => Ok(1),
+        Ok(store) => Ok(Ledgers { store }.read(handler).await?.0),
+        Err(error) if error.kind() == KeyValueErrorKind::GetBucket => Ok(Ledger::default()),
         Err(error) => Err(unreachable(handler)(error)),
     }
 }
@@ -446,7 +458,7 @@ mod tests {
 
     fn shadow(number: u32, wanted: Wanted, since: i64) -> Shadow {
         let (digest, label, subjects) = (Digest([7; 32]), String::new(), vec!["s.>".to_owned()]);
-        Shadow { number, digest, label, subjects, throttle: 0, wanted, since }
+        Shadow { number, digest, label, subjects, signature: None, throttle: 0, wanted, since }
     }
 
     fn promotion(id: u64, to: u32) -> Promotion {

@@ -1,9 +1,11 @@
-//! Makes a version of a module that is in the registry, for a generation. In: a digest and settings. Out: what a handler runs.
-//! Never: runs it.
+//! Makes a version of a module that is in the registry, if this host runs such modules at all. In: a deployment. Out: what a
+//! handler runs. Never: runs it.
 
-use crate::registry::{self, Registry};
-use crate::sandbox::{Cache, Digest, Sandbox};
-use crate::settings::Settings;
+use std::sync::Arc;
+
+use crate::policy::{self, Policy};
+use crate::registry::{self, Deployment, Registry};
+use crate::sandbox::{Cache, Sandbox};
 use crate::version::{Defect, Version};
 
 /// What versions are made with.
@@ -12,6 +14,7 @@ pub(crate) struct Maker {
     pub(crate) registry: Registry,
     pub(crate) sandbox: Sandbox,
     pub(crate) cache: Cache,
+    pub(crate) policy: Arc<Policy>,
     pub(crate) host: String,
 }
 
@@ -20,6 +23,8 @@ pub(crate) struct Maker {
 pub(crate) enum Unprepared {
     #[error(transparent)]
     Registry(#[from] registry::Error),
+    #[error(transparent)]
+    Policy(#[from] policy::Error),
     #[error(transparent)]
     Defect(#[from] Defect),
     #[error("the module could not be prepared: {0}")]
@@ -35,13 +40,10 @@ impl Unprepared {
 
 impl Maker {
     /// Fetches, compiles and asks the module.
-    pub(crate) async fn version(
-        &self,
-        handler: &str,
-        digest: Digest,
-        settings: Settings,
-    ) -> Result<Version, Unprepared> {
-        let bytes = self.registry.module(digest).await?;
+    pub(crate) async fn version(&self, handler: &str, deployment: &Deployment) -> Result<Version, Unprepared> {
+        self.policy.check(handler, deployment)?;
+        let settings = deployment.settings.clone();
+        let bytes = self.registry.module(deployment.digest).await?;
         let (sandbox, cache, name) = (self.sandbox.clone(), self.cache.clone(), handler.to_owned());
         let version = move || Version::prepare(&sandbox, &cache, &name, settings, &bytes);
         Ok(tokio::task::spawn_blocking(version).await??)

@@ -9,7 +9,7 @@ use async_nats::jetstream::Context;
 use tokio::sync::watch;
 
 use super::{Class, Error, FIRST_WAIT, Handler, LAST_WAIT};
-use crate::claim;
+use crate::clock;
 use crate::generation::Bound;
 use crate::journal::{self, Counts, Journal, Kind, Position, Record, Standing};
 use crate::pipeline::{Parts, Pipeline, told_to_stop};
@@ -80,7 +80,7 @@ impl Held {
         let record = Record {
             standing: Standing::Closed,
             previous: self.last,
-            time: claim::now(),
+            time: clock::now(),
             positions,
             counts: self.counts,
             shown_through: self.last,
@@ -135,7 +135,7 @@ impl Handler {
     }
 
     fn what_holds(&self) -> String {
-        match self.progress.report(claim::now()).undelivered.first() {
+        match self.progress.report(clock::now()).undelivered.first() {
             Some(effect) => format!("an effect for {} is not taken: {}", effect.subject, effect.reason),
             None => "too much is left to do".to_owned(),
         }

@@ -4,7 +4,7 @@
 use std::hash::{BuildHasher as _, BuildHasherDefault};
 
 use bytes::Bytes;
-use millstream_saga::Outgoing;
+use millstream_saga::{DEADLINE, Outgoing};
 use rustc_hash::FxHasher;
 
 use super::stamp::Stamp;
@@ -62,7 +62,7 @@ impl Effect {
     /// Whether this is the deadline of that command.
     pub(super) fn is_deadline_of(&self, command: &Self) -> bool {
         let of = match &self.outgoing {
-            Outgoing::Wait { id, .. } => id.strip_suffix(".deadline"),
+            Outgoing::Wait { id, .. } => id.strip_suffix(DEADLINE),
             Outgoing::Message(_) | Outgoing::Timer { .. } | Outgoing::Cancel { .. } => None,
         };
         matches!(command.outgoing, Outgoing::Message(_)) && command.deadline.is_none() && of == Some(command.id())

@@ -19,11 +19,9 @@ use super::stamp::Stamp;
 use super::targets::Target;
 use super::{Error, Outbox, lock, rendering};
 use crate::acks::{self, Ack, Acks, Answer};
+use crate::clock;
 use crate::crash;
 use crate::publication::Publication;
-
-/// What is looked for may have been stored so long before the record, by the server's clock or ours.
-const SKEW_NANOSECONDS: i64 = 10_000_000_000;
 
 /// Ownership is proved again after this at the latest.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -154,7 +152,8 @@ impl Outbox {
             }
             Begun::Look(lane, target, ids, since) => {
                 let at = Stamp::now();
-                let since = since.saturating_sub(SKEW_NANOSECONDS);
+                // It may have been stored so long before the record, by the server's clock or ours.
+                let since = since.saturating_sub(clock::SKEW);
                 let look = Box::pin(self.targets.present(&target, &lane, ids.clone(), since));
                 let present = tokio::time::timeout(LOOK_WITHIN, look).await;
                 let present = present.unwrap_or_else(|_| Err(format!("no answer within {LOOK_WITHIN:?}")));

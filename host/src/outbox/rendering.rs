@@ -8,8 +8,9 @@ use async_nats::header::{HeaderName, NATS_MESSAGE_ID, NATS_MESSAGE_TTL};
 use bytes::Bytes;
 use millstream_saga::{Message, Outgoing};
 
+use crate::clock;
 use crate::names;
-use crate::publication::{Outline, Publication, encoded, time};
+use crate::publication::{Outline, Publication, encoded};
 use crate::timers::{self, Timer};
 
 const DEPTH: HeaderName = HeaderName::from_static(names::DEPTH_HEADER);
@@ -56,7 +57,7 @@ fn headers(message: &Message, handler: &str, decided: i64, now: i64, allows_ttl:
         headers.insert(STEP, encoded(step).as_ref());
     }
     if let Some(within) = message.within_ms.filter(|_| message.command) {
-        headers.insert(DEADLINE, time(later(now, within)));
+        headers.insert(DEADLINE, clock::text(later(now, within)));
         if allows_ttl {
             headers.insert(NATS_MESSAGE_TTL, within.div_ceil(1000).max(1).to_string());
         }

@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::time::Instant;
+
+use crate::clock;
 
 /// A moment.
 #[derive(Clone, Copy, Debug)]
@@ -20,8 +21,7 @@ impl Stamp {
     /// This moment.
     #[must_use]
     pub fn now() -> Self {
-        let wall = i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
-        Self { steady: Some(Instant::now()), wall }
+        Self { steady: Some(Instant::now()), wall: clock::now() }
     }
 
     /// When the server stored something, nanoseconds since 1970.

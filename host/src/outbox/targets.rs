@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use crate::publication::time;
+use crate::clock;
 
 /// Streams remembered.
 const KNOWN: usize = 1000;
@@ -150,7 +150,7 @@ impl Targets {
     }
 
     async fn walk(&self, target: &Target, filter: &str, since: i64, search: &mut Search) -> Result<(), String> {
-        let mut wanted = json!({ "start_time": time(since), "next_by_subj": filter });
+        let mut wanted = json!({ "start_time": clock::text(since), "next_by_subj": filter });
         while !search.missing.is_empty() {
             let request = self.jetstream.request(format!("STREAM.MSG.GET.{}", target.stream), &wanted).await;
             let got: Got = request.map_err(|error| error.to_string())?;

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::acks::Acks;
+use crate::clock::now;
 use crate::envelope::{Arrival, decode};
 use crate::names;
 use crate::publication::{Publication, pairs};
@@ -56,10 +57,6 @@ pub(super) fn cancel(id: &str) -> Outgoing {
 fn timer(id: &str, due: i64) -> Outgoing {
     let (correlation, causation) = ("root".to_owned(), "e1".to_owned());
     Outgoing::Timer { id: id.to_owned(), due, body: b"{}".to_vec(), correlation, causation }
-}
-
-fn now() -> i64 {
-    Stamp::now().wall
 }
 
 struct World {

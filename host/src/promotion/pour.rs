@@ -12,6 +12,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use crate::claim;
+use crate::clock;
 use crate::crash;
 use crate::direct_get::Last;
 use crate::names;
@@ -172,7 +173,7 @@ fn put(target: &Outline, key: &str, documents: &HashMap<String, Last>, mark: Mar
 /// What is left of a document's time, at least a second; none where it stays.
 fn seconds_left(document: &Last) -> Option<i64> {
     let seconds: i64 = document.headers.get(NATS_MESSAGE_TTL)?.as_str().trim_end_matches('s').parse().ok()?;
-    Some((seconds - (claim::now() - document.stored) / SECOND).max(1))
+    Some((seconds - (clock::now() - document.stored) / SECOND).max(1))
 }
 
 #[derive(Deserialize)]

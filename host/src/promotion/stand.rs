@@ -2,6 +2,7 @@
 //! fenced by the sequence of that last record. Never: claims.
 
 use crate::claim;
+use crate::clock;
 use crate::journal::{Counts, Error, Journal, Kind, Position, Record, Standing};
 use crate::sandbox::Digest;
 
@@ -47,7 +48,7 @@ impl Stand {
         let record = Record {
             standing,
             previous: self.sequence,
-            time: claim::now(),
+            time: clock::now(),
             positions: self.positions.clone(),
             counts: self.counts,
             shown_through: self.sequence,

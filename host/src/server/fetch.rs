@@ -170,8 +170,7 @@ mod tests {
     fn a_wrong_binary_in_the_cache_is_fetched_anew_by_many_at_once() {
         let digest = "dd9b8a99f78955e35108355176d2fe61269efb909698eb9fce3d5d81a70e2bda";
         if (std::env::consts::OS, std::env::consts::ARCH) != ("linux", "x86_64") {
-            println!("skipped: the digest of this test is that of linux on x86_64");
-            return;
+            return crate::data::skip("the digest of this test is that of linux on x86_64");
         }
         let cache = tempfile::tempdir().unwrap();
         std::fs::write(cache.path().join("nats-server-2.15.1-linux-x86_64"), "rotten").unwrap();

@@ -1,7 +1,10 @@
 //! A story for people. In: the story. Out: a tree with aligned columns. Pure. Never: a line of more than 120
 //! characters, or a meaning that only colour carries.
 
-use super::{Chapter, Deed, Kind, Outcome, Story, scan};
+use millstream_saga::{DEADLINE, RETRY};
+
+use super::{Chapter, Deed, Kind, Outcome, Story};
+use crate::clock;
 use crate::timers;
 
 /// Widest line.
@@ -73,7 +76,7 @@ fn head(story: &Story) -> String {
 }
 
 fn tree(story: &Story, paint: bool) -> String {
-    let begun = story.events.first().and_then(|chapter| scan::nanoseconds(&chapter.at)).unwrap_or_default();
+    let begun = story.events.first().and_then(|chapter| clock::read(&chapter.at)).unwrap_or_default();
     let mut lines = vec![Line::title()];
     let mut module = story.events.first().map_or("", |chapter| &*chapter.digest);
     for (number, chapter) in story.events.iter().enumerate() {
@@ -100,8 +103,8 @@ impl Line {
 fn event(chapter: &Chapter, is_last: bool, begun: i64, module: Option<&str>, handler: &str) -> Line {
     let branch = if is_last { "└─" } else { "├─" };
     let name = match &*chapter.event_type {
-        timers::TYPE if chapter.event.ends_with(".deadline") => "(deadline)",
-        timers::TYPE if chapter.event.ends_with(".retry") => "(wait is over)",
+        timers::TYPE if chapter.event.ends_with(DEADLINE) => "(deadline)",
+        timers::TYPE if chapter.event.ends_with(RETRY) => "(wait is over)",
         timers::TYPE if chapter.did.starts_with("resume") => "(resume)",
         timers::TYPE => "(timer)",
         name => name,
@@ -109,7 +112,7 @@ fn event(chapter: &Chapter, is_last: bool, begun: i64, module: Option<&str>, han
     let module = module.map(|module| format!("; now module {module}")).unwrap_or_default();
     let trouble = ["no answer", "rejected", "late", "failed"].iter().any(|word| chapter.did.contains(word));
     Line {
-        time: scan::nanoseconds(&chapter.at).map(|at| offset(at - begun)).unwrap_or_default(),
+        time: clock::read(&chapter.at).map(|at| offset(at - begun)).unwrap_or_default(),
         tree: format!("{branch} {}", cut(name, NAME)),
         told: format!("{}{module}", chapter.did),
         id: short(&chapter.event, handler),
@@ -153,7 +156,7 @@ fn effect(deed: &Deed, branch: &str, begun: i64, handler: &str) -> Line {
     };
     let trouble = deed.outcome == Outcome::NoAnswer || deed.kind == Kind::Undo;
     Line {
-        time: deed.at.as_deref().and_then(scan::nanoseconds).map(|at| offset(at - begun)).unwrap_or_default(),
+        time: deed.at.as_deref().and_then(clock::read).map(|at| offset(at - begun)).unwrap_or_default(),
         tree: format!("{branch} {}", cut(&name, NAME)),
         told: format!("{what}{outcome}{place}"),
         id: short(&deed.id, handler),

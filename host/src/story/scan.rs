@@ -11,15 +11,12 @@ use millstream_saga::instance::Transition;
 use millstream_saga::{Due, Instance, Message, Outgoing};
 
 use super::{Decision, Letter, Place, Sources};
+use crate::clock::{self, SKEW};
 use crate::direct_get::{self, From, Last};
 use crate::envelope::{self, Arrival};
 use crate::inputs::{self, Holder};
 use crate::journal::Record;
 use crate::names;
-use crate::publication::time;
-
-/// Clocks of publishers, hosts and servers may differ so much, nanoseconds.
-const SKEW: i64 = 10_000_000_000;
 
 /// What a transition leads to is published within this, nanoseconds.
 const AFTER: i64 = 60_000_000_000;
@@ -79,7 +76,7 @@ pub async fn sources(
         (None, None) => return Ok(None),
     };
     let transitions = merged(&documents, &instance);
-    let from = transitions.iter().filter_map(|transition| nanoseconds(&transition.at));
+    let from = transitions.iter().filter_map(|transition| clock::read(&transition.at));
     let from = from.chain(decisions.iter().map(|decision| decision.time)).min().unwrap_or(end);
     decisions.retain(|decision| !decision.events.is_empty() || !decision.effects.is_empty());
     let mut found = Found { letters: Vec::new(), left: wanted.most, gaps };
@@ -104,7 +101,7 @@ pub async fn sources(
 /// When the life began, as far as the document knows.
 fn begun(instance: &Instance) -> Option<i64> {
     let first = instance.history.iter().find(|transition| transition.event == instance.life);
-    first.and_then(|transition| nanoseconds(&transition.at))
+    first.and_then(|transition| clock::read(&transition.at))
 }
 
 struct Journalled {
@@ -360,10 +357,5 @@ impl<'a> Reader<'a> {
 
 /// To the second, for people.
 fn time_of(nanoseconds: i64) -> String {
-    time(nanoseconds - nanoseconds.rem_euclid(1_000_000_000))
-}
-
-/// A time in an instance, nanoseconds since 1970.
-pub fn nanoseconds(time: &str) -> Option<i64> {
-    time.parse::<jiff::Timestamp>().ok().and_then(|time| i64::try_from(time.as_nanosecond()).ok())
+    clock::text(nanoseconds - nanoseconds.rem_euclid(1_000_000_000))
 }

@@ -4,10 +4,10 @@
 use std::collections::{HashMap, HashSet};
 
 use millstream_saga::instance::{Step, StepState, Transition};
-use millstream_saga::{Due, Instance, Message, Outgoing, Waiting};
+use millstream_saga::{DEADLINE, Due, Instance, Message, Outgoing, Waiting};
 
 use super::{Chapter, Decision, Deed, Kind, Letter, Outcome, Sources, Story, missing};
-use crate::publication::time;
+use crate::clock;
 
 impl Sources {
     /// Puts it together.
@@ -117,7 +117,7 @@ impl Teller<'_> {
             name: message.event_type.clone(),
             step: message.step.clone(),
             attempt: message.step.is_some().then_some(message.attempt),
-            at: letter.map(|letter| time(letter.stored)),
+            at: letter.map(|letter| clock::text(letter.stored)),
             due: None,
             place: letter.map(|letter| letter.place.clone()),
             payload: serde_json::from_slice(&message.payload).ok(),
@@ -132,7 +132,7 @@ impl Teller<'_> {
             name: letter.event_type.clone(),
             step: letter.step.clone(),
             attempt: letter.attempt.filter(|_| letter.step.is_some()),
-            at: Some(time(letter.stored)),
+            at: Some(clock::text(letter.stored)),
             due: None,
             place: Some(letter.place.clone()),
             payload: letter.payload.clone(),
@@ -159,7 +159,7 @@ impl Teller<'_> {
             step: None,
             attempt: None,
             at: None,
-            due: Some(time(due)),
+            due: Some(clock::text(due)),
             place: None,
             payload: None,
             outcome,
@@ -175,7 +175,7 @@ impl Teller<'_> {
             return Outcome::Sent;
         }
         let answer = self.answer(id);
-        if answer.is_none() && self.happened(&format!("{id}.deadline")) {
+        if answer.is_none() && self.happened(&format!("{id}{DEADLINE}")) {
             return Outcome::NoAnswer;
         }
         if let Some(answer) = answer.or_else(|| self.noted(id)) {

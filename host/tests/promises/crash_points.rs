@@ -3,7 +3,7 @@
 
 use millstream::crash::POINTS;
 
-use crate::harness::{World, chains, orders, outcomes, spend, until};
+use crate::harness::{World, at_each_point, chains, orders, outcomes, spend, until};
 
 /// Aborts at the nth passage: the first, and some in the middle of the work. Documents of many batches are shown together,
 /// so there are fewer passages there.
@@ -40,21 +40,8 @@ async fn survives(point: &'static str) {
     }
 }
 
-macro_rules! at_each_point {
-    ($($name:ident: $point:literal,)*) => {
-        $(#[tokio::test(flavor = "multi_thread")]
-        async fn $name() {
-            survives($point).await;
-        })*
-
-        #[test]
-        fn every_point_has_a_test() {
-            assert_eq!(POINTS.to_vec(), [$($point),*]);
-        }
-    };
-}
-
 at_each_point! {
+    POINTS.to_vec();
     same_bytes_after_a_crash_when_a_batch_has_arrived: "arrived",
     same_bytes_after_a_crash_when_a_batch_is_staged: "staged",
     same_bytes_after_a_crash_when_documents_are_loaded: "loaded",

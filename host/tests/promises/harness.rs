@@ -1,14 +1,17 @@
 //! What every test stands on: a server of its own, hosts as real processes, modules built once, conditions with deadlines, and
 //! folds that share no code with the handlers. A room for each; here are their names.
 
+pub mod data;
 mod modules;
 mod orders;
+mod points;
 mod process;
 mod waiting;
 mod world;
 
 pub use modules::module;
 pub use orders::{Dice, Documents, Event, chains, orders, outcomes, spend, spend_v2};
+pub(crate) use points::at_each_point;
 pub use process::{Host, cli, refused};
 pub use waiting::{PATIENCE, pause, until};
 pub use world::World;

@@ -28,7 +28,7 @@ async fn decided(count: u64) -> World {
 /// Starts a host and waits until `handler` fails with a reason that contains `expected`; does so twice.
 async fn refused(world: &World, handler: &str, expected: &str) {
     for start in 1..=2 {
-        let begun = millstream::claim::now();
+        let begun = millstream::clock::now();
         let _host = world.host(&[]);
         let reason = until("the handler fails", async || {
             let report = world.report(handler).await.filter(|report| report["time"].as_i64() > Some(begun))?;

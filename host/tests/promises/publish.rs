@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::io::{Cursor, Read};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, stream};
@@ -12,7 +11,7 @@ use millstream::cli::progress::grouped;
 use millstream::cli::publish::{Error, Options, Problem, Summary, publish};
 use millstream::server::Server;
 
-use crate::harness::{refused, until};
+use crate::harness::{data, refused, until};
 
 const TEMPLATE: &str = "fines.{aggregateId}";
 
@@ -348,12 +347,8 @@ async fn a_line_of_a_slow_writer_does_not_wait_for_the_next() {
 
 #[tokio::test]
 async fn real_events_are_published_whole() {
-    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
-    let data = std::env::var_os("MILLSTREAM_DATA").map_or(beside, PathBuf::from);
-    let Ok(file) = std::fs::File::open(data.join("traffic-fines/events.ndjson.gz")) else {
-        println!("skipped: no traffic-fines in {}", data.display());
-        return;
-    };
+    let Some(file) = data::file("traffic-fines/events.ndjson.gz") else { return };
+    let file = std::fs::File::open(file).unwrap();
     let (server, stream) = server_with(fines()).await;
     let summary = publish(&Connection::to(server.url()), &Options::new(TEMPLATE), file, |_| {}).await.unwrap();
     println!("{summary:?}");

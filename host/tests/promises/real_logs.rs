@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::harness::{Documents, PATIENCE, World, pause, until};
+use crate::harness::{self, Documents, PATIENCE, World, pause, until};
 
 /// A pack of real events with their answers.
 pub struct Pack {
@@ -19,12 +19,8 @@ pub struct Pack {
 
 /// A JSON file of the data that tests compare with; says so where it is missing.
 pub fn data(path: &str) -> Option<(PathBuf, Value)> {
-    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
-    let path = std::env::var_os("MILLSTREAM_DATA").map_or(beside, PathBuf::from).join(path);
-    let Ok(text) = std::fs::read(&path) else {
-        println!("skipped: there is no {} (set MILLSTREAM_DATA)", path.display());
-        return None;
-    };
+    let path = harness::data::file(path)?;
+    let text = std::fs::read(&path).expect("the file");
     Some((path, serde_json::from_slice(&text).expect("JSON")))
 }
 

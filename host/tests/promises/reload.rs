@@ -32,6 +32,7 @@ fn deployment(bytes: &[u8]) -> Deployment {
         settings: Settings::default(),
         desired: Desired::Running,
         note: String::new(),
+        signature: None,
     }
 }
 
@@ -417,4 +418,66 @@ async fn a_thousand_swaps_leave_no_old_code_in_memory() {
     eprintln!("resident after 200 swaps {} MiB, after {SWAPS} {} MiB", early >> 20, late >> 20);
     assert!(late < early + (24 << 20), "{early} -> {late}");
     pause().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_asks_for_signatures_and_sets_ceilings_runs_nothing_else() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let paths = ["one", "two"].map(|name| file(&folder, name, &variant("order-chain", name)));
+    let seed_file = |name: &str, pair: &nkeys::KeyPair| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, pair.seed().expect("a seed")).expect("a file");
+        path.to_str().expect("path").to_owned()
+    };
+    let (ours, theirs) = (nkeys::KeyPair::new_user(), nkeys::KeyPair::new_user());
+    let (our_seed, their_seed) = (seed_file("ours", &ours), seed_file("theirs", &theirs));
+    let asks = [
+        ("MILLSTREAM_REQUIRE_SIGNED", ours.public_key()),
+        ("MILLSTREAM_CEILING", "limits.memory_bytes=268435456,batch_events=1000".to_owned()),
+    ];
+    let asks: Vec<(&str, &str)> = asks.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let _host = world.host(&asks);
+    deploy(&world, &paths[0], &["--name", "chain", "--sign-with", &our_seed]);
+    let mut events = orders(0, 100);
+    world.publish(&events).await;
+    world.settled("chain", &chains(&events)).await;
+
+    let two = paths[1].to_str().expect("path");
+    let ours = ["--sign-with", our_seed.as_str()];
+    for (more, said) in [
+        (vec![], "it is not signed, and this host runs signed modules only"),
+        (vec!["--sign-with", &their_seed], "whom this host does not trust"),
+        ([&ours[..], &["--set", "limits.memory_bytes=268435457"]].concat(), "this host allows 268435456 at most"),
+        (
+            [&ours[..], &["--set", "limits.memory_bytes=268435456", "--set", "batch_events=1001"]].concat(),
+            "allows 1000",
+        ),
+    ] {
+        let told = world.refused(1, &[&["deploy", two, "--name", "chain"][..], &more[..]].concat());
+        assert!(told.contains(said) && told.contains("goes on"), "{told}");
+    }
+    let missing = world.refused(2, &["deploy", two, "--name", "chain", "--sign-with", "/nowhere/seed"]);
+    assert!(missing.contains("/nowhere/seed cannot be read"), "{missing}");
+    // A signature of another name's deployment is worth nothing.
+    let registry = Registry::open(&world.jetstream).await.expect("the registry");
+    let bytes = std::fs::read(&paths[1]).expect("a module");
+    let seed = std::fs::read_to_string(&our_seed).expect("a seed");
+    let signature = millstream::policy::sign(&seed, "other", Digest::of(&bytes)).expect("signed");
+    let forged = Deployment { signature: Some(signature), ..deployment(&bytes) };
+    let revision = registry.deploy("chain", &forged).await.expect("deployed");
+    let verdict = verdict(&world, "chain", revision).await;
+    assert!(
+        verdict.outcome == Outcome::Refused && verdict.reason.contains("its signature is not one of"),
+        "{verdict:?}"
+    );
+
+    let more = orders(100, 100);
+    world.publish(&more).await;
+    events.extend(more);
+    world.settled("chain", &chains(&events)).await;
+    assert_eq!(world.claims("chain").await.len(), 1, "the one that ran was never disturbed");
+    deploy(&world, &paths[1], &["--name", "chain", "--sign-with", &our_seed, "--set", "batch_events=900"]);
+    assert_eq!(world.listed("chain")["digest"], Digest::of(&bytes).to_string());
 }

@@ -10,7 +10,7 @@ use millstream::crash::{ACTING, POINTS};
 use serde_json::json;
 use tokio::sync::OnceCell;
 
-use crate::harness::{Documents, World, until};
+use crate::harness::{Documents, World, at_each_point, until};
 use crate::services::{Command, Services, stored};
 use crate::shop::{HANDLER, Sent, as_due, by_rule, due, instance, place, sent, shop, window_over};
 
@@ -53,21 +53,8 @@ async fn survives(point: &'static str) {
     world.settled(HANDLER, undisturbed().await).await;
 }
 
-macro_rules! at_each_point {
-    ($($name:ident: $point:literal,)*) => {
-        $(#[tokio::test(flavor = "multi_thread")]
-        async fn $name() {
-            survives($point).await;
-        })*
-
-        #[test]
-        fn every_point_has_a_test() {
-            assert_eq!([&POINTS[..], &ACTING[..]].concat(), [$($point),*]);
-        }
-    };
-}
-
 at_each_point! {
+    [&POINTS[..], &ACTING[..]].concat();
     same_commands_after_a_crash_when_a_batch_has_arrived: "arrived",
     same_commands_after_a_crash_when_a_batch_is_staged: "staged",
     same_commands_after_a_crash_when_instances_are_loaded: "loaded",
@@ -108,11 +95,12 @@ async fn commands_are_published_once_after_the_duplicate_window() {
 async fn a_host_that_stood_still_before_it_published_leaves_that_to_its_heir() {
     let world = shop(Duration::from_millis(200), &SETTINGS).await;
     place(&world, 0..ORDERS).await;
-    let mut zombie = world.host(&[("MILLSTREAM_STOP_AT", "committed:3")]);
+    // At its first record: of what it publishes later some bytes may be on their way when it stops, and those nobody can call back.
+    let mut zombie = world.host(&[("MILLSTREAM_STOP_AT", "committed:1")]);
     until("the first host stands still", async || zombie.is_stopped().then_some(())).await;
     let before = stored(&world.jetstream, "COMMANDS").await.len();
     let (_, counts, _) = world.last_record(HANDLER).await.expect("a record");
-    assert!(counts.delivered > before as u64, "it stands between: {counts:?}, {before} commands");
+    assert!(counts.delivered > 0 && before == 0, "it stands between: {counts:?}, {before} commands");
 
     // Nothing is answered yet: a command for each order is all there is to publish.
     let _heir = world.host(&[]);

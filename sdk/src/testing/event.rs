@@ -1,6 +1,7 @@
 //! Events for tests. In: type and payload, and an envelope field by field. Out: what a batch holds of them. Never:
 //! reads a clock.
 
+use millstream_saga::{TIMER_STREAM, TIMER_TYPE};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -154,7 +155,7 @@ impl TestEvent {
 
     /// A timer that fired, as the host hands it over.
     pub(super) fn timer(id: &str, due: i64, payload: Vec<u8>) -> Self {
-        Self::new(String::from("millstream.timer"), payload).stream("MILLSTREAM_TIMERS").id(id).time_is(due)
+        Self::new(String::from(TIMER_TYPE), payload).stream(TIMER_STREAM).id(id).time_is(due)
     }
 
     /// Sets what the event is given by its place in a scenario, counted from 1, and by the time there.

@@ -218,9 +218,7 @@ impl Then {
     /// If it did not.
     #[track_caller]
     pub fn then_logged(self, part: &str) -> Self {
-        if !self.logged.iter().any(|line| line.contains(part)) {
-            fail(format_args!("expected a line with `{part}` in the log:\n{}", self.logged.join("\n")));
-        }
+        logged_or_fail(&self.logged, part);
         self
     }
 
@@ -244,6 +242,13 @@ fn same_or_fail(run: &Run, batches: Batches, other: &Run) {
              hint: a HashMap, a field that serde skips, or state outside the document",
             difference(&run.to_string(), &other.to_string())
         ));
+    }
+}
+
+#[track_caller]
+fn logged_or_fail(logged: &[String], part: &str) {
+    if !logged.iter().any(|line| line.contains(part)) {
+        fail(format_args!("expected a line with `{part}` in the log:\n{}", logged.join("\n")));
     }
 }
 

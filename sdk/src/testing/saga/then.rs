@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::super::fate::{Fate, Unit};
-use super::super::{difference, fail, pretty};
+use super::super::{difference, fail, logged_or_fail, pretty};
 use super::{Scenario, Sent, history, listing};
 use crate::guest::Handler;
 
@@ -189,9 +189,7 @@ impl<H: Handler> Scenario<H> {
     /// If it did not.
     #[track_caller]
     pub fn then_logged(self, part: &str) -> Self {
-        if !self.logged.iter().any(|line| line.contains(part)) {
-            fail(format_args!("expected a line with `{part}` in the log:\n{}", self.logged.join("\n")));
-        }
+        logged_or_fail(&self.logged, part);
         self
     }
 
