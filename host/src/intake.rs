@@ -111,7 +111,7 @@ enum Batches {
     /// As they come.
     Live(mpsc::Receiver<Result<Arrivals, Error>>),
     /// In the order in which their events were stored.
-    Ordered(Ordered),
+    Ordered(Box<Ordered>),
 }
 
 impl Drop for Intake {
@@ -157,7 +157,8 @@ impl Intake {
                 tasks.push(tokio::spawn(feed.run(sender.clone())));
             }
         }
-        let batches = if ordered { Batches::Ordered(Ordered::new(jetstream, lines)) } else { Batches::Live(batches) };
+        let batches =
+            if ordered { Batches::Ordered(Box::new(Ordered::new(jetstream, lines))) } else { Batches::Live(batches) };
         Ok(Self { batches, tasks })
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::Generation;
-use super::ledger::{Ledger, Ledgers, Promotion, Shadow, Wanted};
+use super::ledger::{self, Ledger, Ledgers, Promotion, Shadow, Wanted};
 use super::maker::Maker;
 use crate::crash;
 use crate::handler::{Ended, Handler};
@@ -102,7 +102,15 @@ impl Family {
         let mut watching: Option<Watching> = None;
         loop {
             let followed = async {
-                let ledgers = Ledgers::open(&self.jetstream).await?;
+                let ledgers = match Ledgers::open(&self.jetstream).await {
+                    Ok(ledgers) => ledgers,
+                    Err(error) => {
+                        // Without the bucket there is no other generation, and the live one need not wait for it.
+                        let live = ledger::live(&self.jetstream, &self.live.name).await?;
+                        self.run_live(live);
+                        return Err(error.into());
+                    }
+                };
                 // Watched before it is read, so that no change is missed.
                 watching.get_or_insert_with(|| Watching::start(&ledgers, &self.live.name, &changed));
                 let (ledger, _) = ledgers.read(&self.live.name).await?;
@@ -145,10 +153,7 @@ impl Family {
         if let Some(promotion) = &ledger.promotion {
             return self.promote(ledgers, ledger, promotion, stop).await;
         }
-        if self.live_task.is_none() && !self.failed {
-            self.live.generation = Generation::live(&self.live.name, ledger.live);
-            self.live_task = Some(self.start(self.live.clone()));
-        }
+        self.run_live(ledger.live);
         let gone: Vec<u32> = self.shadows.keys().copied().filter(|number| !is_wanted(ledger.shadow(*number))).collect();
         for number in gone {
             self.end_shadow(number).await;
@@ -172,6 +177,13 @@ impl Family {
             }
         }
         Ok(())
+    }
+
+    fn run_live(&mut self, number: u32) {
+        if self.live_task.is_none() && !self.failed {
+            self.live.generation = Generation::live(&self.live.name, number);
+            self.live_task = Some(self.start(self.live.clone()));
+        }
     }
 
     /// Drives a promotion to one end or the other; the tasks of both generations are ended then.
@@ -223,13 +235,10 @@ impl Family {
         let after = Handler { generation, versions, progress, ..self.live.clone() };
         let before = Handler { generation: Generation::live(&self.live.name, promotion.from), ..self.live.clone() };
         let mut promoting =
-            Promoting::open(&self.jetstream, &self.maker.registry, ledgers, ledger, [before.clone(), after]).await?;
+            Promoting::open(&self.jetstream, &self.maker.registry, ledgers, ledger, [before, after]).await?;
         promoting.follow_with(follower, self.versions.clone());
         if promoting.is_new().await? {
-            if self.live_task.is_none() && !self.failed {
-                self.live.generation = before.generation.clone();
-                self.live_task = Some(self.start(before));
-            }
+            self.run_live(promotion.from);
             promoting.prepare().await?;
         }
         Ok(promoting)
