@@ -1,12 +1,15 @@
 //! The command line: arguments, one file per command, and how faults are told. In: what was typed. Out: the exit code;
 //! data on stdout, all else on stderr. Never: does a command's work itself.
 
+mod abandon;
 pub mod connect;
 mod demo;
 mod deploy;
 mod dev;
+mod diff;
 mod explain;
 mod fault;
+mod generations;
 mod get;
 mod instances;
 mod lag;
@@ -15,7 +18,9 @@ mod new;
 mod output;
 mod pause;
 pub mod progress;
+mod promote;
 pub mod publish;
+mod rebuild;
 mod remove;
 mod resume_compensation;
 mod rollback;
@@ -74,6 +79,14 @@ enum Command {
     ResumeCompensation(resume_compensation::ResumeCompensation),
     /// Send one command, and wait for its answer.
     Send(send::Send),
+    /// Build a handler's documents anew, beside the live ones.
+    Rebuild(rebuild::Rebuild),
+    /// Compare a rebuilt generation with the live one.
+    Diff(diff::Diff),
+    /// Have a generation take the place of the live one, at one exact event.
+    Promote(promote::Promote),
+    /// Remove a generation that is not live.
+    Abandon(abandon::Abandon),
     /// Publish a file of events.
     Publish(publish::Arguments),
     /// Make a new handler crate.
@@ -116,6 +129,10 @@ pub fn run(arguments: Arguments) -> Result<(), Fault> {
             Command::Sagas(sagas) => sagas.run(&connection, json).await,
             Command::Explain(explain) => explain.run(&connection, json).await,
             Command::ResumeCompensation(resume) => resume.run(&connection, json).await,
+            Command::Rebuild(rebuild) => rebuild.run(&connection, json).await,
+            Command::Diff(diff) => diff.run(&connection, json).await,
+            Command::Promote(promote) => promote.run(&connection, json).await,
+            Command::Abandon(abandon) => abandon.run(&connection).await,
             Command::Send(send) => send.run(&connection, json).await,
             Command::Publish(arguments) => {
                 open(&connection).await?;

@@ -2,7 +2,7 @@
 //! server. Then the module goes to the object store and the deployment to its bucket; hosts follow by themselves.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use async_nats::jetstream;
@@ -10,6 +10,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Fault, connect, output, verdicts};
+use crate::generation::Generation;
 use crate::inputs::{self, Input};
 use crate::intake;
 use crate::names;
@@ -142,15 +143,6 @@ impl Deploy {
         })
     }
 
-    fn signature(&self, name: &str, version: &Version) -> Result<Option<Signature>, Fault> {
-        let Some(path) = &self.sign_with else { return Ok(None) };
-        let hint = "make one with `nats auth nkey gen user`";
-        let seed = std::fs::read_to_string(path)
-            .with_context(|| format!("{} cannot be read", path.display()))
-            .map_err(|error| Fault::usage(error).hint(hint))?;
-        policy::sign(&seed, name, version.digest).map(Some).map_err(|error| Fault::usage(error).hint(hint))
-    }
-
     /// Writes what was checked, and waits for what the hosts make of it.
     async fn put(
         &self,
@@ -205,7 +197,7 @@ impl Deploy {
             settings,
             desired: Desired::Running,
             note: String::new(),
-            signature: self.signature(name, version)?,
+            signature: signature(self.sign_with.as_deref(), name, version.digest)?,
         };
         let old: &[String] = before.map_or(&[], Deployment::filters);
         let widened = deployment.filters().iter().find(|filter| !old.iter().any(|old| subject::covers(old, filter)));
@@ -218,6 +210,20 @@ impl Deploy {
             None => Ok(deployment),
         }
     }
+}
+
+/// Signs a module under a handler's name with the seed in this file, if there is one.
+pub(super) fn signature(
+    seed: Option<&Path>,
+    name: &str,
+    digest: crate::sandbox::Digest,
+) -> Result<Option<Signature>, Fault> {
+    let Some(path) = seed else { return Ok(None) };
+    let hint = "make one with `nats auth nkey gen user`";
+    let seed = std::fs::read_to_string(path)
+        .with_context(|| format!("{} cannot be read", path.display()))
+        .map_err(|error| Fault::usage(error).hint(hint))?;
+    policy::sign(&seed, name, digest).map(Some).map_err(|error| Fault::usage(error).hint(hint))
 }
 
 /// Prepares a module as a host would.
@@ -245,9 +251,26 @@ async fn check_targets(jetstream: &jetstream::Context, facts: &Facts) -> Result<
     }
 }
 
-async fn check_bucket(jetstream: &jetstream::Context, name: &str) -> Result<(), Fault> {
-    match jetstream.get_stream(names::bucket_stream(name)).await {
-        Ok(stream) if !names::is_ours(&stream.cached_info().config.metadata, name) => Err(Fault::usage(
+/// The names of a generation's bucket and consumers are free, or its own.
+pub(super) async fn check_names(
+    jetstream: &jetstream::Context,
+    generation: &Generation,
+    inputs: &[Input],
+) -> Result<(), Fault> {
+    check_bucket(jetstream, generation).await?;
+    for input in inputs {
+        intake::check_consumer(jetstream, generation, &input.stream).await.map_err(|error| {
+            let hint = error.hint();
+            Fault::new(error, 2, hint)
+        })?;
+    }
+    Ok(())
+}
+
+async fn check_bucket(jetstream: &jetstream::Context, generation: &Generation) -> Result<(), Fault> {
+    let name = generation.name();
+    match jetstream.get_stream(names::bucket_stream(&name)).await {
+        Ok(stream) if !names::is_ours(&stream.cached_info().config.metadata, &generation.handler) => Err(Fault::usage(
             anyhow::anyhow!("bucket {name} is already there and was not made by Millstream for this handler"),
         )
         .hint("deploy under another name with --name, or move the bucket away with the nats CLI")),
@@ -264,13 +287,7 @@ async fn check(jetstream: &jetstream::Context, name: &str, version: &Version) ->
     if let Some(facts) = &version.saga {
         check_targets(jetstream, facts).await?;
     }
-    check_bucket(jetstream, name).await?;
-    for input in &inputs {
-        intake::check_consumer(jetstream, name, &input.stream).await.map_err(|error| {
-            let hint = error.hint();
-            Fault::new(error, 2, hint)
-        })?;
-    }
+    check_names(jetstream, &Generation::first(name), &inputs).await?;
     Ok(inputs)
 }
 

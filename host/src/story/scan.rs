@@ -29,6 +29,8 @@ const PAGE_BYTES: usize = 4 << 20;
 pub struct Wanted<'a> {
     /// The saga.
     pub handler: &'a str,
+    /// Its generation that is live.
+    pub generation: u32,
     /// The instance's key.
     pub key: &'a str,
     /// Subjects that it reads and sends to.
@@ -122,7 +124,7 @@ async fn journal(
     if jetstream.get_stream(&stream).await.is_err() {
         return Ok(found);
     }
-    let subject = names::journal_subject(wanted.handler, 1, 0);
+    let subject = names::journal_subject(wanted.handler, wanted.generation, 0);
     let mut from = begun.map_or(From::Sequence(1), |begun| From::Time(begun - SKEW));
     loop {
         let page = direct_get::page(jetstream, &stream, &subject, from, PAGE, PAGE_BYTES).await?;

@@ -6,8 +6,10 @@ use std::sync::OnceLock;
 use millstream::examples;
 
 /// All that any test deploys.
-const HANDLERS: [&str; 12] = [
+const HANDLERS: [&str; 14] = [
     "customer-spend",
+    "customer-spend-v2",
+    "order-receipt",
     "fine-status",
     "page-edits",
     "channel-stats",
