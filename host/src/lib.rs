@@ -23,6 +23,8 @@
 //! | `keeper.rs` | a handler becomes what its deployment says | what is refused never disturbs what runs |
 //! | `supervisor.rs`, `registry.rs` | which handlers run here | deployments are plain NATS buckets |
 //! | `survey.rs`, `lag.rs` | how far behind | computed from JetStream, not from what a host says |
+//! | `recorded.rs` | reads what streams hold | no consumer is left behind |
+//! | `rehearsal.rs` | runs a new module on the past beside the one that runs | pure; nothing is published or written |
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |
 //!
 //! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `server.rs` (the
@@ -55,7 +57,9 @@ mod positions;
 pub mod progress;
 pub mod publication;
 mod pull;
+pub mod recorded;
 pub mod registry;
+pub mod rehearsal;
 pub mod saga;
 pub mod sandbox;
 pub mod server;

@@ -8,11 +8,13 @@ use async_nats::jetstream;
 use clap::Args;
 use serde::Serialize;
 
+use super::rehearse::{self, Rehearse};
 use super::{Fault, connect, output, verdicts};
 use crate::inputs::{self, Input};
 use crate::intake;
 use crate::names;
 use crate::registry::{Deployment, Desired, Registry};
+use crate::rehearsal::Verdict;
 use crate::saga::Facts;
 use crate::sandbox::{Cache, Sandbox};
 use crate::settings::Settings;
@@ -36,6 +38,8 @@ pub(super) struct Deploy {
     /// A setting, such as batch_events=100; may be given several times. Settings of the last deployment stay.
     #[arg(long = "set", value_name = "NAME=VALUE")]
     set: Vec<String>,
+    #[command(flatten)]
+    rehearse: Rehearse,
     /// Check everything, write nothing.
     #[arg(long)]
     dry_run: bool,
@@ -56,6 +60,9 @@ struct Deployed {
     state_version: u32,
     /// What is other than in the version that was deployed before.
     changes: Vec<String>,
+    /// What the new version makes of live instances, where it is a saga's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live_instances: Option<Verdict>,
     state: String,
     /// How long events were kept waiting by the change of module, where it was one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,7 +96,7 @@ impl Deploy {
         let client = super::open(connection).await?;
         let jetstream = jetstream::new(client);
         let before = before(&jetstream, &name).await?;
-        let deployment = self.deployment(&jetstream, &name, &version, before.as_ref())?;
+        let mut deployment = self.deployment(&jetstream, &name, &version, before.as_ref())?;
         let version = Version { settings: deployment.settings.clone(), ..version };
         let inputs = check(&jetstream, &name, &version).await?;
         if let Some(old) = before.as_ref().and_then(|before| before.version.as_ref())
@@ -97,6 +104,15 @@ impl Deploy {
         {
             let (reason, hint) = reason.split_once("; hint: ").unwrap_or((&reason, "give another name with --name"));
             return Err(Fault::usage(anyhow::anyhow!("{name} cannot be replaced by this module: {reason}")).hint(hint));
+        }
+        let live_instances = match before.as_ref().and_then(|before| before.version.as_ref()) {
+            Some(old) => self.rehearse.run(&jetstream, &name, &inputs, (old, &version)).await?,
+            None => None,
+        };
+        if let Some(verdict) = &live_instances {
+            deployment.note = self.rehearse.note(&name, verdict, json)?;
+        } else if let Some(before) = &before {
+            rehearse::keep_note(&before.deployment, &mut deployment);
         }
         let (state, pause_milliseconds) = self.put(&jetstream, &name, &bytes, &deployment, before.as_ref()).await?;
         let deployed = Deployed {
@@ -107,6 +123,7 @@ impl Deploy {
             streams: inputs.into_iter().map(|input| input.stream).collect(),
             state_version: version.description.state_version,
             changes: before.map(|before| changes(&before, &deployment, &version, bytes.len())).unwrap_or_default(),
+            live_instances,
             state,
             pause_milliseconds,
             handler: name,
@@ -288,6 +305,9 @@ impl Deployed {
         eprintln!("documents nats kv get {} KEY", self.handler);
         for change in &self.changes {
             eprintln!("change    {change}");
+        }
+        if let Some(verdict) = &self.live_instances {
+            eprintln!("live      {}", verdict.sentence());
         }
         eprintln!("state     {}", self.state);
         if let Some(pause) = self.pause_milliseconds {

@@ -24,6 +24,7 @@ mod permissions;
 mod publish;
 mod real_logs;
 mod rebuild;
+mod rehearsal;
 mod reload;
 mod saga_cli;
 mod sagas;

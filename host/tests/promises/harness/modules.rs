@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use millstream::examples;
 
 /// All that any test deploys.
-const HANDLERS: [&str; 12] = [
+const HANDLERS: [&str; 13] = [
     "customer-spend",
     "fine-status",
     "page-edits",
@@ -19,6 +19,7 @@ const HANDLERS: [&str; 12] = [
     "transfer-money",
     "reminder",
     "scripted",
+    "scripted-next",
 ];
 
 /// The `.wasm` of an example.
