@@ -21,6 +21,7 @@ pub mod progress;
 mod promote;
 pub mod publish;
 mod rebuild;
+mod rehearse;
 mod remove;
 mod resume_compensation;
 mod rollback;

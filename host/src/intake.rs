@@ -40,6 +40,7 @@ const IDLE_CHECK: Duration = Duration::from_secs(4);
 const PREFETCH_BYTES: usize = 8 << 20;
 
 /// A message with what its reply subject says.
+#[derive(Clone)]
 pub struct Arrival {
     /// The message.
     pub message: Message,

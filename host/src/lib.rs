@@ -27,6 +27,8 @@
 //! | `policy.rs` | what this host runs at all | signatures and ceilings are the host's own |
 //! | `supervisor.rs`, `registry.rs` | which handlers run here | deployments are plain NATS buckets |
 //! | `survey.rs`, `lag.rs` | how far behind | computed from JetStream, not from what a host says |
+//! | `recorded.rs` | reads what streams hold | no consumer is left behind |
+//! | `rehearsal.rs` | runs a new module on the past beside the one that runs | pure; nothing is published or written |
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |
 //!
 //! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `clock.rs` (time), `server.rs` (the
@@ -69,7 +71,9 @@ mod promotion;
 pub mod publication;
 mod pull;
 pub mod rebuild;
+pub mod recorded;
 pub mod registry;
+pub mod rehearsal;
 pub mod saga;
 pub mod sandbox;
 pub mod server;

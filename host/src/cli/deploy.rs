@@ -9,6 +9,9 @@ use async_nats::jetstream;
 use clap::Args;
 use serde::Serialize;
 
+use super::promote::Promote;
+use super::rebuild::Rebuild;
+use super::rehearse::{self, Rehearse};
 use super::{Fault, connect, output, verdicts};
 use crate::generation::Generation;
 use crate::inputs::{self, Input};
@@ -16,6 +19,7 @@ use crate::intake;
 use crate::names;
 use crate::policy::{self, Signature};
 use crate::registry::{Deployment, Desired, Registry};
+use crate::rehearsal::Verdict;
 use crate::saga::Facts;
 use crate::sandbox::{Cache, Sandbox};
 use crate::settings::Settings;
@@ -42,12 +46,41 @@ pub(super) struct Deploy {
     /// Sign with the seed of an nkey in this file, for hosts that ask for it.
     #[arg(long, value_name = "SEED-FILE")]
     sign_with: Option<PathBuf>,
+    #[command(flatten)]
+    rehearse: Rehearse,
+    /// When documents of a new state version, built beside the old ones, take their place.
+    #[arg(long, value_enum, default_value_t = When::Manual)]
+    promote: When,
     /// Check everything, write nothing.
     #[arg(long)]
     dry_run: bool,
     /// Do not wait for a host.
     #[arg(long)]
     no_wait: bool,
+}
+
+/// When a new generation takes the place of the live one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum When {
+    /// As soon as it has caught up.
+    Auto,
+    /// When somebody says `millstream promote`.
+    Manual,
+}
+
+/// What came of it.
+pub(super) enum Done {
+    /// It was deployed, or checked.
+    Deployed(Box<Deployed>),
+    /// It makes documents of another state version: they need a generation of their own.
+    OtherState {
+        /// Its name.
+        handler: String,
+        /// State version of the module.
+        new: u32,
+        /// State version of the documents that are there.
+        old: u32,
+    },
 }
 
 /// What was deployed, for programs.
@@ -62,6 +95,9 @@ pub(super) struct Deployed {
     state_version: u32,
     /// What is other than in the version that was deployed before.
     changes: Vec<String>,
+    /// What the new version makes of live instances, where it is a saga's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live_instances: Option<Verdict>,
     state: String,
     /// How long events were kept waiting by the change of module, where it was one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,12 +114,42 @@ struct Before {
 
 impl Deploy {
     pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
-        let deployed = self.perform(connection).await?;
-        if json {
-            return Ok(output::json(&deployed)?);
+        match self.perform(connection, json).await? {
+            Done::Deployed(deployed) if json => Ok(output::json(&deployed)?),
+            Done::Deployed(deployed) => {
+                deployed.print();
+                Ok(())
+            }
+            Done::OtherState { handler, new, old } => self.new_generation(&handler, new, old, connection, json).await,
         }
-        deployed.print();
-        Ok(())
+    }
+
+    /// Documents of another state version are built beside the ones that are there.
+    pub(super) async fn new_generation(
+        &self,
+        handler: &str,
+        new: u32,
+        old: u32,
+        connection: &connect::Connection,
+        json: bool,
+    ) -> Result<(), Fault> {
+        eprintln!(
+            "{handler}: state version {old} -> {new}, so its documents are built anew beside the ones that are there"
+        );
+        if self.dry_run {
+            eprintln!("checked, not begun");
+            return Ok(());
+        }
+        if !self.set.is_empty() {
+            return Err(Fault::usage(anyhow::anyhow!("a new generation runs with the settings of its handler"))
+                .hint("set them first, with the module that is deployed; then deploy this one without --set"));
+        }
+        let (module, label, sign_with) = (self.module.clone(), self.label.clone(), self.sign_with.clone());
+        Rebuild::of(handler, module, label, sign_with, self.no_wait).run(connection, json).await?;
+        match self.promote {
+            When::Auto if !self.no_wait => Promote::of(handler).run(connection, json).await,
+            When::Auto | When::Manual => Ok(()),
+        }
     }
 
     /// A deployment of this file that nobody gave arguments for.
@@ -95,13 +161,15 @@ impl Deploy {
             streams: Vec::new(),
             set: Vec::new(),
             sign_with: None,
+            rehearse: Rehearse::default(),
+            promote: When::Auto,
             dry_run: false,
             no_wait: false,
         }
     }
 
     /// Checks and deploys.
-    pub(super) async fn perform(&self, connection: &connect::Connection) -> Result<Deployed, Fault> {
+    pub(super) async fn perform(&self, connection: &connect::Connection, json: bool) -> Result<Done, Fault> {
         let bytes = std::fs::read(&self.module)
             .with_context(|| format!("{} cannot be read", self.module.display()))
             .map_err(|error| {
@@ -119,17 +187,30 @@ impl Deploy {
         let client = super::open(connection).await?;
         let jetstream = jetstream::new(client);
         let before = before(&jetstream, &name).await?;
-        let deployment = self.deployment(&jetstream, &name, &version, before.as_ref())?;
+        let mut deployment = self.deployment(&jetstream, &name, &version, before.as_ref())?;
         let version = Version { settings: deployment.settings.clone(), ..version };
         if let Some(old) = before.as_ref().and_then(|before| before.version.as_ref())
             && let Succession::Never(reason) = version.after(old)
         {
+            let (new, old_state) = (version.description.state_version, old.description.state_version);
+            if version.kind() == old.kind() && new != old_state {
+                return Ok(Done::OtherState { handler: name, new, old: old_state });
+            }
             let (reason, hint) = reason.split_once("; hint: ").unwrap_or((&reason, "give another name with --name"));
             return Err(Fault::usage(anyhow::anyhow!("{name} cannot be replaced by this module: {reason}")).hint(hint));
         }
         let inputs = check(&jetstream, &name, &version).await?;
+        let live_instances = match before.as_ref().and_then(|before| before.version.as_ref()) {
+            Some(old) => self.rehearse.run(&jetstream, &name, &inputs, (old, &version)).await?,
+            None => None,
+        };
+        if let Some(verdict) = &live_instances {
+            deployment.note = self.rehearse.note(&name, verdict, json)?;
+        } else if let Some(before) = &before {
+            rehearse::keep_note(&before.deployment, &mut deployment);
+        }
         let (state, pause_milliseconds) = self.put(&jetstream, &name, &bytes, &deployment, before.as_ref()).await?;
-        Ok(Deployed {
+        Ok(Done::Deployed(Box::new(Deployed {
             kind: version.kind(),
             digest: deployment.digest.to_string(),
             module_bytes: bytes.len(),
@@ -137,10 +218,11 @@ impl Deploy {
             streams: inputs.into_iter().map(|input| input.stream).collect(),
             state_version: version.description.state_version,
             changes: before.map(|before| changes(&before, &deployment, &version, bytes.len())).unwrap_or_default(),
+            live_instances,
             state,
             pause_milliseconds,
             handler: name,
-        })
+        })))
     }
 
     /// Writes what was checked, and waits for what the hosts make of it.
@@ -346,6 +428,9 @@ impl Deployed {
         eprintln!("documents nats kv get {} KEY", self.handler);
         for change in &self.changes {
             eprintln!("change    {change}");
+        }
+        if let Some(verdict) = &self.live_instances {
+            eprintln!("live      {}", verdict.sentence());
         }
         eprintln!("state     {}", self.state);
         if let Some(pause) = self.pause_milliseconds {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::connect::Connection;
 use super::demo::{say, server_fault};
-use super::deploy::{self, Deploy};
+use super::deploy::{self, Deploy, Done};
 use super::{Fault, output};
 use crate::inputs;
 use crate::keys;
@@ -135,7 +135,16 @@ impl Dev {
         if place.server.is_some() {
             make_streams(&place.jetstream, one).await?;
         }
-        let deployed = Deploy::of(one.module(), "dev").perform(&place.connection).await?;
+        let deploy = Deploy::of(one.module(), "dev");
+        let deployed = match deploy.perform(&place.connection, false).await? {
+            Done::Deployed(deployed) => deployed,
+            Done::OtherState { handler, new, old } => {
+                deploy.new_generation(&handler, new, old, &place.connection, false).await?;
+                let seconds = saved.elapsed().as_secs_f64();
+                say("live", &format!("{handler}, its documents built anew, {seconds:.2} s after the save"));
+                return Ok(handler);
+            }
+        };
         let pause = deployed.pause_milliseconds.map(|pause| format!(", pause {pause:.2} ms")).unwrap_or_default();
         say(
             "live",

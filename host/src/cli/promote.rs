@@ -47,6 +47,11 @@ struct Promoted {
 }
 
 impl Promote {
+    /// The newest generation.
+    pub(super) fn of(handler: &str) -> Self {
+        Self { handler: handler.to_owned(), generation: None, force: false, timeout: 120 }
+    }
+
     pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
         let mut generations = Generations::open(connection, &self.handler).await?;
         let to = generations.ledger.meant(&self.handler, self.generation).map_err(refused)?.number;

@@ -45,6 +45,12 @@ pub(super) struct Rebuild {
 }
 
 impl Rebuild {
+    /// A generation of a handler's documents with this module.
+    pub(super) fn of(handler: &str, module: PathBuf, label: String, sign_with: Option<PathBuf>, no_wait: bool) -> Self {
+        let (handler, module) = (handler.to_owned(), Some(module));
+        Self { handler, module, label, sign_with, throttle: 0, no_wait, list: false }
+    }
+
     pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
         let mut generations = Generations::open(connection, &self.handler).await?;
         if self.list {

@@ -27,6 +27,7 @@ mod promotion;
 mod publish;
 mod real_logs;
 mod rebuild;
+mod rehearsal;
 mod reload;
 mod saga_cli;
 mod sagas;

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use millstream::examples;
 
 /// All that any test deploys.
-const HANDLERS: [&str; 14] = [
+const HANDLERS: [&str; 15] = [
     "customer-spend",
     "customer-spend-v2",
     "order-receipt",
@@ -21,6 +21,7 @@ const HANDLERS: [&str; 14] = [
     "transfer-money",
     "reminder",
     "scripted",
+    "scripted-next",
 ];
 
 /// The `.wasm` of an example.
