@@ -295,3 +295,29 @@ at_each_point! {
 async fn a_host_that_dies_when_half_of_the_documents_came_over_leads_to_the_same_end() {
     survives_passage("pouring", 2).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_state_version_is_built_beside_the_live_one_by_deploying_it() {
+    let world = shop().await;
+    let events = orders(0, 3_000);
+    world.publish(&events).await;
+    let _host = world.host(&[]);
+    world.settled("spend", &spend(&events)).await;
+    let v2 = module("customer-spend-v2");
+    let v2 = v2.to_str().unwrap();
+    assert!(
+        world
+            .refused(2, &["deploy", v2, "--name", "spend", "--set", "batch_events=7"])
+            .contains("settings of its handler")
+    );
+    world.ok(&["deploy", v2, "--name", "spend", "--dry-run"]);
+    assert_eq!(listed(&world, "spend").len(), 1, "nothing was begun");
+    world.ok(&["deploy", v2, "--name", "spend", "--label", "second"]);
+    world.settled("spend_g2", &spend_v2(&events)).await;
+    world.settled("spend", &spend(&events)).await;
+    world.ok(&["abandon", "spend", "--generation", "2"]);
+    world.ok(&["deploy", v2, "--name", "spend", "--label", "second", "--promote", "auto"]);
+    world.settled("spend", &spend_v2(&events)).await;
+    let row = world.in_state("spend", "running").await;
+    assert_eq!((&row["label"], &row["counts"]["delivered"]), (&json!("second"), &json!(3_000)), "{row}");
+}

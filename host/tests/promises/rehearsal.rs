@@ -2,7 +2,6 @@
 //! over, one that does not is refused, naming them. `scripted-next` does otherwise than `scripted` where an event tells it to.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -65,7 +64,7 @@ fn deploy(world: &World, path: &std::path::Path, more: &[&str]) -> std::process:
 
 /// What a deployment that went through says.
 #[track_caller]
-fn deployed(world: &World, path: &PathBuf, more: &[&str]) -> Value {
+fn deployed(world: &World, path: &std::path::Path, more: &[&str]) -> Value {
     let output = deploy(world, path, more);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("JSON")
@@ -73,7 +72,7 @@ fn deployed(world: &World, path: &PathBuf, more: &[&str]) -> Value {
 
 /// What a refused one says: to programs and to people.
 #[track_caller]
-fn refused(world: &World, path: &PathBuf, more: &[&str]) -> (Value, String) {
+fn refused(world: &World, path: &std::path::Path, more: &[&str]) -> (Value, String) {
     let output = deploy(world, path, more);
     let stderr = String::from_utf8(output.stderr).expect("UTF-8");
     assert_eq!(output.status.code(), Some(2), "{stderr}");
