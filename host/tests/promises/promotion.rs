@@ -131,6 +131,36 @@ async fn of_two_promotions_at_once_one_happens() {
     assert_eq!((counts.delivered, counts.applied), (3_000, 3_000));
 }
 
+/// The one that follows is slow, so that it has events to decide when the live one stops; and there are more behind the cut by the
+/// time that it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_published_before_the_cut_is_decided_muted_and_what_came_after_it_is_not() {
+    let world = shop().await;
+    world.deploy("order-receipt", "receipt", &["--set", "batch_events=500"]);
+    let events = orders(0, 1_000);
+    world.publish(&events[..100]).await;
+    let mut host = world.host(&[("MILLSTREAM_STOP_AT", "stopped:1")]);
+    world.ok(&["rebuild", "receipt", "--throttle", "50"]);
+    world.publish(&events[100..500]).await;
+    until("receipts", async || (receipts(&world).await.len() == 500).then_some(())).await;
+    let url = world.server.url();
+    let asked = tokio::task::spawn_blocking(move || crate::harness::cli(&url, &["promote", "receipt", "--json"]));
+    until("the old generation is closed", async || host.is_stopped().then_some(())).await;
+    let waiting = &listed(&world, "receipt")[1]["waiting"];
+    assert!(waiting.as_u64() > Some(100), "the other has something to decide: {waiting}");
+    world.publish(&events[500..]).await;
+    host.signal("CONT");
+    let output = asked.await.expect("it ends");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let promoted: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(promoted["positions"], json!(["ORDERS:500"]), "{promoted}");
+    let expected: BTreeMap<String, u64> = events.iter().map(|event| (event.id.clone(), 1)).collect();
+    until("all receipts", async || (receipts(&world).await.len() == 1_000).then_some(())).await;
+    world.caught_up("receipt").await;
+    assert_eq!(receipts(&world).await, expected);
+    assert_eq!(host.ended(), None);
+}
+
 /// Polls one customer's document while the world turns: no document may ever lose an order, or be torn.
 struct Reader {
     stop: Arc<AtomicBool>,
