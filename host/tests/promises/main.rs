@@ -36,5 +36,6 @@ mod sagas_storm;
 mod sagas_time;
 mod sagas_undo;
 mod services;
+mod shadow;
 mod shop;
 mod zombie;

@@ -6,8 +6,9 @@ use std::sync::OnceLock;
 use millstream::examples;
 
 /// All that any test deploys.
-const HANDLERS: [&str; 13] = [
+const HANDLERS: [&str; 14] = [
     "customer-spend",
+    "customer-spend-next",
     "fine-status",
     "page-edits",
     "channel-stats",
