@@ -28,6 +28,7 @@ mod rollback;
 mod run;
 mod sagas;
 mod send;
+mod shadow;
 mod verdicts;
 mod versions;
 
@@ -58,6 +59,8 @@ enum Command {
     Run(run::Run),
     /// Check a module and deploy it.
     Deploy(deploy::Deploy),
+    /// Run a new module beside the deployed one on recorded events.
+    Shadow(shadow::Shadow),
     /// List the deployed handlers.
     List(list::List),
     /// Go back to an earlier version.
@@ -120,6 +123,7 @@ pub fn run(arguments: Arguments) -> Result<(), Fault> {
             Command::Dev(dev) => dev.run(connection).await,
             Command::Run(run) => run.run(&connection).await,
             Command::Deploy(deploy) => deploy.run(&connection, json).await,
+            Command::Shadow(shadow) => shadow.run(&connection, json).await,
             Command::List(list) => list.run(&connection, json).await,
             Command::Rollback(rollback) => rollback.run(&connection, json).await,
             Command::Pause(pause) => pause.run(&connection, json).await,

@@ -1,12 +1,14 @@
 //! Rehearsals: a new module runs on what is recorded, beside the one that is deployed, before it decides anything. In: two
-//! versions, recorded events, instances as they are stored. Out: where the two differ. `side.rs` folds a saga's batches with one
-//! module, `mark.rs` says what of an instance counts, `timers.rs` has the timers of the past fire again, `live.rs` compares
-//! the two over the past of live instances, `verdict.rs` says what came of it, `instances.rs` reads those instances. Effects
+//! versions, recorded events, instances as they are stored. Out: where the two differ. `side.rs` folds batches with one module
+//! (`projection.rs`: those of a projection), `mark.rs` says what of an instance counts, `timers.rs` has the timers of the past fire again, `live.rs` compares
+//! the two over the past of live instances, `verdict.rs` says what came of it, `instances.rs` reads those instances; `shadow.rs` compares all that the two do. Effects
 //! are muted: they are looked at and dropped. Pure but for reading. Never: writes, publishes, or leaves a consumer behind.
 
 pub mod instances;
 mod live;
 mod mark;
+mod projection;
+pub mod shadow;
 mod side;
 mod timers;
 mod verdict;

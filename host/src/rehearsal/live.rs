@@ -12,12 +12,13 @@ use serde_json::value::RawValue;
 
 use super::instances::Live;
 use super::mark::{Mark, other_effects};
-use super::side::{Failed, Folded, Probe, Seen, Side};
+use super::side::{Failed, Folded, Look, Probe, Side};
 use super::timers::{self, Fired, Timers};
 use super::verdict::{At, Divergence, Verdict};
 use crate::batch;
 use crate::intake::Arrival;
 use crate::names;
+use crate::saga::replay::Unit;
 use crate::sandbox::{str_slice, wire};
 use crate::timers::{TYPE, Timer};
 use crate::version::Version;
@@ -25,8 +26,8 @@ use crate::version::Version;
 /// A rehearsal in progress.
 pub(super) struct Rehearsal<'a> {
     handler: &'a str,
-    old: Side<'a>,
-    new: Side<'a>,
+    old: Side<'a, Option<Mark>>,
+    new: Side<'a, Option<Mark>>,
     watched: BTreeMap<String, Watched>,
     /// Keys by the id of the event that began their lives.
     lives: HashMap<String, Vec<String>>,
@@ -55,8 +56,11 @@ struct Watched {
     other_payload: bool,
 }
 
-/// The events of one batch, by index.
-type Events = Vec<At>;
+/// One unit of one side.
+type Seen = Unit<Option<Mark>>;
+
+/// Instances are looked at by what of them counts.
+const LOOK: Look<Option<Mark>> = Look { instance: |instance| instance.map(Mark::of), document: |_| None };
 
 impl<'a> Rehearsal<'a> {
     pub(super) fn new(
@@ -74,7 +78,7 @@ impl<'a> Rehearsal<'a> {
             lives.entry(stored.life.clone()).or_default().push(key.clone());
             watched.insert(key, Watched::new(stored, &new.digest.to_string()));
         }
-        let (old, new) = (Side::new(handler, old), Side::new(handler, new));
+        let [old, new] = [old, new].map(|version| Side::new(handler, version, LOOK));
         Self { handler, old, new, watched, lives, timers, positions, verdict }
     }
 
@@ -151,7 +155,7 @@ impl<'a> Rehearsal<'a> {
         Ok(())
     }
 
-    fn compare(&mut self, events: &[At], old: Folded, new: Folded) {
+    fn compare(&mut self, events: &[At], old: Folded<Option<Mark>>, new: Folded<Option<Mark>>) {
         let old_failed: BTreeSet<usize> = old.failed.iter().map(|failed| failed.event).collect();
         let mut pairs: BTreeMap<(usize, String), (Option<Seen>, Option<Seen>)> = BTreeMap::new();
         let mut failed: HashMap<usize, String> = HashMap::new();
@@ -214,8 +218,9 @@ impl<'a> Rehearsal<'a> {
             } else if let Some(divergence) = watched.diverged.filter(|_| whole && !follows) {
                 verdict.diverging.push(divergence);
             } else if whole {
-                let state =
-                    |side: &Side<'_>| side.instance(&key).and_then(Instance::state).map(|state| state.get().to_owned());
+                let state = |side: &Side<'_, Option<Mark>>| {
+                    side.instance(&key).and_then(Instance::state).map(|state| state.get().to_owned())
+                };
                 verdict.other_state += u64::from(state(&old) != state(&new));
                 verdict.other_payload += u64::from(watched.other_payload);
             }
@@ -314,7 +319,7 @@ fn difference(old: Option<&Seen>, new: Option<&Seen>) -> Option<String> {
 }
 
 /// Where each event stands. One that is no envelope has no id; nobody's life began with it.
-fn events(stream: &str, arrivals: &[Arrival]) -> Events {
+pub(super) fn events(stream: &str, arrivals: &[Arrival]) -> Vec<At> {
     let at = |arrival: &Arrival| {
         let batch = batch::encode(stream, std::slice::from_ref(arrival)).ok();
         let text = |span: fn(&wire::Event) -> wire::Span| {

@@ -104,7 +104,8 @@ fn is_same(old: &Outgoing, new: &Outgoing) -> bool {
     }
 }
 
-fn words(effect: &Outgoing) -> String {
+/// What an effect is, for people.
+pub(super) fn words(effect: &Outgoing) -> String {
     match effect {
         Outgoing::Message(message) if message.command => {
             let step = message.step.as_ref().map_or_else(String::new, |step| format!(" for step {step}"));

@@ -1,13 +1,13 @@
-//! One module's side of a rehearsal of a saga: it folds batches as the host would, from nothing, and what it cannot take it leaves
-//! out. In: batches, and which units are wanted. Out: each unit as it went, and the events that it failed at. Never: lets the
+//! One module's side of a rehearsal: it folds batches as the host would, from nothing, and what it cannot take it leaves out. In: batches, and which units are wanted. Out: each unit as it went, and the events that it failed at. Never: lets the
 //! guest's words into the log, or acts on an effect.
 
 use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use millstream_saga::{Instance, Rules};
 use tracing::subscriber::{NoSubscriber, with_default};
 
-use super::mark::Mark;
+use super::projection;
 use crate::blame::{Blame, Verdict};
 use crate::decision::Undecided;
 use crate::intake::Arrival;
@@ -17,14 +17,24 @@ use crate::sandbox::Guest;
 use crate::subject;
 use crate::version::Version;
 
-/// One unit of one side.
-pub(super) type Seen = Unit<Option<Mark>>;
+/// How instances and documents are looked at after each unit.
+pub(super) struct Look<V> {
+    pub(super) instance: fn(Option<&Instance>) -> V,
+    pub(super) document: fn(Option<&[u8]>) -> V,
+}
 
 /// What a side made of a batch.
-#[derive(Default)]
-pub(super) struct Folded {
-    pub(super) units: Vec<Seen>,
+pub(super) struct Folded<V> {
+    pub(super) units: Vec<Unit<V>>,
     pub(super) failed: Vec<Failed>,
+}
+
+/// What deciding has cost.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Spent {
+    pub(super) events: u64,
+    pub(super) fuel: u64,
+    pub(super) time: Duration,
 }
 
 /// An event that the module cannot take.
@@ -44,31 +54,42 @@ pub(super) struct Probe<'a> {
     pub(super) timer: Arrival,
 }
 
+/// Index of the event that is to blame where that is known, why, and the units that were to be folded.
+type Blamed = (Option<usize>, String, Vec<(usize, String)>);
+
 /// A module at work.
-pub(super) struct Side<'a> {
+pub(super) struct Side<'a, V> {
     handler: &'a str,
     version: &'a Version,
-    digest: String,
+    look: Look<V>,
     guest: Option<Box<dyn Guest>>,
     instances: HashMap<String, Instance>,
+    documents: HashMap<String, Vec<u8>>,
+    spent: Spent,
     /// Keys of instances that it failed at: it gets none of their events any more.
     given_up: HashSet<String>,
 }
 
-impl<'a> Side<'a> {
-    pub(super) fn new(handler: &'a str, version: &'a Version) -> Self {
+impl<'a, V> Side<'a, V> {
+    pub(super) fn new(handler: &'a str, version: &'a Version, look: Look<V>) -> Self {
         Self {
             handler,
             version,
-            digest: version.digest.to_string(),
+            look,
             guest: None,
             instances: HashMap::new(),
+            documents: HashMap::new(),
+            spent: Spent::default(),
             given_up: HashSet::new(),
         }
     }
 
     pub(super) fn instance(&self, key: &str) -> Option<&Instance> {
         self.instances.get(key)
+    }
+
+    pub(super) fn spent(&self) -> Spent {
+        self.spent
     }
 
     /// It gets no more events of this instance.
@@ -87,7 +108,7 @@ impl<'a> Side<'a> {
         stream: &str,
         arrivals: &[Arrival],
         wanted: &dyn Fn(usize, &str) -> bool,
-    ) -> anyhow::Result<Folded> {
+    ) -> anyhow::Result<Folded<V>> {
         let reads = |arrival: &Arrival| {
             stream == names::TIMERS
                 || self.version.filters().iter().any(|filter| subject::covers(filter, &arrival.message.subject))
@@ -98,7 +119,7 @@ impl<'a> Side<'a> {
             .filter(|(_, arrival)| reads(arrival))
             .map(|(at, one)| (at, one.clone()))
             .unzip();
-        let (mut folded, mut blame, mut done) = (Folded::default(), Blame::default(), 0);
+        let (mut folded, mut blame, mut done) = (Folded { units: Vec::new(), failed: Vec::new() }, Blame::default(), 0);
         while done < own.len() {
             let tried = blame.take(own.len() - done);
             let (Some(part), Some(here)) = (own.get(done..done + tried), places.get(done..)) else { break };
@@ -124,19 +145,50 @@ impl<'a> Side<'a> {
     }
 
     /// Folds a part of a batch, or says which of its events is to blame, and why.
-    #[allow(clippy::type_complexity, reason = "used in one place")]
     fn attempt(
         &mut self,
         stream: &str,
         part: &[Arrival],
         wanted: &dyn Fn(usize, &str) -> bool,
-    ) -> anyhow::Result<Result<Vec<Seen>, (Option<usize>, String, Vec<(usize, String)>)>> {
-        let Self { handler, version, digest, guest, instances, given_up } = self;
-        let Some(facts) = &version.saga else { anyhow::bail!("{handler} is no saga") };
+    ) -> anyhow::Result<Result<Vec<Unit<V>>, Blamed>> {
+        let mut guest = match self.guest.take() {
+            Some(guest) if !guest.is_bloated() => guest,
+            _ => (self.version.instantiate)()?,
+        };
+        let (fuel, begun) = (guest.fuel_used(), Instant::now());
+        match self.played(guest.as_mut(), stream, part, wanted) {
+            Ok(units) => {
+                if stream != names::TIMERS {
+                    self.spent.events += part.len() as u64;
+                }
+                self.spent.fuel += guest.fuel_used().saturating_sub(fuel);
+                self.spent.time += begun.elapsed();
+                self.guest = Some(guest);
+                Ok(Ok(units))
+            }
+            Err(Broken { why, units }) => {
+                let (index, reason) = blamed(why)?;
+                Ok(Err((index, reason, units)))
+            }
+        }
+    }
+
+    fn played(
+        &mut self,
+        guest: &mut dyn Guest,
+        stream: &str,
+        part: &[Arrival],
+        wanted: &dyn Fn(usize, &str) -> bool,
+    ) -> Result<Vec<Unit<V>>, Broken> {
+        let Self { handler, version, look, instances, documents, given_up, .. } = self;
+        let Some(facts) = &version.saga else {
+            return muted(|| projection::fold(guest, stream, part, documents, look.document));
+        };
         let settings = &version.settings;
         let rules = Rules {
             handler,
-            digest,
+            // Of no module: two that do the same leave the same.
+            digest: "",
             late: facts.late,
             sends: &facts.sends,
             stateless: facts.stateless,
@@ -146,23 +198,9 @@ impl<'a> Side<'a> {
         };
         let lens = Lens {
             wanted: &|event, key: &str| !given_up.contains(key) && wanted(event, key),
-            view: &|instance: Option<&Instance>| instance.map(Mark::of),
+            view: &|instance: Option<&Instance>| (look.instance)(instance),
         };
-        let mut fresh = match guest.take() {
-            Some(guest) if !guest.is_bloated() => guest,
-            _ => (version.instantiate)()?,
-        };
-        let folded = muted(|| replay::fold(fresh.as_mut(), &rules, stream, part, instances, &lens));
-        match folded {
-            Ok(units) => {
-                *guest = Some(fresh);
-                Ok(Ok(units))
-            }
-            Err(Broken { why, units }) => {
-                let (index, reason) = blamed(why)?;
-                Ok(Err((index, reason, units)))
-            }
-        }
+        muted(|| replay::fold(guest, &rules, stream, part, instances, &lens))
     }
 
     /// Hands these over; answers what the module says against each.

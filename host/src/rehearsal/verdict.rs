@@ -1,6 +1,8 @@
 //! What came of a rehearsal with live instances. In: counts and divergences. Out: the same as JSON, and sentences for people.
 //! Pure data.
 
+use std::fmt;
+
 use serde::Serialize;
 
 /// Divergences that are named to people; programs get them all.
@@ -98,14 +100,22 @@ impl Verdict {
     }
 }
 
+/// For people.
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stream, sequence, event, event_type } = self;
+        match sequence {
+            Some(sequence) => write!(f, "{stream}:{sequence} ({event_type})"),
+            None => write!(f, "timer {event} of {stream}"),
+        }
+    }
+}
+
 impl Divergence {
     fn line(&self) -> String {
         let Self { key, at, reason } = self;
         match at {
-            Some(At { stream, sequence: Some(sequence), event_type, .. }) => {
-                format!("{key} at {stream}:{sequence} ({event_type}): {reason}")
-            }
-            Some(At { stream, event, .. }) => format!("{key} at timer {event} of {stream}: {reason}"),
+            Some(at) => format!("{key} at {at}: {reason}"),
             None => format!("{key}: {reason}"),
         }
     }

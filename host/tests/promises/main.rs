@@ -40,5 +40,6 @@ mod sagas_storm;
 mod sagas_time;
 mod sagas_undo;
 mod services;
+mod shadow;
 mod shop;
 mod zombie;

@@ -2,6 +2,7 @@
 //! over, one that does not is refused, naming them. `scripted-next` does otherwise than `scripted` where an event tells it to.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -11,7 +12,7 @@ use crate::reload::variant;
 use crate::services::Services;
 
 /// A world with the saga `scripted` on a host.
-async fn scripted() -> (World, crate::harness::Host) {
+pub async fn scripted() -> (World, crate::harness::Host) {
     let world = World::new().await;
     world.stream("SCRIPTS", &["scripts.>"]).await;
     world.stream("COMMANDS", &["script-commands.*"]).await;
@@ -21,7 +22,7 @@ async fn scripted() -> (World, crate::harness::Host) {
 }
 
 /// Tells instances what to do, in order.
-async fn tell(world: &World, scripts: impl IntoIterator<Item = Value>) {
+pub async fn tell(world: &World, scripts: impl IntoIterator<Item = Value>) {
     let mut acks = Vec::new();
     for script in scripts {
         let event = json!({ "eventType": "Told", "payload": script }).to_string();
@@ -36,17 +37,17 @@ fn step(name: &str) -> Value {
     json!({ "step": { "name": name, "undo": "command" } })
 }
 
-fn begin(key: &str) -> Value {
+pub fn begin(key: &str) -> Value {
     json!({ "key": key, "starts": true, "asks": [step("one")] })
 }
 
 /// An instance's next event, at which the next version does otherwise.
-fn go_on(key: &str, next: &Value) -> Value {
+pub fn go_on(key: &str, next: &Value) -> Value {
     json!({ "key": key, "asks": [step("two")], "next": next })
 }
 
 /// Documents, once all instances have seen so many events.
-async fn seen(world: &World, instances: usize, events: u64) -> BTreeMap<String, Value> {
+pub async fn seen(world: &World, instances: usize, events: u64) -> BTreeMap<String, Value> {
     until("all events are in the documents", async || {
         let documents = world.documents("saga").await;
         let documents = documents.into_iter().map(|(key, text)| (key, serde_json::from_str(&text).expect("JSON")));
@@ -57,14 +58,14 @@ async fn seen(world: &World, instances: usize, events: u64) -> BTreeMap<String, 
     .await
 }
 
-fn deploy(world: &World, path: &std::path::Path, more: &[&str]) -> std::process::Output {
+fn deploy(world: &World, path: &Path, more: &[&str]) -> std::process::Output {
     let path = path.to_str().expect("path");
     world.cli(&[&["deploy", path, "--name", "saga", "--json", "--label", "two"], more].concat())
 }
 
 /// What a deployment that went through says.
 #[track_caller]
-fn deployed(world: &World, path: &std::path::Path, more: &[&str]) -> Value {
+fn deployed(world: &World, path: &Path, more: &[&str]) -> Value {
     let output = deploy(world, path, more);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("JSON")
@@ -72,7 +73,7 @@ fn deployed(world: &World, path: &std::path::Path, more: &[&str]) -> Value {
 
 /// What a refused one says: to programs and to people.
 #[track_caller]
-fn refused(world: &World, path: &std::path::Path, more: &[&str]) -> (Value, String) {
+fn refused(world: &World, path: &Path, more: &[&str]) -> (Value, String) {
     let output = deploy(world, path, more);
     let stderr = String::from_utf8(output.stderr).expect("UTF-8");
     assert_eq!(output.status.code(), Some(2), "{stderr}");

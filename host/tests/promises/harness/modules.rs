@@ -6,9 +6,10 @@ use std::sync::OnceLock;
 use millstream::examples;
 
 /// All that any test deploys.
-const HANDLERS: [&str; 15] = [
+const HANDLERS: [&str; 16] = [
     "customer-spend",
     "customer-spend-v2",
+    "customer-spend-next",
     "order-receipt",
     "fine-status",
     "page-edits",
