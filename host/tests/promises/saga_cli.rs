@@ -1,5 +1,6 @@
 //! What the commands for sagas say of instances, and how they refuse what cannot be.
 
+use millstream::server::Server;
 use serde_json::{Value, json};
 
 use crate::harness::{World, until};
@@ -356,8 +357,54 @@ async fn a_command_is_sent_and_its_answer_awaited() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_that_cannot_be_sent_is_refused_and_nothing_is_stored() {
+async fn a_command_that_was_answered_before_has_its_answer_at_once_and_no_consumer_stays() {
     let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.stream("COMMANDS", &["order-commands.*"]).await;
+    let services = Services::start(&world.jetstream, "COMMANDS", "orders", moody).await;
+    let send = ["send", "order-commands.ReserveInventory", r#"{"order":"o-1"}"#, "--reply-subject", "orders.*"];
+    let named = [&send[..], &["--id", "mine", "--json"]].concat();
+    let first: Value = serde_json::from_str(&world.ok(&named)).unwrap();
+    world.ok(&send);
+    let again: Value = serde_json::from_str(&world.ok(&named)).unwrap();
+    assert_eq!((&again, &again["reply"]["sequence"]), (&first, &json!(1)));
+    drop(services);
+    // Its command is gone, and so is the stream's memory of its id.
+    world.jetstream.delete_stream("COMMANDS").await.unwrap();
+    world.stream("COMMANDS", &["order-commands.*"]).await;
+    let late: Value = serde_json::from_str(&world.ok(&[&named[..], &["--timeout", "1"]].concat())).unwrap();
+    assert_eq!(late["reply"], first["reply"]);
+    let mut orders = world.jetstream.get_stream("ORDERS").await.unwrap();
+    assert_eq!(orders.info().await.unwrap().state.consumer_count, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_does_not_permit_is_named() {
+    let users = r#"authorization { users: [ { user: ada, password: ada, permissions: { publish: { allow: ["$JS.API.>"] } } },
+        { user: root, password: root } ] }
+        no_auth_user: root"#;
+    let world = World::with(Server::builder().extra(users)).await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.stream("COMMANDS", &["order-commands.*"]).await;
+    let ada = world.server.url().replace("nats://", "nats://ada:ada@");
+    let module = crate::harness::module("order-fulfilment");
+    for (arguments, subject) in [
+        (&["send", "order-commands.ReserveInventory", "{}"][..], "order-commands.ReserveInventory"),
+        (&["deploy", module.to_str().unwrap(), "--no-wait"], "$O.MILLSTREAM_MODULES."),
+    ] {
+        let said = crate::harness::refused(&ada, 1, arguments);
+        assert!(said.contains(&format!("Permissions Violation for Publish to \"{subject}")), "{said}");
+        assert!(said.contains("hint: permit it to this user"), "{said}");
+    }
+    let stream = world.jetstream.get_stream("COMMANDS").await.unwrap();
+    assert_eq!(stream.cached_info().state.messages, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_cannot_be_sent_is_refused_and_nothing_is_stored() {
+    let world = World::with(Server::builder().max_payload(64 << 10)).await;
+    // Too large with its headers only.
+    let large = format!("\"{}\"", "x".repeat((64 << 10) - 2));
     world.stream("COMMANDS", &["order-commands.*"]).await;
     for name in ["ONE", "TWO"] {
         world.stream(name, &[&format!("{}.x", name.to_lowercase())]).await;
@@ -367,7 +414,20 @@ async fn a_command_that_cannot_be_sent_is_refused_and_nothing_is_stored() {
         (&["order-commands.X", "{}", "--reply-subject", "orders.*"], "no stream holds `orders.*`"),
         (&["order-commands.X", "{}", "--reply-subject", "*.x"], "held by several streams: COMMANDS, ONE, TWO"),
         (&["order-commands.*", "{}"], "`order-commands.*` is not a subject"),
+        (
+            &["order-commands.X", "{}", "--reply-subject", "orders.*", "--reply-stream", "NOPE"],
+            "there is no stream NOPE",
+        ),
+        (
+            &["order-commands.X", "{}", "--reply-subject", "orders.*", "--reply-stream", "ONE"],
+            "stream ONE does not hold `orders.*`",
+        ),
         (&["order-commands.X", "{order}"], "the payload is not JSON"),
+        (&["order-commands.X", "{}", "--id", "a\nb"], r#"--id is "a\nb""#),
+        (&["order-commands.X", "{}", "--id", ""], "--id is empty"),
+        (&["order-commands.X", "{}", "--type", ""], "--type is empty"),
+        (&["order-commands.X", "{}", "--correlation", ""], "--correlation is empty"),
+        (&["order-commands.X", &large], "the server takes 65536 (its max_payload)"),
     ];
     for (arguments, expected) in cases {
         let said = world.refused(2, &[&["send"], *arguments].concat());
