@@ -15,6 +15,7 @@ mod output;
 mod pause;
 pub mod progress;
 pub mod publish;
+mod reasons;
 mod remove;
 mod resume_compensation;
 mod rollback;

@@ -26,7 +26,7 @@
 //! | `survey.rs`, `lag.rs` | how far behind | computed from JetStream, not from what a host says |
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |
 //!
-//! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `clock.rs` (time), `server.rs` (the
+//! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `clock.rs` (time), `legible.rs` (what a terminal may show), `server.rs` (the
 //! embedded nats-server of demo, tests and benchmarks), `cli/` (a file per command), `examples.rs` (builds the
 //! example modules), `crash.rs` (where tests end the process).
 
@@ -53,6 +53,7 @@ pub mod journal;
 mod keeper;
 pub mod keys;
 pub mod lag;
+pub mod legible;
 pub mod names;
 pub mod outbox;
 pub mod pipeline;
