@@ -135,7 +135,6 @@ async fn a_deployment_without_a_sound_input_is_refused_and_nothing_is_made() {
         (&["--set", "limits.module_bytes=1"], "setting `limits.module_bytes` must be at least 1024"),
         (&["--set", "limits.module_bytes=2000"], "cannot run within `limits.module_bytes`"),
         (&["--set", "limits.memory_bytes=65536"], "cannot run within `limits.memory_bytes`"),
-        (&["--set", "limits.fuel_per_call=10000"], "cannot run within `limits.fuel_per_call`"),
         (&["--set", "subjects=orders.a,"], "setting `subjects` has an empty name"),
         (&["--set", "limits.fuel=1"], "setting `limits.fuel`: there is no such setting"),
         (&["--name", "no.dots"], "`no.dots` is not"),
