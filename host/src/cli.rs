@@ -20,6 +20,7 @@ mod pause;
 pub mod progress;
 mod promote;
 pub mod publish;
+mod reasons;
 mod rebuild;
 mod rehearse;
 mod remove;
@@ -117,38 +118,50 @@ pub fn run(arguments: Arguments) -> Result<(), Fault> {
     }
     log_to_stderr(matches!(command, Command::Run(_) | Command::Dev(_)));
     let runtime = tokio::runtime::Runtime::new().map_err(Fault::failed)?;
-    runtime.block_on(async {
-        match command {
-            Command::Demo(demo) => demo.run().await,
-            Command::Dev(dev) => dev.run(connection).await,
-            Command::Run(run) => run.run(&connection).await,
-            Command::Deploy(deploy) => deploy.run(&connection, json).await,
-            Command::Shadow(shadow) => shadow.run(&connection, json).await,
-            Command::List(list) => list.run(&connection, json).await,
-            Command::Rollback(rollback) => rollback.run(&connection, json).await,
-            Command::Pause(pause) => pause.run(&connection, json).await,
-            Command::Resume(resume) => resume.run(&connection, json).await,
-            Command::Remove(remove) => remove.run(&connection, json).await,
-            Command::Get(get) => get.run(&connection, json).await,
-            Command::Lag(lag) => lag.run(&connection, json).await,
-            Command::Sagas(sagas) => sagas.run(&connection, json).await,
-            Command::Explain(explain) => explain.run(&connection, json).await,
-            Command::ResumeCompensation(resume) => resume.run(&connection, json).await,
-            Command::Rebuild(rebuild) => rebuild.run(&connection, json).await,
-            Command::Diff(diff) => diff.run(&connection, json).await,
-            Command::Promote(promote) => promote.run(&connection, json).await,
-            Command::Abandon(abandon) => abandon.run(&connection).await,
-            Command::Send(send) => send.run(&connection, json).await,
-            Command::Publish(arguments) => {
-                open(&connection).await?;
-                publish::run(&connection, &arguments, json).await.map_err(|error| {
+    let done = runtime.block_on(command.run(&connection, json));
+    match (done, connection.refusals.told()) {
+        (Err(fault), told) => Err(fault.refused(told)),
+        (Ok(()), Some(told)) => {
+            eprintln!("warning: this may not be all, for the server said: {told}\nhint: {}", fault::PERMIT);
+            Ok(())
+        }
+        (Ok(()), None) => Ok(()),
+    }
+}
+
+impl Command {
+    async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
+        match self {
+            Self::Demo(demo) => demo.run().await,
+            Self::Dev(dev) => dev.run(connection.clone()).await,
+            Self::Run(run) => run.run(connection).await,
+            Self::Deploy(deploy) => deploy.run(connection, json).await,
+            Self::Shadow(shadow) => shadow.run(connection, json).await,
+            Self::List(list) => list.run(connection, json).await,
+            Self::Rollback(rollback) => rollback.run(connection, json).await,
+            Self::Pause(pause) => pause.run(connection, json).await,
+            Self::Resume(resume) => resume.run(connection, json).await,
+            Self::Remove(remove) => remove.run(connection, json).await,
+            Self::Get(get) => get.run(connection, json).await,
+            Self::Lag(lag) => lag.run(connection, json).await,
+            Self::Sagas(sagas) => sagas.run(connection, json).await,
+            Self::Explain(explain) => explain.run(connection, json).await,
+            Self::ResumeCompensation(resume) => resume.run(connection, json).await,
+            Self::Rebuild(rebuild) => rebuild.run(connection, json).await,
+            Self::Diff(diff) => diff.run(connection, json).await,
+            Self::Promote(promote) => promote.run(connection, json).await,
+            Self::Abandon(abandon) => abandon.run(connection).await,
+            Self::Send(send) => send.run(connection, json).await,
+            Self::Publish(arguments) => {
+                open(connection).await?;
+                publish::run(connection, &arguments, json).await.map_err(|error| {
                     let (code, hint) = (error.exit_code(), error.hint());
                     Fault::new(error, code, hint)
                 })
             }
-            Command::New(_) | Command::Completion { .. } => Ok(()),
+            Self::New(_) | Self::Completion { .. } => Ok(()),
         }
-    })
+    }
 }
 
 /// Logs at the level of `MILLSTREAM_LOG` (default: info for us and for guests, warnings of the rest). The client's own account

@@ -274,14 +274,27 @@ fn not_empty<'a>(form: Form, field: &str, text: Cow<'a, str>) -> Result<Cow<'a, 
     if text.is_empty() { Err(wrong(form, field, "is empty")) } else { Ok(text) }
 }
 
-/// RFC 3339, strictly, in nanoseconds since 1970. The library's own parser also takes shorter and longer forms, hence the shape.
+/// RFC 3339, strictly, in nanoseconds since 1970; digits beyond those are cut off. The library's own parser also takes shorter and
+/// longer forms, hence the shape.
 fn time(form: Form, field: &str, text: &str) -> Result<i64, Error> {
+    /// Seconds, a point, and nine digits.
+    const FINEST: usize = 29;
     if !has_shape_of_time(text.as_bytes()) {
         return Err(wrong(form, field, format!("is {text:?}, not a time like 2026-01-31T12:00:00Z")));
     }
+    let years = || wrong(form, field, format!("is {text:?}, not within 1678 to 2261"));
+    // The library knows no more of these than that they are too far off.
+    if text.get(..4).is_some_and(|year| year > "2262") {
+        return Err(years());
+    }
+    let zone = text.rfind(|letter: char| !letter.is_ascii_digit() && letter != ':').unwrap_or_default();
+    let finest = match (text.get(..FINEST), text.get(zone..)) {
+        (Some(start), Some(zone_text)) if zone > FINEST => Cow::Owned(format!("{start}{zone_text}")),
+        _ => Cow::Borrowed(text),
+    };
     let time: Timestamp =
-        text.parse().map_err(|error: jiff::Error| wrong(form, field, format!("is {text:?}: {error}")))?;
-    i64::try_from(time.as_nanosecond()).map_err(|_| wrong(form, field, format!("is {text:?}, not within 1678 to 2261")))
+        finest.parse().map_err(|_| wrong(form, field, format!("is {text:?}, a day or hour that there is not")))?;
+    i64::try_from(time.as_nanosecond()).map_err(|_| years())
 }
 
 fn has_shape_of_time(text: &[u8]) -> bool {
@@ -468,6 +481,27 @@ mod tests {
     }
 
     #[test]
+    fn empty_headers_that_may_be_left_out_are() {
+        let whole = [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "s"), ("ce-type", "T")];
+        let empty =
+            ["correlationid", "causationid", "subject", "time", "datacontenttype", "dataschema", "schemaversion"];
+        let names: Vec<String> = empty.iter().map(|name| format!("ce-{name}")).collect();
+        let with = |headers: &[(&'static str, &'static str)]| {
+            let all = headers.iter().copied().chain(names.iter().map(|name| (name.as_str(), "")));
+            decode(&arrival("a.b", b"x"), all.collect::<Vec<_>>()).unwrap().extra.into_owned()
+        };
+        assert_eq!(with(&whole), decode(&arrival("a.b", b"x"), whole).unwrap().extra);
+        let event = decode(&arrival("a.b", b"x"), [("ce-correlationid", ""), ("ce-source", "")]).unwrap();
+        assert_eq!((event.correlation_id.as_ref(), event.causation_id.as_ref()), ("ORDERS:7", ""));
+        for required in ["ce-id", "ce-source", "ce-type", "ce-specversion"] {
+            let headers = whole.map(|(name, value)| (name, if name == required { "" } else { value }));
+            assert!(decode(&arrival("a.b", b"x"), headers).is_err(), "{required}");
+        }
+        let body = r#"{"specversion":"1.0","id":"1","source":"s","type":"T","correlationid":"","causationid":""}"#;
+        assert_eq!(bare(body).correlation_id, "1");
+    }
+
+    #[test]
     fn single_headers_go_before_the_body() {
         let body = br#"{"eventType":"Body","eventId":"b","payload":1}"#;
         let event = decode(&arrival("a.b", body), [("ce-type", "Header"), ("ce-correlationid", "root")]).unwrap();
@@ -502,6 +536,8 @@ mod tests {
             ("1970-01-01T00:30:00.25+00:30", 250_000_000),
             ("1970-01-01T00:00:00-23:59", 86_340_000_000_000),
             ("2016-12-31T23:59:59Z", 1_483_228_799_000_000_000),
+            ("1970-01-01T00:00:00.1234567899Z", 123_456_789),
+            ("1970-01-01T00:00:00.123456789123456789123456789-00:01", 60_123_456_789),
         ];
         for (text, expected) in good {
             assert_eq!(time(Form::Plain, "t", text), Ok(expected), "{text}");
@@ -525,10 +561,21 @@ mod tests {
             "1970-01-01T00:00:00Z[UTC]",
             "+001970-01-01T00:00:00Z",
             "1500-01-01T00:00:00Z",
+            "2300-01-01T00:00:00Z",
+            "9999-12-31T23:59:59Z",
             "1970-01-01T00:00:00Zé",
         ];
         for text in wrong {
             assert!(time(Form::Plain, "t", text).is_err(), "{text}");
+        }
+        for (text, told) in [
+            ("9999-12-31T23:59:59Z", "not within 1678 to 2261"),
+            ("2262-12-31T23:59:59Z", "not within 1678 to 2261"),
+            ("0000-01-01T00:00:00Z", "not within 1678 to 2261"),
+            ("2026-02-30T00:00:00Z", "a day or hour that there is not"),
+        ] {
+            let said = time(Form::Headers, "time", text).unwrap_err().to_string();
+            assert_eq!(said, format!("field \"time\" of the CloudEvents headers is {text:?}, {told}"));
         }
     }
 }

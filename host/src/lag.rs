@@ -8,6 +8,12 @@ use crate::progress::State;
 /// A report older than this means that no host is telling.
 pub const SILENT_AFTER_SECONDS: f64 = 5.0;
 
+/// A handler that stopped.
+pub const FAILING: &str = "failing";
+
+/// A handler that nothing was ever heard of.
+pub const NOT_STARTED: &str = "not started";
+
 /// What was read of one handler and input stream.
 #[derive(Clone, Debug, Default)]
 pub struct Sample {
@@ -19,6 +25,8 @@ pub struct Sample {
     pub position: u64,
     /// The stream's last sequence.
     pub head: u64,
+    /// Whether the handler has decided anything at all, on whatever stream.
+    pub decided: bool,
 }
 
 /// Lag of one handler and input stream.
@@ -63,7 +71,7 @@ pub fn lag(handler: &str, stream: &str, sample: &Sample, said: &Said, now: i64) 
     Lag {
         handler: handler.to_owned(),
         stream: stream.to_owned(),
-        state: state(said.state, ago),
+        state: state(said.state, ago, sample.decided),
         events: sample.events,
         seconds: sample.oldest.map_or(0.0, |oldest| seconds(now - oldest)),
         position: sample.position,
@@ -73,18 +81,20 @@ pub fn lag(handler: &str, stream: &str, sample: &Sample, said: &Said, now: i64) 
     }
 }
 
-/// The state in words. A host that ended on purpose left a last word that stays true; any other silence is shown as such.
-fn state(said: State, ago: Option<f64>) -> String {
+/// The state in words. A host that ended on purpose left a last word that stays true; any other silence is shown as such. What hosts
+/// said can be deleted; then the journal still tells that there was one.
+fn state(said: State, ago: Option<f64>, decided: bool) -> String {
     let word = match said {
         State::Starting => "starting",
         State::Running => "running",
         State::Retrying => "retrying",
-        State::Failing => return "failing".to_owned(),
+        State::Failing => return FAILING.to_owned(),
         State::Paused => "paused",
         State::Fenced => "fenced",
     };
     match ago {
-        None => "not started".to_owned(),
+        None if decided => "not reporting".to_owned(),
+        None => NOT_STARTED.to_owned(),
         Some(ago) if ago > SILENT_AFTER_SECONDS => format!("not reporting for {ago:.0} s"),
         Some(_) => word.to_owned(),
     }
@@ -106,14 +116,14 @@ mod tests {
 
     #[test]
     fn caught_up_is_zero_events_and_zero_seconds() {
-        let sample = Sample { events: 0, oldest: None, position: 7, head: 900 };
+        let sample = Sample { events: 0, oldest: None, position: 7, head: 900, decided: true };
         let lag = lag("h", "S", &sample, &said(State::Running, Some(1)), NOW);
         assert_eq!((lag.events, lag.seconds, lag.state.as_str()), (0, 0.0, "running"));
     }
 
     #[test]
     fn age_is_that_of_the_oldest_undecided_event() {
-        let sample = Sample { events: 3, oldest: Some(NOW - 12_500_000_000), position: 7, head: 10 };
+        let sample = Sample { events: 3, oldest: Some(NOW - 12_500_000_000), position: 7, head: 10, decided: true };
         assert_eq!(lag("h", "S", &sample, &said(State::Running, Some(0)), NOW).seconds, 12.5);
     }
 
@@ -128,11 +138,13 @@ mod tests {
         ] {
             assert_eq!(lag("h", "S", &Sample::default(), &said(state, ago), NOW).state, expected);
         }
+        let decided = Sample { decided: true, ..Sample::default() };
+        assert_eq!(lag("h", "S", &decided, &said(State::Starting, None), NOW).state, "not reporting");
     }
 
     #[test]
     fn clocks_that_disagree_give_zero_not_nonsense() {
-        let sample = Sample { events: 1, oldest: Some(NOW + 5), position: 0, head: 1 };
+        let sample = Sample { events: 1, oldest: Some(NOW + 5), position: 0, head: 1, decided: false };
         assert_eq!(lag("h", "S", &sample, &said(State::Running, Some(-5)), NOW).seconds, 0.0);
     }
 }

@@ -31,6 +31,17 @@ pub struct Publication {
     pub payload: Bytes,
 }
 
+impl Publication {
+    /// Bytes of headers and body, as the server counts them against its `max_payload`.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let lines = self.headers.iter().flat_map(|(name, values)| {
+            values.iter().map(|value| AsRef::<str>::as_ref(name).len() + value.as_str().len() + ": \r\n".len())
+        });
+        "NATS/1.0\r\n\r\n".len() + lines.sum::<usize>() + self.payload.len()
+    }
+}
+
 /// What the envelope says. An empty text is left out.
 pub struct Outline<'a> {
     /// Unique per event.

@@ -61,6 +61,9 @@ pub struct Settings {
     pub limits: Limits,
 }
 
+/// Fuel below which nothing runs.
+const LEAST_FUEL: u64 = 10_000;
+
 /// What to do when a stream's own limits removed events before they were decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -118,9 +121,15 @@ pub enum Error {
     /// Zero where that means "never".
     #[error("setting `{0}` must be at least 1")]
     Zero(&'static str),
+    /// Less than any module can do with.
+    #[error("setting `{0}` must be at least {1}")]
+    TooSmall(&'static str, u64),
     /// More than any machine or server takes.
     #[error("setting `{0}` must be at most {1}")]
     TooLarge(&'static str, usize),
+    /// A list with nothing between two commas.
+    #[error("setting `{0}` has an empty name in its list")]
+    EmptyName(&'static str),
 }
 
 impl Settings {
@@ -147,6 +156,9 @@ impl Settings {
             place = place.get_mut(part).ok_or_else(|| invalid("there is no such setting".to_owned()))?;
         }
         *place = match (&place, value) {
+            (serde_json::Value::Array(_), serde_json::Value::String(text)) if text.trim().is_empty() => {
+                serde_json::Value::Array(Vec::new())
+            }
             (serde_json::Value::Array(_), serde_json::Value::String(text)) => {
                 text.split(',').map(|item| item.trim().to_owned()).collect::<Vec<_>>().into()
             }
@@ -177,8 +189,23 @@ impl Settings {
             ("replicas", self.replicas, 5),
         ];
         match bounded.iter().find(|(_, value, most)| !(1..=*most).contains(value)) {
-            Some((name, 0, _)) => Err(Error::Zero(name)),
-            Some((name, _, most)) => Err(Error::TooLarge(name, *most)),
+            Some((name, 0, _)) => return Err(Error::Zero(name)),
+            Some((name, _, most)) => return Err(Error::TooLarge(name, *most)),
+            None => {}
+        }
+        // What the smallest of handlers needs to begin, so that a module is not blamed for what its deployment took away.
+        let needed = [
+            ("limits.fuel_per_call", self.limits.fuel_per_call, LEAST_FUEL),
+            ("limits.memory_bytes", self.limits.memory_bytes as u64, 64 << 10),
+            ("limits.output_bytes", self.limits.output_bytes as u64, 1 << 10),
+            ("limits.module_bytes", self.limits.module_bytes as u64, 1 << 10),
+        ];
+        if let Some((name, _, least)) = needed.iter().find(|(_, value, least)| value < least) {
+            return Err(Error::TooSmall(name, *least));
+        }
+        let lists = [("streams", &self.streams), ("subjects", &self.subjects)];
+        match lists.iter().find(|(_, list)| list.iter().any(String::is_empty)) {
+            Some((name, _)) => Err(Error::EmptyName(name)),
             None => Ok(()),
         }
     }
@@ -195,8 +222,10 @@ mod tests {
     #[test]
     fn pairs_reach_every_level() {
         assert_eq!(with("batch_events=7").unwrap().batch_events, 7);
-        assert_eq!(with("limits.fuel_per_call=9").unwrap().limits.fuel_per_call, 9);
+        assert_eq!(with("limits.fuel_per_call=20000").unwrap().limits.fuel_per_call, 20_000);
         assert_eq!(with("streams=A, B").unwrap().streams, ["A", "B"]);
+        let all = Settings::default().with(&["subjects=a".to_owned(), "subjects=".to_owned()]).unwrap();
+        assert_eq!(all.subjects, Vec::<String>::new(), "back to the module's own");
         assert_eq!(with("on_lost_events=continue").unwrap().on_lost_events, OnLostEvents::Continue);
     }
 
@@ -208,6 +237,12 @@ mod tests {
             ("batch_events=0", "setting `batch_events` must be at least 1"),
             ("prefetch_events=18446744073709551615", "setting `prefetch_events` must be at most 100000"),
             ("replicas=6", "setting `replicas` must be at most 5"),
+            ("limits.memory_bytes=1", "setting `limits.memory_bytes` must be at least 65536"),
+            ("limits.output_bytes=0", "setting `limits.output_bytes` must be at least 1024"),
+            ("limits.fuel_per_call=0", "setting `limits.fuel_per_call` must be at least 10000"),
+            ("limits.module_bytes=1", "setting `limits.module_bytes` must be at least 1024"),
+            ("subjects=a,,b", "setting `subjects` has an empty name in its list"),
+            ("streams=[\"\"]", "setting `streams` has an empty name in its list"),
         ] {
             assert_eq!(with(pair).unwrap_err().to_string(), expected);
         }

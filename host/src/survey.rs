@@ -43,6 +43,7 @@ pub async fn handler(
     for input in &inputs {
         let position = positions.iter().find(|position| position.stream == input.stream);
         let sample = sample(jetstream, input, position.map_or(0, |position| position.sequence)).await?;
+        let sample = Sample { decided: !positions.is_empty(), ..sample };
         rows.push(lag(name, &input.stream, &sample, &said, clock::now()));
     }
     Ok(rows)

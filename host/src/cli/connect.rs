@@ -7,6 +7,7 @@
 //! places.
 
 mod context;
+mod refusals;
 
 use std::error::Error as _;
 use std::io;
@@ -21,6 +22,8 @@ use async_nats::jetstream::context::AccountErrorKind;
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr};
 
 use context::{Auth, Settings};
+
+pub use refusals::Refusals;
 
 /// Atomic batches, which the journal may use, and schedules exist from here on.
 const OLDEST_SERVER: (u32, u32) = (2, 12);
@@ -65,6 +68,9 @@ pub struct Connection {
     /// The key of our own certificate [env: NATS_KEY]
     #[arg(long, global = true, value_name = "FILE", requires = "tlscert")]
     pub tlskey: Option<PathBuf>,
+    /// What this user was not let do so far.
+    #[arg(skip)]
+    pub refusals: Refusals,
 }
 
 /// Why there is no connection, or not one that we can use.
@@ -223,7 +229,11 @@ impl Connection {
         let mut settings = settings;
         // An address says for itself who comes to it; the client does not look there.
         settings.auth = addresses.iter().find_map(|address| auth_in(address)).or(settings.auth);
-        let options = adapt(options(&settings).await?);
+        let refusals = self.refusals.clone();
+        let options = adapt(options(&settings).await?).event_callback(move |event| {
+            refusals.note(&event);
+            std::future::ready(())
+        });
         options.connect(addresses).await.map_err(|error| classify(without_password(&url), error))
     }
 }

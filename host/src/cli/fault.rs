@@ -4,34 +4,49 @@
 
 use std::fmt;
 
+/// What helps a user who may not.
+pub(super) const PERMIT: &str =
+    "permit it to this user (deploy/nats-server.conf shows who needs what), or come as another with --user or --creds";
+
 /// A failed command.
 #[derive(Debug)]
 pub struct Fault {
     error: anyhow::Error,
     hint: Option<String>,
     code: u8,
+    refused: Option<String>,
 }
 
 impl Fault {
     /// A fault whose exit code and hint are known.
     pub fn new(error: impl Into<anyhow::Error>, code: u8, hint: Option<String>) -> Self {
-        Self { error: error.into(), hint, code }
+        Self { error: error.into(), hint, code, refused: None }
     }
 
     /// Something went wrong.
     pub fn failed(error: impl Into<anyhow::Error>) -> Self {
-        Self { error: error.into(), hint: None, code: 1 }
+        Self::new(error, 1, None)
     }
 
     /// The user asked for something that cannot be.
     pub fn usage(error: impl Into<anyhow::Error>) -> Self {
-        Self { error: error.into(), hint: None, code: 2 }
+        Self::new(error, 2, None)
     }
 
     /// Adds the next command to try.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Names what the server did not let this user do, if anything: it explains most of what fails after it.
+    #[must_use]
+    pub fn refused(mut self, told: Option<String>) -> Self {
+        if told.is_some() && self.code == 1 {
+            self.hint = Some(PERMIT.to_owned());
+        }
+        self.refused = told;
         self
     }
 
@@ -53,6 +68,9 @@ impl fmt::Display for Fault {
                 write!(f, "\n  because: {cause}")?;
                 said = cause;
             }
+        }
+        if let Some(told) = &self.refused {
+            write!(f, "\n  because: the server said: {told}")?;
         }
         match &self.hint {
             Some(hint) => write!(f, "\nhint: {hint}"),

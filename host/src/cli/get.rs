@@ -108,7 +108,7 @@ impl Get {
             } else if bare {
                 output::bytes(&message.payload)?;
             } else {
-                output::line(&format!("{key}\t{}", String::from_utf8_lossy(&message.payload)))?;
+                output::line(&format!("{}\t{}", output::legible(key), String::from_utf8_lossy(&message.payload)))?;
             }
         }
         Ok(missing)

@@ -4,8 +4,8 @@
 use async_nats::jetstream;
 use clap::Args;
 
-use super::{Fault, connect, output};
-use crate::lag::Lag;
+use super::{Fault, connect, output, reasons};
+use crate::lag::{self, Lag};
 use crate::registry::Registry;
 use crate::survey;
 
@@ -29,7 +29,7 @@ impl LagCommand {
         } else if !rows.is_empty() {
             output::line(&table(&rows))?;
             for row in rows.iter().filter(|row| !row.reason.is_empty()) {
-                eprintln!("{}: {}", row.handler, row.reason);
+                eprintln!("{}: {}", row.handler, reasons::with_hint(&row.handler, &row.state, &row.reason));
             }
         }
         if failed.is_empty() {
@@ -84,7 +84,10 @@ pub(super) fn table(rows: &[Lag]) -> String {
             output::duration(row.seconds),
             output::thousands(row.position),
             output::thousands(row.head),
-            row.reported_seconds_ago.map_or_else(|| "never".to_owned(), |ago| format!("{} ago", output::duration(ago))),
+            row.reported_seconds_ago.map_or_else(
+                || if row.state == lag::NOT_STARTED { "never" } else { "unknown" }.to_owned(),
+                |ago| format!("{} ago", output::duration(ago)),
+            ),
         ]
     });
     let header = ["HANDLER", "STREAM", "STATE", "LAG", "OLDEST", "POSITION", "HEAD", "REPORTED"];

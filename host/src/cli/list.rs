@@ -4,7 +4,7 @@ use async_nats::jetstream;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Fault, connect, output, versions};
+use super::{Fault, connect, output, reasons, versions};
 use crate::clock;
 use crate::journal::Counts;
 use crate::lag::{Said, Sample, lag};
@@ -69,8 +69,8 @@ impl List {
                 row.handler.clone(),
                 row.state.clone(),
                 row.digest.chars().take(12).collect(),
-                row.label.clone(),
-                row.host.clone(),
+                output::cut(&row.label, output::NAME),
+                output::cut(&row.host, output::NAME),
                 output::thousands(row.counts.delivered),
                 output::thousands(row.counts.applied),
                 output::thousands(row.counts.irrelevant),
@@ -80,12 +80,12 @@ impl List {
         let header = ["HANDLER", "STATE", "MODULE", "LABEL", "HOST", "DELIVERED", "APPLIED", "IRRELEVANT", "IGNORED"];
         output::line(&output::table(&header, &[5, 6, 7, 8], cells.collect()))?;
         for row in rows.iter().filter(|row| !row.reason.is_empty()) {
-            eprintln!("{}: {}", row.handler, row.reason);
+            eprintln!("{}: {}", row.handler, reasons::with_hint(&row.handler, &row.state, &row.reason));
         }
         for row in &rows {
             // A handler that runs nothing says so in its reason.
             if let Some(refused) = row.refused.as_ref().filter(|refused| refused.reason != row.reason) {
-                eprintln!("{}: {:.12} was refused: {}", row.handler, refused.digest, refused.reason);
+                eprintln!("{}: {:.12} was refused: {}", row.handler, refused.digest, output::legible(&refused.reason));
             }
         }
         Ok(())
@@ -96,7 +96,8 @@ fn row(name: String, deployment: &Deployment, report: Option<Report>, counts: Co
     let report = report.unwrap_or_default();
     let said =
         Said { state: report.state, reason: report.reason.clone(), time: (report.time > 0).then_some(report.time) };
-    let state = lag(&name, "", &Sample::default(), &said, clock::now()).state;
+    let sample = Sample { decided: counts.delivered > 0, ..Sample::default() };
+    let state = lag(&name, "", &sample, &said, clock::now()).state;
     Row {
         handler: name,
         state,

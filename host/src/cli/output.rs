@@ -6,12 +6,20 @@ use std::io::{IsTerminal as _, Write as _};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 
-/// A table without lines; columns named in `numbers` are aligned right.
+pub(super) use crate::legible::{cut, legible};
+
+/// Widest name, key or label in a table; `--json` has all of it.
+pub(super) const NAME: usize = 40;
+
+/// Widest cell of all.
+const CELL: usize = 120;
+
+/// A table without lines; columns named in `numbers` are aligned right. Whatever its cells hold, a row is one line.
 pub(super) fn table(header: &[&str], numbers: &[usize], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| cut(cell, CELL)));
     }
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
@@ -71,14 +79,6 @@ pub(super) fn duration(seconds: f64) -> String {
     }
 }
 
-/// The first `width` characters, the last one a sign that there are more.
-pub(super) fn cut(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
-        return text.to_owned();
-    }
-    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,5 +97,10 @@ mod tests {
     fn tables_align_and_end_without_blanks() {
         let rows = vec![vec!["a".to_owned(), "1".to_owned()], vec!["long".to_owned(), "22".to_owned()]];
         assert_eq!(table(&["NAME", "N"], &[1], rows), "NAME   N\na      1\nlong  22");
+        let hostile = vec![vec!["a\nb\u{1b}[2J".to_owned(), "x".repeat(2000)]];
+        let drawn = table(&["KEY", "N"], &[], hostile);
+        let last = drawn.lines().last().unwrap();
+        assert!(drawn.lines().count() == 2 && last.starts_with(r"a\nb\u{1b}[2J  xxx"), "{drawn}");
+        assert_eq!(last.chars().count(), r"a\nb\u{1b}[2J  ".len() + CELL);
     }
 }

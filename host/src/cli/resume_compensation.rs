@@ -51,7 +51,7 @@ impl ResumeCompensation {
             eprintln!("asked for; see `millstream explain {handler} {key}`");
             return Ok(());
         }
-        let found = self.wait(&saga, &wish).await?;
+        let found = self.wait(&saga, &wish, &found.instance).await?;
         let now = clock::now();
         let row = Row::of(handler, &found, now);
         if json {
@@ -62,13 +62,20 @@ impl ResumeCompensation {
         Ok(())
     }
 
-    /// Waits until the wish is in the instance's history.
-    async fn wait(&self, saga: &Saga, wish: &str) -> Result<Found, Fault> {
+    /// Waits until the wish is in the instance's history, or somebody else's was decided before it.
+    async fn wait(&self, saga: &Saga, wish: &str, before: &Instance) -> Result<Found, Fault> {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(self.timeout);
         loop {
-            if let Some(found) = saga.instance(&self.key).await?
-                && found.instance.history.iter().any(|transition| transition.event == wish)
+            let Some(found) = saga.instance(&self.key).await? else {
+                return Err(Fault::failed(anyhow::anyhow!("instance {:?} is not there any more", self.key))
+                    .hint(format!("see what is left of it with `millstream explain {} {}`", self.handler, self.key)));
+            };
+            if found.instance.history.iter().any(|transition| transition.event == wish) {
+                return Ok(found);
+            }
+            if found.instance.status != Status::CompensationFailed || last_event(&found.instance) != last_event(before)
             {
+                eprintln!("it was resumed already, by another who asked: this wish was not needed");
                 return Ok(found);
             }
             if tokio::time::Instant::now() >= deadline {
@@ -81,6 +88,10 @@ impl ResumeCompensation {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
+}
+
+fn last_event(instance: &Instance) -> Option<&str> {
+    instance.history.last().map(|transition| transition.event.as_str())
 }
 
 /// Publishes the wish, and answers its id.

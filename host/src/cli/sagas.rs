@@ -96,7 +96,8 @@ fn warn(handler: &str, count: usize, first: &[Undelivered]) {
     }
     eprintln!("warning: {} effects of {handler} cannot be delivered yet; they are tried again", count);
     for effect in first {
-        eprintln!("  {} of {} to {}: {}", effect.id, effect.key, effect.subject, effect.reason);
+        let key = output::cut(&effect.key, output::NAME);
+        eprintln!("  {} of {key} to {}: {}", effect.id, effect.subject, output::legible(&effect.reason));
     }
     if count > first.len() {
         eprintln!("  and {} more", output::thousands((count - first.len()) as u64));
@@ -141,10 +142,10 @@ pub(super) fn table(rows: &[Row<'_>], now: i64) -> String {
         let steps: Vec<String> = row.open_steps.iter().map(OpenStep::in_words).collect();
         let timers: Vec<String> = row.timers.iter().map(|timer| timer.in_words(now)).collect();
         vec![
-            row.key.to_owned(),
+            output::cut(row.key, output::NAME),
             row.status.to_string(),
-            steps.join(", "),
-            timers.join(", "),
+            output::cut(&steps.join(", "), output::NAME),
+            output::cut(&timers.join(", "), output::NAME),
             output::thousands(row.late),
             row.changed_seconds_ago.map_or_else(String::new, |ago| format!("{} ago", output::duration(ago))),
             String::new(),
@@ -206,6 +207,17 @@ mod tests {
     fn found(key: &str, document: &str) -> Found {
         let instance = Instance::read(document.as_bytes()).unwrap();
         Found { key: key.to_owned(), instance, record: 0, stored: 0 }
+    }
+
+    #[test]
+    fn a_key_is_one_short_line_whatever_it_holds() {
+        let document = r#"{"status":"running","state":null,"correlation":"c","life":"e"}"#;
+        let rows = [found("a\nb\u{1b}[2J\0", document), found(&"k".repeat(1024), document)];
+        let rows: Vec<Row<'_>> = rows.iter().map(|found| Row::of("h", found, 0)).collect();
+        let text = table(&rows, 0);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines.len() == 3 && lines[1].starts_with(r"a\nb\u{1b}[2J\u{0} "), "{text}");
+        assert!(lines.iter().all(|line| line.chars().count() <= WIDTH) && !text.contains('\u{1b}'), "{text}");
     }
 
     #[test]

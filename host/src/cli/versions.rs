@@ -62,7 +62,7 @@ pub(super) async fn print(registry: &Registry, handler: &str, json: bool) -> Res
             row.revision.to_string(),
             row.time.clone(),
             row.digest.chars().take(12).collect(),
-            row.label.clone(),
+            output::cut(&row.label, output::NAME),
             row.desired.clone(),
             row.note.clone(),
         ]

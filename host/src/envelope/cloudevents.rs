@@ -212,7 +212,7 @@ impl<'a> Attributes<'a> {
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
             return Err(wrong(form, &name, "has a name of other letters than a-z and 0-9"));
         }
-        if matches!(scalar, Scalar::Absent) {
+        if matches!(scalar, Scalar::Absent) || is_left_out(form, &name, &scalar) {
             return Ok(());
         }
         let place = match name.as_ref() {
@@ -313,6 +313,19 @@ impl<'a> Attributes<'a> {
         let members: Vec<String> = self.extensions.iter().map(|(name, json)| format!("\"{name}\":{json}")).collect();
         format!("{{{}}}", members.join(","))
     }
+}
+
+/// Whether an empty text stands for nothing. Services copy headers that are not there, and so send empty ones; ids of a chain are
+/// extensions, for which CloudEvents leaves it to us in JSON, too. What an event must have, and its other attributes in JSON, may
+/// not be empty.
+fn is_left_out(form: Form, name: &str, scalar: &Scalar<'_>) -> bool {
+    let Scalar::Text(text) = scalar else { return false };
+    text.is_empty()
+        && match name {
+            "correlationid" | "causationid" => true,
+            "source" | "subject" | "time" | "datacontenttype" | "dataschema" | "schemaversion" => form == Form::Headers,
+            _ => false,
+        }
 }
 
 /// A text of digits is taken too: that is how a header, and whoever copies it, writes an integer.

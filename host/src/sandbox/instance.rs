@@ -115,9 +115,8 @@ impl Module {
         store.limiter(|state| state);
         store.set_hostcall_fuel(limits.output_bytes);
         store.set_fuel(limits.fuel_per_call).map_err(host)?;
-        let handler = self.linked.instantiate(&mut store).map_err(|error| match error.downcast_ref::<Trap>() {
-            Some(_) => failure(&mut store, &error),
-            None => host(error),
+        let handler = self.linked.instantiate(&mut store).map_err(|error| {
+            if error.is::<Trap>() || store.data().memory_refused { failure(&mut store, &error) } else { host(error) }
         })?;
         Ok(Instance {
             name: name.to_owned(),

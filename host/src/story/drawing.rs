@@ -5,6 +5,7 @@ use millstream_saga::{DEADLINE, RETRY};
 
 use super::{Chapter, Deed, Kind, Outcome, Story};
 use crate::clock;
+use crate::legible::{cut, legible};
 use crate::timers;
 
 /// Widest line.
@@ -15,6 +16,9 @@ const ID: usize = 26;
 
 /// Widest name in the tree.
 const NAME: usize = 32;
+
+/// Widest key in the head.
+const KEY: usize = 60;
 
 /// A line of the tree.
 struct Line {
@@ -55,7 +59,7 @@ fn head(story: &Story) -> String {
     let reason = story.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let mut modules: Vec<&str> = story.events.iter().map(|chapter| &*chapter.digest).collect();
     modules.dedup();
-    let mut lines = vec![format!("{} {}  {}{reason}", story.handler, story.key, story.status)];
+    let mut lines = vec![format!("{} {}  {}{reason}", story.handler, cut(&story.key, KEY), story.status)];
     if let Some(state) = &story.state {
         lines.push(format!("state        {}", state.get()));
     }
@@ -228,17 +232,9 @@ fn short(id: &str, handler: &str) -> String {
     cut(&short, ID)
 }
 
-/// The first characters, the last one a sign that there are more. A line end would break the table.
-fn cut(text: &str, width: usize) -> String {
-    let text = text.replace(['\n', '\r', '\t'], " ");
-    if text.chars().count() <= width {
-        return text;
-    }
-    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
-}
-
 /// Lines of at most so many characters, broken between words.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let text = legible(text);
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
         let Some(line) = lines.last_mut() else { break };
@@ -299,10 +295,13 @@ mod tests {
         sources.transitions[0].event_type = "X".repeat(300);
         sources.transitions[2].event = "y".repeat(300);
         sources.instance.reason = Some(format!("a\nb {long}"));
-        sources.gaps = vec![long];
+        sources.key = "k\u{1b}".repeat(500);
+        sources.gaps = vec![format!("\u{1b}[2J {long}")];
         let text = draw(&sources.tell(), false);
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
-        assert!(text.lines().next().unwrap().ends_with('…'));
+        let head = text.lines().next().unwrap();
+        assert!(head.ends_with('…') && head.contains("…  compensated: a\\nb"), "{head}");
+        assert!(!text.contains('\u{1b}'), "{text}");
     }
 
     #[test]

@@ -67,7 +67,9 @@ pub async fn sources(
         (Some(document), _) => (document.instance, document.stored),
         (None, Some((instance, time))) => {
             gaps.push(format!(
-                "its document: it was kept for a while after its end and is gone; this is from the journal, {}",
+                "its document: the bucket has none under this key{}; this is from the journal, {}",
+                // An instance is kept for a while after its end.
+                if instance.status.has_ended() { " (it has ended, and may have been kept long enough)" } else { "" },
                 time_of(time)
             ));
             (instance, time)

@@ -153,3 +153,24 @@ async fn each_input_stream_has_its_own_lag() {
     let (_, counts, positions) = world.last_record("chain").await.expect("a record");
     assert_eq!((counts.delivered, positions), (800, vec![600, 200]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_whose_host_s_words_were_deleted_is_not_said_never_to_have_run() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.deploy("order-chain", "chain", &[]);
+    let mut host = world.host(&[]);
+    world.publish(&orders(0, 10)).await;
+    until("all is decided", async || (decided(&world, "chain").await == 10).then_some(())).await;
+    host.kill();
+    for bucket in ["STATUS", "HOSTS"] {
+        world.jetstream.delete_stream(format!("KV_MILLSTREAM_{bucket}")).await.expect("it is deleted");
+    }
+    let states = [world.lag("chain")[0]["state"].take(), world.listed("chain")["state"].take()];
+    assert_eq!(states, ["not reporting", "not reporting"]);
+    assert!(world.ok(&["lag"]).trim_end().ends_with("unknown"), "nor that nobody ever said anything");
+    let _host = world.host(&[]);
+    world.in_state("chain", "running").await;
+    world.jetstream.delete_stream("KV_MILLSTREAM_STATUS").await.expect("it is deleted");
+    world.in_state("chain", "running").await;
+}

@@ -1,8 +1,9 @@
 //! What the commands for sagas say of instances, and how they refuse what cannot be.
 
+use millstream::server::Server;
 use serde_json::{Value, json};
 
-use crate::harness::{World, until};
+use crate::harness::{World, cli, until};
 use crate::services::{Answer, Command, Services};
 
 /// What a willing service says to a command.
@@ -297,12 +298,29 @@ async fn a_compensation_that_failed_is_resumed_once_somebody_asks() {
     let listed = rows(&world, &["--status", "compensation-failed"]);
     assert_eq!(listed.len(), 1);
     mended.store(true, Ordering::SeqCst);
-    let row: Value = serde_json::from_str(&world.ok(&["resume-compensation", "fulfil", "stuck", "--json"])).unwrap();
-    assert_ne!(row["status"], "compensation-failed", "{row:#}");
+    // Three people at once: each learns that it is resumed, whoever's wish came first.
+    let url = world.server.url();
+    let asks = (0..3).map(|_| {
+        let url = url.clone();
+        tokio::task::spawn_blocking(move || cli(&url, &["resume-compensation", "fulfil", "stuck", "--json"]))
+    });
+    for asked in futures::future::join_all(asks).await {
+        let output = asked.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        // One that comes late finds nothing to resume.
+        if output.status.code() == Some(2) {
+            assert!(said.contains("there is nothing to resume"), "{said}");
+            continue;
+        }
+        assert!(output.status.success(), "{said}");
+        let row: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_ne!(row["status"], "compensation-failed", "{row:#}");
+    }
     standing(&world, "stuck", "compensated").await;
     let story = story(&world, "stuck");
     let did: Vec<String> = told(&story).into_iter().map(|(_, did, _)| did).collect();
-    assert!(did.contains(&"resume at step ship; compensating".to_owned()), "{did:#?}");
+    let resumed = did.iter().filter(|did| *did == "resume at step ship; compensating").count();
+    assert_eq!(resumed, 1, "{did:#?}");
     drop(host);
 }
 
@@ -356,8 +374,54 @@ async fn a_command_is_sent_and_its_answer_awaited() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_that_cannot_be_sent_is_refused_and_nothing_is_stored() {
+async fn a_command_that_was_answered_before_has_its_answer_at_once_and_no_consumer_stays() {
     let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.stream("COMMANDS", &["order-commands.*"]).await;
+    let services = Services::start(&world.jetstream, "COMMANDS", "orders", moody).await;
+    let send = ["send", "order-commands.ReserveInventory", r#"{"order":"o-1"}"#, "--reply-subject", "orders.*"];
+    let named = [&send[..], &["--id", "mine", "--json"]].concat();
+    let first: Value = serde_json::from_str(&world.ok(&named)).unwrap();
+    world.ok(&send);
+    let again: Value = serde_json::from_str(&world.ok(&named)).unwrap();
+    assert_eq!((&again, &again["reply"]["sequence"]), (&first, &json!(1)));
+    drop(services);
+    // Its command is gone, and so is the stream's memory of its id.
+    world.jetstream.delete_stream("COMMANDS").await.unwrap();
+    world.stream("COMMANDS", &["order-commands.*"]).await;
+    let late: Value = serde_json::from_str(&world.ok(&[&named[..], &["--timeout", "1"]].concat())).unwrap();
+    assert_eq!(late["reply"], first["reply"]);
+    let mut orders = world.jetstream.get_stream("ORDERS").await.unwrap();
+    assert_eq!(orders.info().await.unwrap().state.consumer_count, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_does_not_permit_is_named() {
+    let users = r#"authorization { users: [ { user: ada, password: ada, permissions: { publish: { allow: ["$JS.API.>"] } } },
+        { user: root, password: root } ] }
+        no_auth_user: root"#;
+    let world = World::with(Server::builder().extra(users)).await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.stream("COMMANDS", &["order-commands.*"]).await;
+    let ada = world.server.url().replace("nats://", "nats://ada:ada@");
+    let module = crate::harness::module("order-fulfilment");
+    for (arguments, subject) in [
+        (&["send", "order-commands.ReserveInventory", "{}"][..], "order-commands.ReserveInventory"),
+        (&["deploy", module.to_str().unwrap(), "--no-wait"], "$O.MILLSTREAM_MODULES."),
+    ] {
+        let said = crate::harness::refused(&ada, 1, arguments);
+        assert!(said.contains(&format!("Permissions Violation for Publish to \"{subject}")), "{said}");
+        assert!(said.contains("hint: permit it to this user"), "{said}");
+    }
+    let stream = world.jetstream.get_stream("COMMANDS").await.unwrap();
+    assert_eq!(stream.cached_info().state.messages, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_cannot_be_sent_is_refused_and_nothing_is_stored() {
+    let world = World::with(Server::builder().max_payload(64 << 10)).await;
+    // Too large with its headers only.
+    let large = format!("\"{}\"", "x".repeat((64 << 10) - 2));
     world.stream("COMMANDS", &["order-commands.*"]).await;
     for name in ["ONE", "TWO"] {
         world.stream(name, &[&format!("{}.x", name.to_lowercase())]).await;
@@ -367,7 +431,20 @@ async fn a_command_that_cannot_be_sent_is_refused_and_nothing_is_stored() {
         (&["order-commands.X", "{}", "--reply-subject", "orders.*"], "no stream holds `orders.*`"),
         (&["order-commands.X", "{}", "--reply-subject", "*.x"], "held by several streams: COMMANDS, ONE, TWO"),
         (&["order-commands.*", "{}"], "`order-commands.*` is not a subject"),
+        (
+            &["order-commands.X", "{}", "--reply-subject", "orders.*", "--reply-stream", "NOPE"],
+            "there is no stream NOPE",
+        ),
+        (
+            &["order-commands.X", "{}", "--reply-subject", "orders.*", "--reply-stream", "ONE"],
+            "stream ONE does not hold `orders.*`",
+        ),
         (&["order-commands.X", "{order}"], "the payload is not JSON"),
+        (&["order-commands.X", "{}", "--id", "a\nb"], r#"--id is "a\nb""#),
+        (&["order-commands.X", "{}", "--id", ""], "--id is empty"),
+        (&["order-commands.X", "{}", "--type", ""], "--type is empty"),
+        (&["order-commands.X", "{}", "--correlation", ""], "--correlation is empty"),
+        (&["order-commands.X", &large], "the server takes 65536 (its max_payload)"),
     ];
     for (arguments, expected) in cases {
         let said = world.refused(2, &[&["send"], *arguments].concat());
@@ -388,6 +465,15 @@ async fn the_services_of_the_example_answer_its_saga() {
         ..order_services::Services::default()
     };
     let services = tokio::spawn(services.run(client));
+    // What nobody can read or answer is no reason to leave the others waiting.
+    for kind in ["ReserveInventory", "PaintTheHouse"] {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("ce-id", kind);
+        headers.insert("ce-type", kind);
+        let subject = format!("order-commands.{kind}");
+        world.jetstream.publish_with_headers(subject, headers, "{".into()).await.unwrap().await.unwrap();
+    }
+    world.jetstream.publish("order-commands.ReserveInventory", "{}".into()).await.unwrap().await.unwrap();
     place(&world, "dear").await;
     let row = standing(&world, "dear", "compensated").await;
     assert_eq!(row["reason"], "1200 cents are over the limit of 1000");

@@ -186,6 +186,7 @@ fn connection_of(environment: Environment<'_>) -> Connection {
         tlsca: path("NATS_CA"),
         tlscert: path("NATS_CERT"),
         tlskey: path("NATS_KEY"),
+        ..Connection::default()
     }
 }
 

@@ -1,0 +1,46 @@
+//! Why a handler does not run, for people. In: what its host says. Out: the same in one line, ending in what to do next. Pure.
+//! Never: adds to a reason that says so itself.
+
+use super::output::legible;
+use crate::lag::FAILING;
+
+/// The reason, with a hint where it is a person's turn and it has none.
+pub(super) fn with_hint(handler: &str, state: &str, reason: &str) -> String {
+    let reason = legible(reason);
+    if state != FAILING || reason.contains("hint: ") {
+        return reason.into_owned();
+    }
+    match event(&reason) {
+        Some((stream, sequence)) => format!(
+            "{reason}; hint: look at it with `nats stream get {stream} {sequence}`; mend the module and deploy it, or, if nobody needs \
+             the event, remove it with `nats stream rmm {stream} {sequence}` and deploy with another --label"
+        ),
+        None => format!(
+            "{reason}; hint: mend that and deploy again, or put the version before back with `millstream rollback {handler}`"
+        ),
+    }
+}
+
+/// The place of the event that a reason begins with: `event ORDERS:2 on subject ...`.
+fn event(reason: &str) -> Option<(&str, u64)> {
+    let (place, _) = reason.strip_prefix("event ")?.split_once(' ')?;
+    let (stream, sequence) = place.rsplit_once(':')?;
+    Some((stream, sequence.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_stop_ends_in_what_to_do() {
+        let reason = "event ORDERS:2 on subject orders.x cannot be applied: \u{1b}no";
+        let told = with_hint("h", FAILING, reason);
+        assert!(told.starts_with(r"event ORDERS:2 on subject orders.x cannot be applied: \u{1b}no; hint: "), "{told}");
+        assert!(told.contains("`nats stream get ORDERS 2`") && told.contains("`nats stream rmm ORDERS 2`"), "{told}");
+        assert!(with_hint("h", FAILING, "bucket h was deleted").ends_with("`millstream rollback h`"));
+        for (state, reason) in [(FAILING, "gone; hint: do this"), ("retrying", "timed out"), ("paused", "by hand")] {
+            assert_eq!(with_hint("h", state, reason), reason);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Texts that others wrote (keys, labels, reasons) as a terminal may show them. In: any text. Out: one line without controls, of
+//! bounded width. Pure. Never: changes a text that is legible and fits; `--json` has all of them as they are.
+
+use std::borrow::Cow;
+
+/// The text in one line: what would move the cursor, colour the screen or turn the direction of writing is written out.
+#[must_use]
+pub fn legible(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_hidden) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for letter in text.chars() {
+        if is_hidden(letter) {
+            shown.extend(letter.escape_default());
+        } else {
+            shown.push(letter);
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// The same, of at most `width` characters, the last one a sign that there are more.
+#[must_use]
+pub fn cut(text: &str, width: usize) -> String {
+    // What is far behind the end need not be written out.
+    let end = text.char_indices().nth(width + 1).map_or(text.len(), |(place, _)| place);
+    let shown = legible(text.get(..end).unwrap_or_default());
+    if shown.chars().count() <= width {
+        return shown.into_owned();
+    }
+    shown.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// Controls, line separators, and marks of direction.
+fn is_hidden(letter: char) -> bool {
+    letter.is_control()
+        || matches!(letter, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_written_out() {
+        for (text, shown) in [
+            ("o-1", "o-1"),
+            ("Größe 1 \"ü\" \\", "Größe 1 \"ü\" \\"),
+            ("a\nb\tc\r", "a\\nb\\tc\\r"),
+            ("\u{1b}[31mred\0\u{9b}", "\\u{1b}[31mred\\u{0}\\u{9b}"),
+            ("safe\u{202e}fdp", "safe\\u{202e}fdp"),
+        ] {
+            assert_eq!(legible(text), shown);
+        }
+    }
+
+    #[test]
+    fn long_texts_end_in_a_sign() {
+        assert_eq!(cut("abcd", 4), "abcd");
+        assert_eq!(cut("abcde", 4), "abc…");
+        assert_eq!(cut(&"ü".repeat(1024), 4), "üüü…");
+        assert_eq!(cut("\u{1b}\u{1b}", 4), "\\u{…");
+    }
+}
