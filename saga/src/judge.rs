@@ -62,6 +62,11 @@ impl Unit<'_> {
         let Some(step) = instance.steps.get(number) else { return Verdict::Ignored };
         match (instance.status, step.state) {
             (Status::Running, StepState::Sent) => Verdict::React(Reaction(Meets::Step(number))),
+            // A command that was sent again is answered again, by a service that does right; once counts.
+            (Status::Running, _) if step.has_answer(attempt, self.cause.event_type) => {
+                let did = format!("late: answer to step {}, which was answered", step.step);
+                self.late(instance, did)
+            }
             // A service may say more than one thing; the saga judges what that means.
             (Status::Running, _) => Verdict::React(Reaction(Meets::Running)),
             (Status::Compensating, StepState::Undoing) if attempt.undo => {
@@ -152,16 +157,60 @@ mod tests {
     }
 
     #[test]
-    fn a_second_answer_is_an_event_like_any_other() {
+    fn a_second_answer_is_late_and_the_handler_never_sees_it() {
         let mut trial = Trial::new();
         trial.event("e1", &[&step("pay"), &step("ship")]);
+        trial.fire("pay.deadline", &[]);
+        trial.fire("pay.retry", &[]);
         trial.answer("e2", "pay", &[]);
         trial.answer("e3", "ship", &[&reject("ship")]);
         trial.lines();
-        assert_eq!((trial.answer("e4", "pay", &[]), trial.did()), ("react".into(), "react"));
-        assert_eq!((trial.answer("e5", "ship", &[]), trial.did()), ("react".into(), "react"));
+        // The other attempt, the same one, and the step that was rejected.
+        for (id, command, step) in [("e4", "pay.2", "pay"), ("e5", "pay", "pay"), ("e6", "ship", "ship")] {
+            assert_eq!(trial.answer(id, command, &[]), "late");
+            assert_eq!(trial.did(), format!("late: answer to step {step}, which was answered"));
+            assert_eq!(trial.answer(id, command, &[]), "duplicate");
+        }
         assert_eq!(trial.steps(), "pay confirmed, ship rejected");
-        assert_eq!(trial.lines(), [""; 0]);
+        assert_eq!((trial.lines(), trial.instance.unwrap().late), (Vec::<String>::new(), 3));
+    }
+
+    #[test]
+    fn another_type_of_event_about_the_attempt_that_was_answered_is_an_event_like_any_other() {
+        let mut trial = Trial::new();
+        trial.event("e1", &[&step("pay")]);
+        trial.fire("pay.deadline", &[]);
+        trial.fire("pay.retry", &[]);
+        trial.answer("e2", "pay.2", &[]);
+        trial.lines();
+        assert_eq!(trial.typed("e3", "Receipt", "pay", &[]), "late", "it is about the other attempt");
+        assert_eq!(trial.typed("e4", "Receipt", "pay.2", &[&step("ship")]), "react");
+        assert_eq!(trial.did(), "react");
+        assert_eq!(trial.lines(), ["send ship", "wait ship.deadline"]);
+        assert_eq!(trial.typed("e5", "Declined", "pay.2", &[&reject("pay"), COMPENSATE]), "react");
+        assert_eq!(trial.steps(), "pay rejected, ship undoing");
+    }
+
+    #[test]
+    fn where_the_handler_confirmed_a_step_itself_the_last_attempt_counts_as_answered() {
+        let mut trial = Trial::new();
+        trial.event("e1", &[&step("pay")]);
+        trial.fire("pay.deadline", &[]);
+        trial.fire("pay.retry", &[]);
+        assert_eq!(trial.typed("e2", "Webhook", "", &[r#"{"confirm":{"step":"pay"}}"#]), "react");
+        assert_eq!(trial.answer("e3", "pay", &[]), "late");
+        assert_eq!(trial.answer("e4", "pay.2", &[]), "react", "it says something else than the webhook");
+        assert_eq!(trial.typed("e5", "Webhook", "pay.2", &[]), "late");
+    }
+
+    #[test]
+    fn a_step_of_a_document_that_does_not_say_what_answered_it_takes_more_answers() {
+        let mut trial = Trial::new();
+        trial.event("e1", &[&step("pay")]);
+        trial.answer("e2", "pay", &[]);
+        let pay = &mut trial.instance.as_mut().unwrap().steps[0];
+        assert_eq!((std::mem::take(&mut pay.reply_type), std::mem::take(&mut pay.reply_attempt)), ("Event".into(), 1));
+        assert_eq!(trial.answer("e3", "pay", &[]), "react");
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod rebuild;
 mod reload;
 mod saga_cli;
 mod sagas;
+mod sagas_answers;
 mod sagas_cases;
 mod sagas_crash;
 mod sagas_logs;
