@@ -5,7 +5,7 @@ use crate::compensation;
 use crate::instance::{Attempt, Instance, Status, StepState};
 use crate::outgoing::Outgoing;
 use crate::refusal::Refusal;
-use crate::unit::{Late, Meets, Reaction, Unit, Verdict};
+use crate::unit::{Late, Meets, NAME_BYTES, Reaction, Unit, Verdict};
 
 impl Unit<'_> {
     /// Judges an event. `starts`: the handler says that it may begin an instance.
@@ -19,14 +19,27 @@ impl Unit<'_> {
         out: &mut Vec<Outgoing>,
     ) -> Result<Verdict, Refusal> {
         if self.rules.stateless {
-            return Ok(Verdict::React(Reaction(Meets::Nothing)));
+            return self.check_ids().map(|()| Verdict::React(Reaction(Meets::Nothing)));
         }
-        let Some(instance) = instance else { return self.without_instance(starts) };
+        let Some(instance) = instance else {
+            let verdict = self.without_instance(starts)?;
+            return if verdict == Verdict::Ignored { Ok(verdict) } else { self.check_ids().map(|()| verdict) };
+        };
         if instance.knows(self.cause.id) {
             return Ok(Verdict::Duplicate);
         }
+        self.check_ids()?;
         let Some((number, attempt)) = instance.find(self.cause.causation) else { return self.unasked(instance) };
         Ok(self.answer(instance, number, attempt, out))
+    }
+
+    /// Refuses ids that no message could carry along: every one that follows from the event does.
+    fn check_ids(&self) -> Result<(), Refusal> {
+        let ids = [("id", self.cause.id), ("correlation id", self.cause.correlation)];
+        match ids.into_iter().find(|(_, text)| text.len() > NAME_BYTES) {
+            Some((id, text)) => Err(Refusal::LongId { id, bytes: text.len(), limit: NAME_BYTES }),
+            None => Ok(()),
+        }
     }
 
     fn without_instance(&self, starts: bool) -> Result<Verdict, Refusal> {
@@ -93,6 +106,7 @@ impl Unit<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Cause;
     use crate::trial::{COMPENSATE, COMPLETE, FAIL, Trial, done, reject, step};
 
     const LATES: [Late; 3] = [Late::Start, Late::Ignore, Late::Park];
@@ -244,6 +258,28 @@ mod tests {
         assert_eq!(trial.event("e3", &[]), "duplicate", "no new life");
         assert_eq!(trial.event("e4", &[]), "react");
         assert_eq!(trial.event("e3", &[]), "duplicate", "it belongs to the life before");
+    }
+
+    #[test]
+    fn an_event_whose_ids_no_message_could_carry_is_refused_wherever_it_would_count() {
+        let (fits, long) = ("i".repeat(NAME_BYTES), "i".repeat(NAME_BYTES + 1));
+        let refused = "refused: its id has 1025 bytes, more than the 1024 that a message of the saga may carry along";
+        let mut trial = Trial::new();
+        assert_eq!(trial.event(&long, &[&step("pay")]), refused);
+        trial.starts = false;
+        assert_eq!(trial.event(&long, &[]), "ignored", "it is nothing to the saga");
+        trial.starts = true;
+        assert_eq!(trial.event(&fits, &[&step("pay")]), "react");
+        assert_eq!(trial.answer(&long, "pay", &[]), refused);
+        trial.event("e2", &[COMPENSATE]);
+        assert_eq!(trial.answer(&long, "pay.undo", &[]), refused);
+        let mut trial = Trial::new();
+        trial.rules.stateless = true;
+        assert_eq!(trial.event(&long, &[]), refused);
+        let cause = Cause { id: "e", event_type: "E", time: 0, correlation: &long, causation: "", depth: 0 };
+        let unit = Unit { rules: &trial.rules, key: "k", cause: &cause };
+        let said = unit.judge(true, &mut None, &mut Vec::new()).unwrap_err().to_string();
+        assert!(said.starts_with("its correlation id has 1025 bytes"), "{said}");
     }
 
     #[test]

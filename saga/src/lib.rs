@@ -38,4 +38,4 @@ pub use outgoing::{DEADLINE, Message, Outgoing, RETRY};
 pub use refusal::Refusal;
 pub use subject::{is_subject, subject_matches};
 pub use timestamp::rfc3339;
-pub use unit::{Cause, Late, Reaction, Rules, Unit, Verdict};
+pub use unit::{Cause, Late, NAME_BYTES, Reaction, Rules, Unit, Verdict};
