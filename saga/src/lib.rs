@@ -14,6 +14,7 @@ pub mod effect;
 pub mod instance;
 pub mod outgoing;
 
+mod again;
 mod check;
 mod compensation;
 mod due;
