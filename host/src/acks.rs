@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use async_nats::client::PublishErrorKind;
 use async_nats::{Client, Message, StatusCode, Subscriber};
 use futures::StreamExt as _;
 use serde::Deserialize;
@@ -53,6 +54,9 @@ pub enum Error {
     /// Nobody said anything.
     #[error("no answer within {ANSWER_WITHIN:?}")]
     TimedOut,
+    /// The server takes no message of this size, so the client did not send it.
+    #[error("the message is larger than the server's max_payload")]
+    TooLarge,
     /// The client could not send it.
     #[error("connection: {0}")]
     Connection(String),
@@ -103,7 +107,10 @@ impl Acks {
         let sent = self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await;
         if let Err(error) = sent {
             lock(&self.unanswered).take(number);
-            return Err(connection(&error));
+            return Err(match error.kind() {
+                PublishErrorKind::MaxPayloadExceeded => Error::TooLarge,
+                _ => connection(&error),
+            });
         }
         Ok(Answer(receiver))
     }

@@ -31,6 +31,7 @@ use crate::settings::Settings;
 use crate::show;
 use crate::timers;
 use crate::version::Version;
+use crate::waits;
 use publisher::Publisher;
 
 pub(crate) use settling::{Held, Unsettled};
@@ -107,6 +108,8 @@ enum Error {
     #[error(transparent)]
     Timers(#[from] timers::Error),
     #[error(transparent)]
+    Waits(#[from] waits::Error),
+    #[error(transparent)]
     Alerts(#[from] alerts::Error),
     #[error("documents cannot be written: {0}")]
     Acks(#[from] acks::Error),
@@ -141,7 +144,9 @@ impl Error {
                 | journal::Error::Format { .. }
                 | journal::Error::Encode(_) => Class::Stop,
             },
-            Self::Documents(error) | Self::Pipeline(pipeline::Error::Documents(error)) => match error {
+            Self::Documents(error)
+            | Self::Waits(waits::Error::Documents(error))
+            | Self::Pipeline(pipeline::Error::Documents(error)) => match error {
                 documents::Error::NotOurs(_) | documents::Error::Foreign { .. } => Class::Stop,
                 documents::Error::Refused { .. } | documents::Error::Unreachable { .. } => Class::Retry,
             },
@@ -154,6 +159,7 @@ impl Error {
             Self::Outbox(outbox::Error::Unreachable(_))
             | Self::Timers(timers::Error::Refused(_))
             | Self::Alerts(_)
+            | Self::Waits(waits::Error::Unlisted(_) | waits::Error::Refused(_))
             | Self::Acks(_)
             | Self::Inputs(_)
             | Self::Pipeline(pipeline::Error::Inputs(_) | pipeline::Error::Lost { .. }) => Class::Retry,
@@ -308,15 +314,20 @@ impl Handler {
         let acts = self.acts(&version);
         let outbox = acts.then(|| Arc::new(self.outbox(jetstream, &version.settings, acted_through)));
         let acts = recovered.effects.iter().rev().find(|(_, _, effects)| !effects.is_empty());
-        let acting = acts.map_or(0, |(sequence, _, _)| *sequence);
+        let mut acting = acts.map_or(0, |(sequence, _, _)| *sequence);
         if let Some(outbox) = &outbox {
             self.progress.acts_through(outbox);
             for (sequence, time, effects) in recovered.effects {
                 outbox.republish(sequence, time, effects);
             }
         }
-        let mut publisher = Publisher::start(outbox.clone(), &journal, claim.id);
         let acks = Arc::new(Acks::open(&jetstream.client()).await?);
+        if version.saga.is_some() && waits::are_lost(&claim, &inputs) {
+            self.set_again(&mut claim, &inputs, &documents, &acks).await?;
+            // As if the claim had effects, so that a record tells the new positions soon.
+            acting = claim.last;
+        }
+        let mut publisher = Publisher::start(outbox.clone(), &journal, claim.id);
         let placed = positions::place(&mut claim, &inputs, version.settings.on_lost_events);
         let at: Vec<(Input, u64)> =
             inputs.into_iter().zip(&claim.positions).map(|(input, position)| (input, position.sequence)).collect();
@@ -341,6 +352,25 @@ impl Handler {
             }
         }
         ended.map(|()| Held::of(self, &pipeline))
+    }
+
+    /// Sets what instances wait for in a stream of timers that does not have it.
+    async fn set_again(
+        &self,
+        claim: &mut Claim,
+        inputs: &[Input],
+        documents: &Documents,
+        acks: &Acks,
+    ) -> Result<(), Error> {
+        show::round(documents, acks, documents.presentable()).await?;
+        let set = waits::set_again(documents, acks).await?;
+        waits::begin_anew(claim, inputs);
+        tracing::warn!(
+            handler = self.name,
+            set,
+            "the stream of timers is not the one that timers were set in; all that instances wait for is set again"
+        );
+        Ok(())
     }
 
     /// Decides and shows until something ends it.

@@ -16,6 +16,7 @@
 //! | `journal.rs` | one record decides one batch | compare-and-set: two owners are impossible |
 //! | `show.rs` | documents go into the bucket | compare-and-set per key, one write in flight per key |
 //! | `outbox.rs`, `timers.rs` | effects are published, timers are set | an effect's id is its message id; none is given up |
+//! | `waits.rs` | sets timers again whose stream is lost | the same ids; the instances decide |
 //! | `alerts.rs` | a stream for what a person should know | a user's stream for it is left alone |
 //! | `publication.rs`, `acks.rs` | whole envelopes, acknowledgements | what is written is what `envelope.rs` reads |
 //! | `claim.rs`, `positions.rs`, `handler.rs` | take a handler, recover, run, begin again | the last record alone is enough |
@@ -86,3 +87,4 @@ pub mod supervisor;
 pub mod survey;
 pub mod timers;
 pub mod version;
+mod waits;

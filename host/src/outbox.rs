@@ -1,6 +1,7 @@
 //! The step after a commit: the effects of a record are published. In: effects of committed records, in their order. Out:
 //! messages with whole envelopes, schedules for timers, and the journal sequence up to which all of it is stored
-//! (`acted_through`). Never: decides; gives up an effect; lets one subject that nobody holds stop the others.
+//! (`acted_through`). Never: decides; gives up an effect; lets one subject that nobody holds, or one message that no stream takes,
+//! stop the others.
 //!
 //! Once each: an effect's id is its message id, so a stream takes it once within its duplicate window. What may be older than half
 //! that window is looked for in the stream before it is sent, after a recovery, a pause or a long failure alike.
@@ -20,6 +21,7 @@ mod effect;
 mod flight;
 mod lane;
 mod queue;
+mod refused;
 mod rendering;
 mod stamp;
 mod targets;

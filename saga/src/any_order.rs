@@ -218,7 +218,8 @@ fn handler(plan: Plan, state: Option<&RawValue>, given: &Given) -> Answer {
             effects.push(timer("patience", 1000));
         }
         None if given.due.is_some() => effects.push(COMPENSATE.into()),
-        Some(("Ok", step)) if !state.contains(step) => {
+        // It does not ask whether it knows that already: a second answer must not come here.
+        Some(("Ok", step)) => {
             state.push_str(step);
             match (state.len(), plan.at_once) {
                 (4, _) => effects.push(COMPLETE.into()),
@@ -226,7 +227,7 @@ fn handler(plan: Plan, state: Option<&RawValue>, given: &Given) -> Answer {
                 (_, true) => {}
             }
         }
-        // Even if it said yes before: the service has the last word.
+        // Even if it said yes before to the same attempt: the service has the last word.
         Some(("No", step)) => effects.extend([reject(step), COMPENSATE.into()]),
         _ => {}
     }

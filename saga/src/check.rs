@@ -5,7 +5,7 @@ use crate::effect::{Effect, Undo};
 use crate::instance::{Instance, StepState};
 use crate::refusal::Refusal;
 use crate::subject::{is_subject, subject_matches};
-use crate::unit::{Meets, Unit};
+use crate::unit::{Meets, NAME_BYTES, Unit};
 
 /// Refuses the first effect that cannot be.
 pub(crate) fn effects(
@@ -30,6 +30,9 @@ pub(crate) fn effects(
         }
         if unit.rules.stateless && !is_stateless(effect) {
             return Err(Refusal::Stateless { effect: name(effect) });
+        }
+        if let Some((what, bytes)) = names(effect).into_iter().find(|(_, bytes)| *bytes > NAME_BYTES) {
+            return Err(Refusal::LongName { effect: name(effect), name: what, bytes, limit: NAME_BYTES });
         }
         messages(unit, effect)?;
         steps.check(effect)?;
@@ -209,6 +212,36 @@ fn name(effect: &Effect) -> String {
     }
 }
 
+/// What a header or a subject must hold, and its bytes.
+fn names(effect: &Effect) -> Vec<(&'static str, usize)> {
+    let undo = |undo: &Option<Undo>| {
+        let lengths = undo.as_ref().map(|undo| [("subject", undo.subject.len()), ("type", undo.command_type.len())]);
+        lengths.into_iter().flatten().collect::<Vec<_>>()
+    };
+    let mut names = match effect {
+        Effect::Send(send) => vec![
+            ("subject", send.subject.len()),
+            ("type", send.command_type.len()),
+            ("step", send.step.as_ref().map_or(0, String::len)),
+        ],
+        Effect::Publish(publish) => vec![("subject", publish.subject.len()), ("type", publish.event_type.len())],
+        Effect::Done(done) => vec![("step", done.step.len())],
+        Effect::Timer(timer) => vec![("name", timer.name.len())],
+        Effect::Cancel(_)
+        | Effect::Confirm(_)
+        | Effect::Reject(_)
+        | Effect::Compensate(_)
+        | Effect::Complete
+        | Effect::Fail(_) => Vec::new(),
+    };
+    match effect {
+        Effect::Send(send) => names.extend(undo(&send.undo)),
+        Effect::Done(done) => names.extend(undo(&done.undo)),
+        _ => {}
+    }
+    names
+}
+
 /// The bytes of all texts in an effect.
 fn size(effect: &Effect) -> usize {
     let undo = |undo: &Option<Undo>| {
@@ -293,6 +326,22 @@ mod tests {
             assert!(trial.instance.is_none());
             trial.event("e0", &[]);
             assert_eq!(trial.event("e1", effects), fate);
+        }
+    }
+
+    #[test]
+    fn what_no_header_or_subject_could_hold_is_refused() {
+        let long = "x".repeat(1025);
+        let cases = [
+            (timer(&long, 1), "name"),
+            (done(&long), "step"),
+            (step(&long), "subject"),
+            (format!(r#"{{"publish":{{"subject":"shop.{long}","type":"E","payload":1}}}}"#), "subject"),
+            (format!(r#"{{"publish":{{"subject":"shop.e","type":"{long}","payload":1}}}}"#), "type"),
+        ];
+        for (effect, what) in cases {
+            let fate = Trial::new().event("e1", &[&effect]);
+            assert!(fate.contains(&format!("has a {what} of 10")) && fate.contains("1024 allowed"), "{fate}");
         }
     }
 

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use crate::compensation;
 use crate::effect::Retry;
 use crate::id::scatter;
-use crate::instance::{Attempt, Instance, Status, StepState, json};
+use crate::instance::{Attempt, Instance, Status, Step, StepState, json};
 use crate::outgoing::{Outgoing, Sender};
 use crate::unit::{Meets, Reaction, Unit};
 
@@ -143,13 +143,13 @@ impl Unit<'_> {
         let Instance { correlation, life, steps, .. } = &mut *instance;
         let step = steps.get_mut(number)?;
         let retry = step.retry(attempt.undo);
-        let before = if attempt.undo { step.undo_attempts_before } else { 0 };
-        let tried = attempt.number.saturating_sub(before);
+        let tried = tried(step, attempt);
         let what = if attempt.undo { format!("undo of step {}", step.step) } else { format!("step {}", step.step) };
         let within = milliseconds(step.within(attempt.undo).unwrap_or_default());
         if tried <= retry.times && (attempt.undo || step.payload.is_some()) {
             step.backing_off = true;
-            Sender { unit: *self, correlation, life, out }.back_off(step, id, wait(retry, tried, id));
+            let after = wait_before_retry(step, attempt, id);
+            Sender { unit: *self, correlation, life, out }.back_off(step, id, after);
             return Some(format!("{what}: no answer within {within}, attempt {}", attempt.number));
         }
         let times = if tried == 1 { String::new() } else { format!(", {tried} times") };
@@ -187,6 +187,16 @@ fn waiting(id: &str, backing_off: bool, instance: &Instance) -> Option<(usize, A
     let status = if attempt.undo { Status::Compensating } else { Status::Running };
     let same = instance.status == status && step.awaits() == Some(attempt) && step.backing_off == backing_off;
     same.then_some((number, attempt))
+}
+
+/// How many tries there were, this one included, since somebody resumed.
+fn tried(step: &Step, attempt: Attempt) -> u32 {
+    attempt.number.saturating_sub(if attempt.undo { step.undo_attempts_before } else { 0 })
+}
+
+/// Milliseconds after this attempt, whose command has this id, until the next.
+pub(crate) fn wait_before_retry(step: &Step, attempt: Attempt, id: &str) -> u64 {
+    wait(step.retry(attempt.undo), tried(step, attempt), id)
 }
 
 /// Twice as long each time, and a little longer by chance, so that what failed at once does not come back at once.

@@ -188,6 +188,8 @@ impl Unit<'_> {
             undo,
             irreversible,
             reply: None,
+            reply_type: String::new(),
+            reply_attempt: 0,
             reason: None,
             undo_attempt: 0,
             undo_attempts_before: 0,
@@ -208,13 +210,17 @@ impl Unit<'_> {
     }
 
     fn answered(&self, number: usize, instance: &mut Instance, state: StepState, out: &mut Vec<Outgoing>) {
+        let answered = instance.find(self.cause.causation).filter(|(answered, _)| *answered == number);
         let Instance { correlation, life, steps, .. } = instance;
         let Some(step) = steps.get_mut(number) else { return };
         if step.state == StepState::Sent {
+            let tried = answered.map_or(step.attempt, |(_, attempt)| attempt.number);
             Sender { unit: *self, correlation, life, out }.stop(step);
             step.backing_off = false;
             step.payload = None;
             step.reply = Some(self.cause.id.to_owned());
+            self.cause.event_type.clone_into(&mut step.reply_type);
+            step.reply_attempt = tried;
         }
         step.state = state;
     }

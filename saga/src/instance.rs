@@ -98,6 +98,12 @@ pub struct Step {
     /// Id of the event that answered it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply: Option<String>,
+    /// That event's type.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reply_type: String,
+    /// Which attempt it answered; the last one if it names none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reply_attempt: u32,
     /// Why it was rejected or could not be taken back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -279,6 +285,14 @@ impl Step {
         };
         let what = if attempt.undo { "the undo of step" } else { "step" };
         (is_answered && attempt.number == last).then(|| format!("{what} {}", self.step))
+    }
+
+    /// Whether an answer to this try says nothing new: of the type that came before, or to another try than that one was.
+    pub(crate) fn has_answer(&self, attempt: Attempt, event_type: &str) -> bool {
+        self.reply.is_some()
+            && self.state != StepState::Sent
+            && self.reply_attempt != 0
+            && (self.reply_attempt != attempt.number || self.reply_type == event_type)
     }
 
     /// The command id of a try.

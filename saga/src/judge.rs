@@ -5,7 +5,7 @@ use crate::compensation;
 use crate::instance::{Attempt, Instance, Status, StepState};
 use crate::outgoing::Outgoing;
 use crate::refusal::Refusal;
-use crate::unit::{Late, Meets, Reaction, Unit, Verdict};
+use crate::unit::{Late, Meets, NAME_BYTES, Reaction, Unit, Verdict};
 
 impl Unit<'_> {
     /// Judges an event. `starts`: the handler says that it may begin an instance.
@@ -19,14 +19,27 @@ impl Unit<'_> {
         out: &mut Vec<Outgoing>,
     ) -> Result<Verdict, Refusal> {
         if self.rules.stateless {
-            return Ok(Verdict::React(Reaction(Meets::Nothing)));
+            return self.check_ids().map(|()| Verdict::React(Reaction(Meets::Nothing)));
         }
-        let Some(instance) = instance else { return self.without_instance(starts) };
+        let Some(instance) = instance else {
+            let verdict = self.without_instance(starts)?;
+            return if verdict == Verdict::Ignored { Ok(verdict) } else { self.check_ids().map(|()| verdict) };
+        };
         if instance.knows(self.cause.id) {
             return Ok(Verdict::Duplicate);
         }
+        self.check_ids()?;
         let Some((number, attempt)) = instance.find(self.cause.causation) else { return self.unasked(instance) };
         Ok(self.answer(instance, number, attempt, out))
+    }
+
+    /// Refuses ids that no message could carry along: every one that follows from the event does.
+    fn check_ids(&self) -> Result<(), Refusal> {
+        let ids = [("id", self.cause.id), ("correlation id", self.cause.correlation)];
+        match ids.into_iter().find(|(_, text)| text.len() > NAME_BYTES) {
+            Some((id, text)) => Err(Refusal::LongId { id, bytes: text.len(), limit: NAME_BYTES }),
+            None => Ok(()),
+        }
     }
 
     fn without_instance(&self, starts: bool) -> Result<Verdict, Refusal> {
@@ -62,6 +75,11 @@ impl Unit<'_> {
         let Some(step) = instance.steps.get(number) else { return Verdict::Ignored };
         match (instance.status, step.state) {
             (Status::Running, StepState::Sent) => Verdict::React(Reaction(Meets::Step(number))),
+            // A command that was sent again is answered again, by a service that does right; once counts.
+            (Status::Running, _) if step.has_answer(attempt, self.cause.event_type) => {
+                let did = format!("late: answer to step {}, which was answered", step.step);
+                self.late(instance, did)
+            }
             // A service may say more than one thing; the saga judges what that means.
             (Status::Running, _) => Verdict::React(Reaction(Meets::Running)),
             (Status::Compensating, StepState::Undoing) if attempt.undo => {
@@ -88,6 +106,7 @@ impl Unit<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Cause;
     use crate::trial::{COMPENSATE, COMPLETE, FAIL, Trial, done, reject, step};
 
     const LATES: [Late; 3] = [Late::Start, Late::Ignore, Late::Park];
@@ -152,16 +171,60 @@ mod tests {
     }
 
     #[test]
-    fn a_second_answer_is_an_event_like_any_other() {
+    fn a_second_answer_is_late_and_the_handler_never_sees_it() {
         let mut trial = Trial::new();
         trial.event("e1", &[&step("pay"), &step("ship")]);
+        trial.fire("pay.deadline", &[]);
+        trial.fire("pay.retry", &[]);
         trial.answer("e2", "pay", &[]);
         trial.answer("e3", "ship", &[&reject("ship")]);
         trial.lines();
-        assert_eq!((trial.answer("e4", "pay", &[]), trial.did()), ("react".into(), "react"));
-        assert_eq!((trial.answer("e5", "ship", &[]), trial.did()), ("react".into(), "react"));
+        // The other attempt, the same one, and the step that was rejected.
+        for (id, command, step) in [("e4", "pay.2", "pay"), ("e5", "pay", "pay"), ("e6", "ship", "ship")] {
+            assert_eq!(trial.answer(id, command, &[]), "late");
+            assert_eq!(trial.did(), format!("late: answer to step {step}, which was answered"));
+            assert_eq!(trial.answer(id, command, &[]), "duplicate");
+        }
         assert_eq!(trial.steps(), "pay confirmed, ship rejected");
-        assert_eq!(trial.lines(), [""; 0]);
+        assert_eq!((trial.lines(), trial.instance.unwrap().late), (Vec::<String>::new(), 3));
+    }
+
+    #[test]
+    fn another_type_of_event_about_the_attempt_that_was_answered_is_an_event_like_any_other() {
+        let mut trial = Trial::new();
+        trial.event("e1", &[&step("pay")]);
+        trial.fire("pay.deadline", &[]);
+        trial.fire("pay.retry", &[]);
+        trial.answer("e2", "pay.2", &[]);
+        trial.lines();
+        assert_eq!(trial.typed("e3", "Receipt", "pay", &[]), "late", "it is about the other attempt");
+        assert_eq!(trial.typed("e4", "Receipt", "pay.2", &[&step("ship")]), "react");
+        assert_eq!(trial.did(), "react");
+        assert_eq!(trial.lines(), ["send ship", "wait ship.deadline"]);
+        assert_eq!(trial.typed("e5", "Declined", "pay.2", &[&reject("pay"), COMPENSATE]), "react");
+        assert_eq!(trial.steps(), "pay rejected, ship undoing");
+    }
+
+    #[test]
+    fn where_the_handler_confirmed_a_step_itself_the_last_attempt_counts_as_answered() {
+        let mut trial = Trial::new();
+        trial.event("e1", &[&step("pay")]);
+        trial.fire("pay.deadline", &[]);
+        trial.fire("pay.retry", &[]);
+        assert_eq!(trial.typed("e2", "Webhook", "", &[r#"{"confirm":{"step":"pay"}}"#]), "react");
+        assert_eq!(trial.answer("e3", "pay", &[]), "late");
+        assert_eq!(trial.answer("e4", "pay.2", &[]), "react", "it says something else than the webhook");
+        assert_eq!(trial.typed("e5", "Webhook", "pay.2", &[]), "late");
+    }
+
+    #[test]
+    fn a_step_of_a_document_that_does_not_say_what_answered_it_takes_more_answers() {
+        let mut trial = Trial::new();
+        trial.event("e1", &[&step("pay")]);
+        trial.answer("e2", "pay", &[]);
+        let pay = &mut trial.instance.as_mut().unwrap().steps[0];
+        assert_eq!((std::mem::take(&mut pay.reply_type), std::mem::take(&mut pay.reply_attempt)), ("Event".into(), 1));
+        assert_eq!(trial.answer("e3", "pay", &[]), "react");
     }
 
     #[test]
@@ -195,6 +258,28 @@ mod tests {
         assert_eq!(trial.event("e3", &[]), "duplicate", "no new life");
         assert_eq!(trial.event("e4", &[]), "react");
         assert_eq!(trial.event("e3", &[]), "duplicate", "it belongs to the life before");
+    }
+
+    #[test]
+    fn an_event_whose_ids_no_message_could_carry_is_refused_wherever_it_would_count() {
+        let (fits, long) = ("i".repeat(NAME_BYTES), "i".repeat(NAME_BYTES + 1));
+        let refused = "refused: its id has 1025 bytes, more than the 1024 that a message of the saga may carry along";
+        let mut trial = Trial::new();
+        assert_eq!(trial.event(&long, &[&step("pay")]), refused);
+        trial.starts = false;
+        assert_eq!(trial.event(&long, &[]), "ignored", "it is nothing to the saga");
+        trial.starts = true;
+        assert_eq!(trial.event(&fits, &[&step("pay")]), "react");
+        assert_eq!(trial.answer(&long, "pay", &[]), refused);
+        trial.event("e2", &[COMPENSATE]);
+        assert_eq!(trial.answer(&long, "pay.undo", &[]), refused);
+        let mut trial = Trial::new();
+        trial.rules.stateless = true;
+        assert_eq!(trial.event(&long, &[]), refused);
+        let cause = Cause { id: "e", event_type: "E", time: 0, correlation: &long, causation: "", depth: 0 };
+        let unit = Unit { rules: &trial.rules, key: "k", cause: &cause };
+        let said = unit.judge(true, &mut None, &mut Vec::new()).unwrap_err().to_string();
+        assert!(said.starts_with("its correlation id has 1025 bytes"), "{said}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod effect;
 pub mod instance;
 pub mod outgoing;
 
+mod again;
 mod check;
 mod compensation;
 mod due;
@@ -38,4 +39,4 @@ pub use outgoing::{DEADLINE, Message, Outgoing, RETRY};
 pub use refusal::Refusal;
 pub use subject::{is_subject, subject_matches};
 pub use timestamp::rfc3339;
-pub use unit::{Cause, Late, Reaction, Rules, Unit, Verdict};
+pub use unit::{Cause, Late, NAME_BYTES, Reaction, Rules, Unit, Verdict};

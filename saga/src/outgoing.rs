@@ -150,9 +150,13 @@ impl Sender<'_> {
         let letter = Letter { id: id.clone(), subject, event_type, command: true, payload };
         self.push(letter, Some(step.step.clone()), attempt.number, within);
         if let Some(within) = within {
-            let timer = format!("{id}{DEADLINE}");
-            self.wait(timer, within, Waiting::Deadline { step: step.step.clone(), id });
+            self.deadline(step, id, within);
         }
+    }
+
+    /// The deadline of the command with this id.
+    pub(crate) fn deadline(&mut self, step: &Step, id: String, within: u64) {
+        self.wait(format!("{id}{DEADLINE}"), within, Waiting::Deadline { step: step.step.clone(), id });
     }
 
     /// The wait before the next try at this step.

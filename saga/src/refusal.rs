@@ -43,6 +43,28 @@ pub enum Refusal {
         /// Most of one effect.
         limit: usize,
     },
+    /// What would be copied into every message has no bound of its own.
+    #[error("its {id} has {bytes} bytes, more than the {limit} that a message of the saga may carry along")]
+    LongId {
+        /// Which id.
+        id: &'static str,
+        /// Its bytes.
+        bytes: usize,
+        /// Most of an id.
+        limit: usize,
+    },
+    /// No message could carry it.
+    #[error("{effect} has a {name} of {bytes} bytes, more than the {limit} allowed")]
+    LongName {
+        /// The effect.
+        effect: String,
+        /// What is too long.
+        name: &'static str,
+        /// Its bytes.
+        bytes: usize,
+        /// Most of a name.
+        limit: usize,
+    },
     /// Only an instance has steps and timers and an end.
     #[error("{effect} needs an instance, and this handler keeps none")]
     Stateless {

@@ -56,8 +56,13 @@ impl Trial {
 
     /// An event that a command caused: `pay`, `pay.2`, `pay.undo`.
     pub(crate) fn answer(&mut self, id: &str, command: &str, effects: &[&str]) -> String {
+        self.typed(id, "Event", command, effects)
+    }
+
+    /// The same, of this type.
+    pub(crate) fn typed(&mut self, id: &str, event_type: &str, command: &str, effects: &[&str]) -> String {
         let causation = if command.is_empty() { String::new() } else { self.id_of(command) };
-        let given = Given { id: id.into(), event_type: "Event".into(), causation, depth: 0, due: None };
+        let given = Given { id: id.into(), event_type: event_type.into(), causation, depth: 0, due: None };
         let effects = effects.iter().map(|effect| String::from(*effect)).collect();
         self.give(&given, |_, _| (None, effects))
     }

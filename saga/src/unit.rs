@@ -27,6 +27,10 @@ pub struct Rules<'a> {
     pub max_depth: u32,
 }
 
+/// Most bytes of an id, of a name and of a subject. Ids of an event are copied into every message that it leads to, and a stream
+/// takes 64 KiB of headers; a subject must fit the server's control line of 4 KiB.
+pub const NAME_BYTES: usize = 1024;
+
 impl Default for Rules<'_> {
     fn default() -> Self {
         Self {

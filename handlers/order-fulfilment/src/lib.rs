@@ -324,6 +324,21 @@ mod tests {
     }
 
     #[test]
+    fn a_service_that_answers_both_attempts_charges_once() {
+        let scenario = saga::<OrderFulfilment>().when(placed());
+        let first = scenario.last_sent()[0].id.clone();
+        let scenario = scenario.advance(seconds(40));
+        let second = scenario.last_sent()[0].id.clone();
+        scenario
+            .when(done("InventoryReserved").causation(first))
+            .then_commands(["ChargePayment"])
+            .when(done("InventoryReserved").causation(second))
+            .then_commands([])
+            .reply("charge", done("PaymentCharged"))
+            .then_commands(["BookShipping"]);
+    }
+
+    #[test]
     fn answers_to_no_order_and_to_an_order_that_is_over_are_ignored() {
         saga::<OrderFulfilment>().when(done("PaymentCharged")).then_ignored().then_no_instance("o-1");
         saga::<OrderFulfilment>()

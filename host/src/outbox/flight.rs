@@ -17,7 +17,7 @@ use super::effect::Effect;
 use super::lane::Step;
 use super::stamp::Stamp;
 use super::targets::Target;
-use super::{Error, Outbox, lock, rendering};
+use super::{Error, Outbox, lock, refused, rendering};
 use crate::acks::{self, Ack, Acks, Answer};
 use crate::clock;
 use crate::crash;
@@ -195,6 +195,10 @@ impl Outbox {
             }
             Done::Sent { lane, target, effect, answer: Err(error) } => {
                 counts.failed += 1;
+                if let Some(reason) = refused::reason(&error, &target.stream) {
+                    queue.refused(&lane, effect, reason, now);
+                    return;
+                }
                 self.targets.forget(&target);
                 queue.failed(&lane, effect, error.to_string(), now);
             }

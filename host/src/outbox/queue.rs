@@ -20,6 +20,7 @@ use super::Undelivered;
 use super::deferred::{Deferred, Fate};
 use super::effect::Effect;
 use super::lane::{Lane, Step, Trouble};
+use super::refused::{Refused, Said};
 use super::stamp::Stamp;
 use super::targets::Target;
 use super::turns::Turns;
@@ -38,6 +39,7 @@ pub(super) struct Queue {
     line: VecDeque<Arc<str>>,
     pauses: BTreeSet<(Instant, Arc<str>)>,
     deferred: Deferred,
+    refused: Refused,
     /// Journal sequences and how many of their effects are left.
     records: VecDeque<(u64, usize)>,
     acted_through: u64,
@@ -55,6 +57,7 @@ impl Queue {
             line: VecDeque::new(),
             pauses: BTreeSet::new(),
             deferred: Deferred::default(),
+            refused: Refused::default(),
             records: VecDeque::new(),
             acted_through,
             next_order: 0,
@@ -181,6 +184,10 @@ impl Queue {
         while let Some(deadline) = self.deferred.pop_due(instant) {
             self.place(deadline);
         }
+        while let Some((name, effect)) = self.refused.pop_due(instant) {
+            self.lanes.entry(Arc::clone(&name)).or_default().insert(effect);
+            self.line_up(&name);
+        }
         while self.pauses.first().is_some_and(|(until, _)| *until <= instant) {
             if let Some((_, name)) = self.pauses.pop_first() {
                 self.line_up(&name);
@@ -203,7 +210,7 @@ impl Queue {
     /// When to look again though nothing has happened.
     pub(super) fn next_pause(&self) -> Option<Instant> {
         let pause = self.pauses.first().map(|(until, _)| *until);
-        pause.into_iter().chain(self.deferred.next()).min()
+        pause.into_iter().chain(self.deferred.next()).chain(self.refused.next()).min()
     }
 
     /// The lane's stream is known, or that there is none, or why nobody knows.
@@ -300,18 +307,32 @@ impl Queue {
         self.pause(name, reason, now);
     }
 
-    /// What cannot be delivered at present: how many, and the first of each subject.
+    /// The stream takes others, but not this effect. It keeps its instance's turn, and the lane goes on.
+    pub(super) fn refused(&mut self, name: &Arc<str>, effect: Box<Effect>, reason: String, now: Instant) {
+        if let Some(lane) = self.lanes.get_mut(name) {
+            lane.in_flight.remove(&effect.hash());
+            lane.trouble = None;
+        }
+        self.refused.set_aside(name, effect, reason, now);
+        self.line_up(name);
+    }
+
+    /// What cannot be delivered at present: how many, and the first of each subject, those that are refused themselves before
+    /// those that wait.
     pub(super) fn undelivered(&self, most: usize) -> (usize, Vec<Undelivered>) {
         let mut troubled: Vec<(&Arc<str>, &Lane, &Trouble)> =
             self.lanes.iter().filter_map(|(name, lane)| Some((name, lane, lane.trouble.as_ref()?))).collect();
         troubled.sort_by_key(|(name, _, _)| *name);
         let of_each = (most / troubled.len().max(1)).max(1);
-        let mut count = 0;
-        let mut listed = Vec::new();
+        let mut listed: Vec<Undelivered> = self.refused.listed().cloned().collect();
+        let behind = self.behind_refused();
+        let mut count = listed.len() + behind.len();
         for (name, lane, trouble) in troubled {
-            let waiting = lane.waiting.iter().chain(lane.held.values()).map(|effect| (effect.key(), effect.id()));
+            let others = lane.waiting.iter().chain(lane.held.values());
+            let others = others.filter(|effect| self.refused.concerns(effect).is_none());
+            let waiting: Vec<_> = others.map(|effect| (effect.key(), effect.id())).collect();
             let trying = trouble.trying.iter().map(|(key, id)| (key.as_str(), id.as_str()));
-            count += lane.waiting.len() + lane.held.len() + trying.len();
+            count += waiting.len() + trying.len();
             listed.extend(trying.chain(waiting).take(of_each).map(|(key, id)| Undelivered {
                 key: key.to_owned(),
                 subject: name.to_string(),
@@ -319,8 +340,31 @@ impl Queue {
                 reason: trouble.reason.clone(),
             }));
         }
+        listed.extend(behind);
         listed.truncate(most);
         (count, listed)
+    }
+
+    /// What waits for an effect of its instance that is refused.
+    fn behind_refused(&self) -> Vec<Undelivered> {
+        let waits = |name: &Arc<str>, effect: &Effect| match self.refused.concerns(effect)? {
+            Said::Itself => None,
+            Said::Behind(before) => Some(Undelivered {
+                key: effect.key().to_owned(),
+                subject: name.to_string(),
+                id: effect.id().to_owned(),
+                reason: format!("waits for {before}, which is refused"),
+            }),
+        };
+        let mut behind: Vec<(u64, Undelivered)> = Vec::new();
+        if self.refused.listed().next().is_some() {
+            for (name, lane) in &self.lanes {
+                let effects = lane.waiting.iter().chain(lane.held.values());
+                behind.extend(effects.filter_map(|effect| Some((effect.order, waits(name, effect)?))));
+            }
+        }
+        behind.sort_by_key(|(order, _)| *order);
+        behind.into_iter().map(|(_, undelivered)| undelivered).collect()
     }
 
     fn pause(&mut self, name: &Arc<str>, reason: String, now: Instant) {
@@ -348,6 +392,7 @@ impl Queue {
             let fate = self.deferred.acknowledged(deadline, now);
             self.meet(fate);
         }
+        self.refused.forget(&effect);
         if !effect.gives_way {
             self.pass_on(effect.hash(), effect.order);
         }
@@ -473,6 +518,41 @@ mod tests {
         assert_eq!((of("a"), of("b")), (vec!["a1".into(), "a2".into()], vec!["b1".into(), "b2".into()]));
         assert_eq!(bench.queue.acted_through(), 9);
         assert!(bench.queue.lanes.is_empty() && bench.queue.turns.is_empty(), "what is idle is forgotten");
+    }
+
+    #[test]
+    fn what_is_refused_for_itself_holds_back_its_instance_and_nothing_else() {
+        let mut bench = Bench::new();
+        bench.queue.push(8, bench.now, vec![message("a1", "s", "a"), message("b1", "s", "b")]);
+        bench.queue.push(9, bench.now, vec![message("a2", "other", "a"), message("c1", "s", "c")]);
+        for (lane, effect) in bench.sendable() {
+            match effect.id() {
+                "a1" => bench.queue.refused(&lane, effect, "too large".to_owned(), bench.instant),
+                _ => bench.queue.sent(&lane, effect, bench.instant),
+            }
+        }
+        assert!(bench.sendable().is_empty(), "it is not tried at once");
+        let said = |bench: &Bench| {
+            let (count, listed) = bench.queue.undelivered(9);
+            (count, listed.into_iter().map(|one| (one.id, one.subject, one.reason)).collect::<Vec<_>>())
+        };
+        let refused = ("a1".to_owned(), "s".to_owned(), "too large".to_owned());
+        let behind = ("a2".to_owned(), "other".to_owned(), "waits for a1, which is refused".to_owned());
+        assert_eq!(said(&bench), (2, vec![refused, behind]));
+        bench.queue.push(10, bench.now, vec![message("d1", "s", "d")]);
+        let (lane, effect) = bench.sendable().remove(0);
+        assert_eq!(effect.id(), "d1", "the lane goes on, though idle lanes are forgotten");
+        bench.queue.sent(&lane, effect, bench.instant);
+        bench.instant = bench.queue.next_pause().unwrap();
+        let (lane, effect) = bench.sendable().remove(0);
+        assert_eq!((effect.id(), said(&bench).0, bench.queue.acted_through()), ("a1", 2, 7));
+        bench.queue.sent(&lane, effect, bench.instant);
+        let (lane, effect) = bench.sendable().remove(0);
+        assert_eq!(effect.id(), "a2");
+        bench.queue.sent(&lane, effect, bench.instant);
+        assert!(bench.sendable().is_empty());
+        assert_eq!((said(&bench), bench.queue.acted_through()), ((0, Vec::new()), 10));
+        assert!(bench.queue.lanes.is_empty() && bench.queue.turns.is_empty() && bench.queue.effects == 0);
     }
 
     #[test]

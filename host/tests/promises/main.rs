@@ -31,6 +31,7 @@ mod rehearsal;
 mod reload;
 mod saga_cli;
 mod sagas;
+mod sagas_answers;
 mod sagas_cases;
 mod sagas_crash;
 mod sagas_generations;

@@ -82,6 +82,62 @@ async fn what_a_saga_may_not_ask_for_stops_it_at_that_event_and_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_id_no_message_could_carry_along_is_named() {
+    let world = world().await;
+    world.deploy("scripted", "long", &[]);
+    let _host = world.host(&[]);
+    let script = json!({ "key": "k", "starts": true, "asks": [send("script-commands.fine", 10)] });
+    tell(&world, "scripts.Told", &script).await;
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("ce-id", "i".repeat(33_000));
+    let publish = world.jetstream.publish_with_headers("scripts.Told", headers, script.to_string().into()).await;
+    publish.expect("the server is there").await.expect("it is stored");
+    let row = world.in_state("long", "failing").await;
+    let said = row["reason"].as_str().expect("a reason");
+    let expected = "its id has 33000 bytes, more than the 1024 that a message of the saga may carry along";
+    assert!(said.contains("SCRIPTS:2 ") && said.contains("(refused)") && said.contains(expected), "{said}");
+    let commands = until("what came before is done", async || {
+        Some(stored(&world.jetstream, "COMMANDS").await).filter(|commands| !commands.is_empty())
+    })
+    .await;
+    assert_eq!(commands.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_too_large_for_its_stream_is_listed_alone_and_the_others_go() {
+    const TOLD: usize = 100;
+    let world = World::new().await;
+    world.stream("SCRIPTS", &["scripts.>"]).await;
+    let config = async_nats::jetstream::stream::Config {
+        name: "COMMANDS".to_owned(),
+        subjects: vec!["script-commands.*".to_owned()],
+        max_message_size: 2000,
+        ..Default::default()
+    };
+    world.jetstream.create_stream(config).await.expect("stream is made");
+    world.deploy("scripted", "large", &[]);
+    let _host = world.host(&[]);
+    let script = |key: &str, letters: usize| json!({ "key": key, "starts": true, "asks": [send("script-commands.fine", letters)] });
+    tell(&world, "scripts.Told", &script("large", 3000)).await;
+    for number in 0..TOLD {
+        tell(&world, "scripts.Told", &script(&format!("k{number}"), 10)).await;
+    }
+    let commands = until("the others go", async || {
+        Some(stored(&world.jetstream, "COMMANDS").await).filter(|commands| commands.len() >= TOLD)
+    })
+    .await;
+    assert_eq!(commands.len(), TOLD);
+    let warned = until("the warning", async || {
+        let output = world.cli(&["sagas", "large"]);
+        let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+        stderr.contains("warning: ").then_some(stderr)
+    })
+    .await;
+    assert!(warned.contains("1 effects of large cannot be delivered yet"), "{warned}");
+    assert!(warned.contains("(10054); hint: let stream COMMANDS take larger messages"), "{warned}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_saga_that_answers_itself_is_stopped_at_the_depth_that_is_set() {
     let world = world().await;
     world.deploy("scripted", "echo", &["--set", "max_depth=5"]);

@@ -156,6 +156,48 @@ impl Stored {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn timers_whose_stream_is_deleted_while_the_host_is_stopped_are_set_again_and_fire_once() {
+    for came in [false, true] {
+        lose_timers(true, came).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn timers_whose_stream_is_deleted_while_the_host_runs_are_set_again_and_fire_once() {
+    lose_timers(false, true).await;
+}
+
+/// Deletes the stream of timers; `came`: after a timer of it was decided.
+async fn lose_timers(stopped: bool, came: bool) {
+    const SOON: u64 = 6000;
+    let world = office().await;
+    let mut host = world.host(&[]);
+    // One is far away, one comes soon, and one is over.
+    let first = if came { 50 } else { 24 * HOUR };
+    publish(&world, vec![sent("s1", "I1", first), sent("s2", "I2", 24 * HOUR), sent("s3", "I3", SOON)]).await;
+    publish(&world, vec![sent("s4", "I4", 24 * HOUR), of("p4", "InvoicePaid", "I4")]).await;
+    let decisions = 5 + u64::from(came);
+    decided_are(&world, decisions).await;
+    until("all is told", async || world.has_told_its_effects(HANDLER).await.then_some(())).await;
+    if stopped {
+        host.signal("TERM");
+        host.end().await;
+    }
+    world.jetstream.delete_stream(TIMERS).await.expect("it is deleted");
+    let host = if stopped { world.host(&[]) } else { host };
+    decided_are(&world, decisions + 1).await;
+    // Two invoices that are not due, or the deadlines of their reminders, and that of the third.
+    timers_are(&world, "set.>", 3).await;
+    world.caught_up(HANDLER).await;
+    assert_eq!(decided(&world).await, decisions + 1, "each fires once");
+    let commands = stored(&world.jetstream, "COMMANDS").await;
+    let mut keys: Vec<&str> = commands.iter().map(|command| command.key.as_str()).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, if came { vec!["I1", "I3"] } else { vec!["I3"] }, "each once");
+    assert!(host.log().contains("all that instances wait for is set again"), "{}", host.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_timers_fire_once_each_though_host_and_server_were_down() {
     const INVOICES: u64 = 10_000;
     const PAY_WITHIN: u64 = 30_000;

@@ -102,13 +102,17 @@ impl Services {
 
 /// Publishes the answer to a command, which its message id makes harmless to try again while the server is away.
 pub async fn reply(jetstream: &Context, prefix: &str, command: &Command, kind: &str, payload: &Value) {
+    reply_as(&format!("{}.answer", command.id), jetstream, prefix, command, kind, payload).await;
+}
+
+/// The same under an id of its own.
+pub async fn reply_as(id: &str, jetstream: &Context, prefix: &str, command: &Command, kind: &str, payload: &Value) {
     let mut headers = HeaderMap::new();
-    let id = format!("{}.answer", command.id);
     for (name, value) in [
-        ("Nats-Msg-Id", id.as_str()),
+        ("Nats-Msg-Id", id),
         ("ce-specversion", "1.0"),
         ("ce-source", "services"),
-        ("ce-id", &id),
+        ("ce-id", id),
         ("ce-type", kind),
         ("ce-subject", &command.key),
         // The same in every run, so that instances are.

@@ -36,6 +36,49 @@ async fn a_subject_without_a_stream_is_listed_and_stops_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_message_that_its_stream_refuses_holds_back_its_instance_and_nothing_else() {
+    let world = World::new().await;
+    world.stream("A", Config { max_message_size: 2000, ..Config::default() }).await;
+    let driven = world.drive();
+    let large = |id: &str, key: &str| match message(id, "a.x", key) {
+        Outgoing::Message(large) => Outgoing::Message(Message { payload: vec![b'x'; 3000], ..large }),
+        other => other,
+    };
+    // One body is too large for the stream, one chain of ids for any stream.
+    let long = match message("h.long", "a.x", "l") {
+        Outgoing::Message(long) => Outgoing::Message(Message { correlation: "c".repeat(66_000), ..long }),
+        other => other,
+    };
+    driven.outbox.publish(1, Stamp::now(), vec![large("h.large", "k"), message("h.behind", "a.y", "k"), long]);
+    driven.outbox.publish(2, Stamp::now(), numbered(200, &["a.x"]));
+    driven.until("others wait", |outbox| outbox.counts().published == 200 && outbox.undelivered().0 == 3).await;
+    assert_eq!(driven.outbox.acted_through(), 0);
+    let (_, listed) = driven.outbox.undelivered();
+    let reasons: Vec<(&str, &str)> = listed.iter().map(|one| (one.id.as_str(), one.reason.as_str())).collect();
+    assert_eq!(
+        reasons,
+        [
+            (
+                "h.large",
+                "message size exceeds maximum allowed (10054); hint: let stream A take larger messages: \
+                 `nats stream edit A --max-msg-size=-1`"
+            ),
+            ("h.long", reasons[1].1),
+            ("h.behind", "waits for h.large, which is refused"),
+        ]
+    );
+    let stream = world.jetstream.get_stream("A").await.unwrap();
+    let widened = Config { max_message_size: -1, ..stream.cached_info().config.clone() };
+    world.jetstream.update_stream(widened).await.unwrap();
+    driven.until("the large one", |outbox| outbox.counts().published == 202).await;
+    let (count, listed) = driven.outbox.undelivered();
+    assert_eq!((count, listed[0].id.as_str()), (1, "h.long"));
+    assert!(listed[0].reason.contains("(10097); hint: "), "{}", listed[0].reason);
+    let ids = world.ids("A").await;
+    assert_eq!(ids[200..], ["h.large", "h.behind"], "an instance's effects in their order");
+}
+
+#[tokio::test]
 async fn a_stream_that_fails_in_between_loses_nothing_and_keeps_the_order_of_each_key() {
     let world = World::new().await;
     let config = || Config { max_messages: 40, discard: jetstream::stream::DiscardPolicy::New, ..Config::default() };
