@@ -161,6 +161,7 @@ impl Send {
                 acks::Error::TimedOut | acks::Error::Connection(_) => format!(
                     "send it again with --id {id}, which stores it once; if it stays so, this user may not be permitted to publish there"
                 ),
+                acks::Error::TooLarge => "put what is large into an object store, and send its name".to_owned(),
                 acks::Error::NoStream | acks::Error::Refused { .. } => {
                     "see the limits of the stream with `nats stream info`".to_owned()
                 }
