@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use crate::clock;
-use crate::journal::{Counts, Error, Journal, Kind, Position, Record};
+use crate::journal::{Counts, Error, Journal, Kind, Position, Record, Standing};
 use crate::names;
 use crate::sandbox::Digest;
 
@@ -21,6 +21,8 @@ pub struct Claimant {
     pub host: String,
     /// The module it will run.
     pub digest: Digest,
+    /// What the generation must be.
+    pub standing: Standing,
     /// The number under which this life of the handler claims, and claims again after trouble.
     pub id: u64,
     /// True once a claim went through: if the journal then names another, that one fenced us.
@@ -32,6 +34,8 @@ pub struct Claimant {
 pub struct Claim {
     /// This claim's number.
     pub id: u64,
+    /// What the generation is.
+    pub standing: Standing,
     /// Journal sequence of the claim record: the next record's fence.
     pub last: u64,
     /// Positions as decided.
@@ -62,6 +66,8 @@ pub async fn take(journal: &Journal, claimant: &Claimant, bucket: i64) -> Result
             shown_through: claim.shown_through,
             acted_through: claim.acted_through,
             bucket: claim.bucket,
+            standing: claim.standing,
+            previous: claim.last,
             ..Record::new(Kind::Claim, claim.id, &claimant.host, claimant.digest)
         };
         match journal.append(claim.last, record.encode()?).await {
@@ -79,11 +85,15 @@ pub async fn take(journal: &Journal, claimant: &Claimant, bucket: i64) -> Result
 /// What a claim carries over from the last record.
 fn resume(last: Option<&(u64, Bytes)>, claimant: &Claimant, bucket: i64) -> Result<Claim, Error> {
     let Some((sequence, bytes)) = last else {
-        return Ok(Claim { id: claimant.id, bucket, ..Claim::default() });
+        return Ok(Claim { id: claimant.id, standing: claimant.standing, bucket, ..Claim::default() });
     };
     let record = Record::decode(bytes, *sequence)?;
     if claimant.held && record.claim != claimant.id {
         return Err(Error::Fenced(*sequence));
+    }
+    if record.standing != claimant.standing {
+        let (found, wanted) = (record.standing, claimant.standing);
+        return Err(Error::Standing { sequence: *sequence, found, wanted });
     }
     // Documents that are in no record's reach were in the other bucket.
     if record.counts.delivered > 0 && record.bucket != bucket {
@@ -91,6 +101,7 @@ fn resume(last: Option<&(u64, Bytes)>, claimant: &Claimant, bucket: i64) -> Resu
     }
     Ok(Claim {
         id: claimant.id,
+        standing: claimant.standing,
         bucket,
         last: *sequence,
         positions: record.positions,

@@ -1,11 +1,15 @@
 //! The command line: arguments, one file per command, and how faults are told. In: what was typed. Out: the exit code;
 //! data on stdout, all else on stderr. Never: does a command's work itself.
 
+mod abandon;
 pub mod connect;
 mod demo;
 mod deploy;
+mod dev;
+mod diff;
 mod explain;
 mod fault;
+mod generations;
 mod get;
 mod instances;
 mod lag;
@@ -14,14 +18,18 @@ mod new;
 mod output;
 mod pause;
 pub mod progress;
+mod promote;
 pub mod publish;
 mod reasons;
+mod rebuild;
+mod rehearse;
 mod remove;
 mod resume_compensation;
 mod rollback;
 mod run;
 mod sagas;
 mod send;
+mod shadow;
 mod verdicts;
 mod versions;
 
@@ -46,10 +54,14 @@ pub struct Arguments {
 enum Command {
     /// Show the whole thing on an embedded server: events in, documents out, lag falling.
     Demo(demo::Demo),
+    /// Build, test, deploy and run handler crates while they are edited.
+    Dev(dev::Dev),
     /// Run the deployed handlers on this host.
     Run(run::Run),
     /// Check a module and deploy it.
     Deploy(deploy::Deploy),
+    /// Run a new module beside the deployed one on recorded events.
+    Shadow(shadow::Shadow),
     /// List the deployed handlers.
     List(list::List),
     /// Go back to an earlier version.
@@ -72,6 +84,14 @@ enum Command {
     ResumeCompensation(resume_compensation::ResumeCompensation),
     /// Send one command, and wait for its answer.
     Send(send::Send),
+    /// Build a handler's documents anew, beside the live ones.
+    Rebuild(rebuild::Rebuild),
+    /// Compare a rebuilt generation with the live one.
+    Diff(diff::Diff),
+    /// Have a generation take the place of the live one, at one exact event.
+    Promote(promote::Promote),
+    /// Remove a generation that is not live.
+    Abandon(abandon::Abandon),
     /// Publish a file of events.
     Publish(publish::Arguments),
     /// Make a new handler crate.
@@ -96,7 +116,7 @@ pub fn run(arguments: Arguments) -> Result<(), Fault> {
     if let Command::New(new) = command {
         return new.run();
     }
-    log_to_stderr(matches!(command, Command::Run(_)));
+    log_to_stderr(matches!(command, Command::Run(_) | Command::Dev(_)));
     let runtime = tokio::runtime::Runtime::new().map_err(Fault::failed)?;
     let done = runtime.block_on(command.run(&connection, json));
     match (done, connection.refusals.told()) {
@@ -113,8 +133,10 @@ impl Command {
     async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
         match self {
             Self::Demo(demo) => demo.run().await,
+            Self::Dev(dev) => dev.run(connection.clone()).await,
             Self::Run(run) => run.run(connection).await,
             Self::Deploy(deploy) => deploy.run(connection, json).await,
+            Self::Shadow(shadow) => shadow.run(connection, json).await,
             Self::List(list) => list.run(connection, json).await,
             Self::Rollback(rollback) => rollback.run(connection, json).await,
             Self::Pause(pause) => pause.run(connection, json).await,
@@ -125,6 +147,10 @@ impl Command {
             Self::Sagas(sagas) => sagas.run(connection, json).await,
             Self::Explain(explain) => explain.run(connection, json).await,
             Self::ResumeCompensation(resume) => resume.run(connection, json).await,
+            Self::Rebuild(rebuild) => rebuild.run(connection, json).await,
+            Self::Diff(diff) => diff.run(connection, json).await,
+            Self::Promote(promote) => promote.run(connection, json).await,
+            Self::Abandon(abandon) => abandon.run(connection).await,
             Self::Send(send) => send.run(connection, json).await,
             Self::Publish(arguments) => {
                 open(connection).await?;

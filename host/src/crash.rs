@@ -10,6 +10,22 @@ pub const POINTS: [&str; 10] =
 /// The places of a saga's effects, which come after `acked`: before one leaves, when one is stored, when all of a record are.
 pub const ACTING: [&str; 3] = ["publishing", "published", "acted"];
 
+/// The places of a promotion, in its order.
+pub const PROMOTING: [&str; 12] = [
+    "aligned",
+    "stopping",
+    "stopped",
+    "caught-up",
+    "closed",
+    "copied",
+    "kept",
+    "pouring",
+    "poured",
+    "taken-over",
+    "deployed",
+    "promoted",
+];
+
 /// Ends or stops the process here if a test asked for it.
 #[cfg(debug_assertions)]
 pub(crate) fn point(name: &'static str) {
@@ -18,7 +34,7 @@ pub(crate) fn point(name: &'static str) {
     static CRASH: OnceLock<Option<Wanted>> = OnceLock::new();
     static STOP: OnceLock<Option<Wanted>> = OnceLock::new();
     debug_assert!(
-        POINTS.contains(&name) || ACTING.contains(&name),
+        POINTS.contains(&name) || ACTING.contains(&name) || PROMOTING.contains(&name),
         "{name} is not in the lists that the tests walk through"
     );
     if Wanted::is_here(&CRASH, "MILLSTREAM_CRASH_AT", name) {

@@ -15,6 +15,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::direct_get;
+use crate::generation::Generation;
+use crate::inputs;
+use crate::journal::Standing;
 use crate::keys;
 use crate::names;
 use crate::sandbox::Digest;
@@ -120,6 +123,7 @@ struct State {
 /// The documents of one handler under one claim.
 pub struct Documents {
     pub(crate) jetstream: Context,
+    pub(crate) handler: String,
     pub(crate) bucket: String,
     stream: String,
     created: i64,
@@ -140,7 +144,7 @@ pub(crate) struct Stored {
 }
 
 impl Documents {
-    /// Opens the handler's bucket, making it when it is missing.
+    /// Opens the bucket of a handler's only generation, making it when it is missing.
     ///
     /// # Errors
     /// A bucket of that name that is not ours, or a server that refuses.
@@ -150,13 +154,22 @@ impl Documents {
         replicas: usize,
         known_revisions: usize,
     ) -> Result<Self, Error> {
-        let refused = |reason: String| Error::Refused { bucket: handler.to_owned(), reason };
-        let config = bucket_config(handler, replicas);
-        let stream = jetstream.get_or_create_stream(config).await.map_err(|error| refused(error.to_string()))?;
-        if !names::is_ours(&stream.cached_info().config.metadata, handler) {
-            return Err(Error::NotOurs(handler.to_owned()));
-        }
-        let (fresh_from, witness) = newest(&stream).await.map_err(|reason| unreachable(handler, reason))?;
+        Self::of(jetstream, &Generation::first(handler), replicas, known_revisions).await
+    }
+
+    /// Opens a generation's bucket, making it when it is missing.
+    ///
+    /// # Errors
+    /// A bucket of that name that is not ours, or a server that refuses.
+    pub(crate) async fn of(
+        jetstream: &Context,
+        generation: &Generation,
+        replicas: usize,
+        known_revisions: usize,
+    ) -> Result<Self, Error> {
+        let bucket = generation.name();
+        let stream = make_bucket(jetstream, generation, replicas).await?;
+        let (fresh_from, witness) = newest(&stream).await.map_err(|reason| unreachable(&bucket, reason))?;
         let state = State {
             fresh_from,
             witness,
@@ -165,8 +178,9 @@ impl Documents {
         };
         Ok(Self {
             jetstream: jetstream.clone(),
-            bucket: handler.to_owned(),
-            stream: names::bucket_stream(handler),
+            handler: generation.handler.clone(),
+            stream: names::bucket_stream(&bucket),
+            bucket,
             created: i64::try_from(stream.cached_info().created.unix_timestamp_nanos()).unwrap_or_default(),
             state: Mutex::new(state),
             committed: Notify::new(),
@@ -205,7 +219,7 @@ impl Documents {
             let stored = self.read(&missing).await?;
             if let Some(foreign) = stored.iter().find(|document| document.journal == 0) {
                 let (bucket, key) = (self.bucket.clone(), foreign.key.clone());
-                return Err(Error::Foreign { journal: names::journal_stream(&bucket), bucket, key });
+                return Err(Error::Foreign { journal: names::journal_stream(&self.handler), bucket, key });
             }
             let mut stored: HashMap<String, Option<Bytes>> =
                 stored.into_iter().map(|document| (document.key, document.value)).collect();
@@ -259,7 +273,7 @@ impl Documents {
         if needed <= known {
             return Ok(known);
         }
-        let name = names::journal_stream(&self.bucket);
+        let name = names::journal_stream(&self.handler);
         let stream =
             self.jetstream.get_stream(name).await.map_err(|error| unreachable(&self.bucket, error.to_string()))?;
         let end = stream.cached_info().state.last_sequence;
@@ -418,7 +432,7 @@ fn unreachable(bucket: &str, reason: String) -> Error {
 
 /// The bucket's last revision as its leader knows it, and a subject that is in it. A bucket whose newest message was removed
 /// by hand has no witness until the next put; its reads then ask for nothing newer than what is left.
-async fn newest(stream: &Stream) -> Result<(u64, Option<String>), String> {
+pub(crate) async fn newest(stream: &Stream) -> Result<(u64, Option<String>), String> {
     let state = stream.get_info().await.map(|info| info.state).map_err(|error| error.to_string())?;
     if state.messages == 0 {
         return Ok((0, None));
@@ -430,12 +444,58 @@ async fn newest(stream: &Stream) -> Result<(u64, Option<String>), String> {
     }
 }
 
+/// A generation's bucket, made when it is missing.
+///
+/// # Errors
+/// A bucket of that name that is not ours, or a server that refuses.
+pub(crate) async fn make_bucket(
+    jetstream: &Context,
+    generation: &Generation,
+    replicas: usize,
+) -> Result<Stream, Error> {
+    let bucket = generation.name();
+    let config = bucket_config(generation, replicas);
+    let stream = jetstream
+        .get_or_create_stream(config)
+        .await
+        .map_err(|error| Error::Refused { bucket: bucket.clone(), reason: error.to_string() })?;
+    if !names::is_ours(&stream.cached_info().config.metadata, &generation.handler) {
+        return Err(Error::NotOurs(bucket));
+    }
+    Ok(stream)
+}
+
+/// Removes the bucket of a generation that is gone; one that is not there, or not ours, is left alone.
+///
+/// # Errors
+/// When the server refuses or is away.
+pub(crate) async fn remove_bucket(jetstream: &Context, generation: &Generation) -> Result<(), Error> {
+    let bucket = generation.name();
+    let name = names::bucket_stream(&bucket);
+    let failed = |reason: String| Error::Refused { bucket: bucket.clone(), reason };
+    match jetstream.get_stream(&name).await {
+        Ok(stream) if names::is_ours(&stream.cached_info().config.metadata, &generation.handler) => {
+            jetstream.delete_stream(&name).await.map(drop).map_err(|error| failed(error.to_string()))
+        }
+        Ok(_) => Ok(()),
+        Err(error) if inputs::is_missing(&error) => Ok(()),
+        Err(error) => Err(failed(error.to_string())),
+    }
+}
+
 /// A stream that every NATS client takes for a KV bucket with a history of one, marked as this handler's.
-fn bucket_config(handler: &str, replicas: usize) -> Config {
+fn bucket_config(generation: &Generation, replicas: usize) -> Config {
+    let (handler, bucket) = (&generation.handler, generation.name());
+    let description = match generation.standing {
+        Standing::Shadow => {
+            format!("Documents of generation {} of the Millstream handler {handler}", generation.number)
+        }
+        Standing::Live | Standing::Closed => format!("Documents of the Millstream handler {handler}"),
+    };
     Config {
-        name: names::bucket_stream(handler),
-        subjects: vec![names::bucket_subject(handler, ">")],
-        description: Some(format!("Documents of the Millstream handler {handler}")),
+        name: names::bucket_stream(&bucket),
+        subjects: vec![names::bucket_subject(&bucket, ">")],
+        description: Some(description),
         max_messages_per_subject: 1,
         discard: DiscardPolicy::New,
         allow_rollup: true,

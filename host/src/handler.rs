@@ -2,7 +2,9 @@
 //! record. In: the version to run, and those that follow it. Out: how it ended. Never: tries to repair a running claim; there is one way to begin, and
 //! recovery is it.
 
+mod bounded;
 mod publisher;
+mod settling;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use crate::acks::{self, Acks};
 use crate::alerts;
 use crate::claim::{self, Claim, Claimant};
 use crate::documents::{self, Decided, Documents, Origin};
+use crate::generation::{Bound, Generation};
 use crate::inputs::{self, Input};
 use crate::intake::{self, Intake};
 use crate::journal::{self, Journal, Record};
@@ -30,6 +33,8 @@ use crate::timers;
 use crate::version::Version;
 use publisher::Publisher;
 
+pub(crate) use settling::{Held, Unsettled};
+
 /// Waits between two tries, doubling from the first to the last.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LAST_WAIT: Duration = Duration::from_secs(2);
@@ -42,6 +47,10 @@ const PUBLISH_WITHIN: Duration = Duration::from_secs(2);
 pub struct Handler {
     /// Its name.
     pub name: String,
+    /// Which of its generations.
+    pub generation: Generation,
+    /// Where to stop, if that is known.
+    pub bound: Option<Arc<Bound>>,
     /// This host's name.
     pub host: String,
     /// The module and its settings: the newest counts. One that follows another here must be one that can be swapped in.
@@ -122,7 +131,7 @@ impl Error {
     fn class(&self) -> Class {
         match self {
             Self::Journal(error) | Self::Pipeline(pipeline::Error::Journal(error)) => match error {
-                journal::Error::Fenced(_) => Class::Fence,
+                journal::Error::Fenced(_) | journal::Error::Standing { .. } => Class::Fence,
                 journal::Error::Unreachable(_) | journal::Error::Refused(_) => Class::Retry,
                 journal::Error::NotOurs(_)
                 | journal::Error::TooLarge(_)
@@ -176,13 +185,7 @@ impl Error {
 impl Handler {
     /// Runs until told to stop, fenced, or stuck.
     pub async fn run(mut self, jetstream: Context, mut stop: watch::Receiver<bool>) -> Ended {
-        let mut claimant = Claimant {
-            handler: self.name.clone(),
-            host: self.host.clone(),
-            digest: self.versions.borrow().digest,
-            id: claim::fresh_id(),
-            held: false,
-        };
+        let mut claimant = self.claimant();
         let mut wait = FIRST_WAIT;
         loop {
             let before = self.progress.delivered();
@@ -214,28 +217,49 @@ impl Handler {
         }
     }
 
+    /// What it runs, or would.
+    pub(crate) fn version(&self) -> Arc<Version> {
+        Arc::clone(&self.versions.borrow())
+    }
+
+    pub(crate) fn claimant(&self) -> Claimant {
+        Claimant {
+            handler: self.name.clone(),
+            host: self.host.clone(),
+            digest: self.versions.borrow().digest,
+            standing: self.generation.standing,
+            id: claim::fresh_id(),
+            held: false,
+        }
+    }
+
+    /// Effects of a shadow are folded like any, and nobody sees them.
+    fn acts(&self, version: &Version) -> bool {
+        version.saga.is_some() && self.generation.acts()
+    }
+
     fn outbox(&self, jetstream: &Context, settings: &Settings, acted_through: u64) -> Outbox {
         let Settings { queued_effects, queued_effect_bytes: queued_bytes, .. } = *settings;
         let limits = outbox::Limits { queued_effects, queued_bytes, ..outbox::Limits::default() };
         Outbox::new(jetstream, &self.name, acted_through, limits)
     }
 
-    /// One claim, from open to end.
+    /// One claim, from open to end; what it leaves, unless it was told to stop before it began.
     async fn live(
         &mut self,
         jetstream: &Context,
         claimant: &mut Claimant,
         stop: &mut watch::Receiver<bool>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Held>, Error> {
         let version = Arc::clone(&self.versions.borrow_and_update());
         claimant.digest = version.digest;
         self.progress.runs(&version.digest.to_string());
         let opened = tokio::select! {
             biased;
-            () = pipeline::told_to_stop(stop) => return Ok(()),
+            () = pipeline::told_to_stop(stop) => return Ok(None),
             opened = self.open(jetstream, &version, claimant) => opened?,
         };
-        self.work(jetstream, version, opened, stop).await
+        self.work(jetstream, version, opened, stop).await.map(Some)
     }
 
     /// Finds, checks, claims, recovers.
@@ -244,13 +268,13 @@ impl Handler {
         let filters = version.filters();
         inputs::resolve(jetstream, filters, streams).await?;
         // Looked at before the claim, so that what a person must mend stops us before anything is written.
-        let bucket = Documents::open(jetstream, &self.name, *replicas, *known_revisions).await?;
-        let journal = Journal::open(jetstream, &self.name, *replicas).await?;
+        let bucket = Documents::of(jetstream, &self.generation, *replicas, *known_revisions).await?;
+        let journal = Journal::open(jetstream, &self.name, *replicas).await?.of(self.generation.number);
         if !bucket.is_new() && journal.last().await?.is_none() {
             return Err(Error::Position(format!(
                 "bucket {name} has documents but the journal {journal} is empty: the handler's positions are gone; \
                  hint: to build the documents anew, `nats kv del -f {name}` and start again",
-                name = self.name,
+                name = self.generation.name(),
                 journal = crate::names::journal_stream(&self.name),
             )));
         }
@@ -262,11 +286,11 @@ impl Handler {
             inputs.push(inputs::timers(jetstream, &self.name, *replicas).await?);
             alerts::open(jetstream, &self.name, *replicas).await?;
         }
-        let documents = Arc::new(Documents::open(jetstream, &self.name, *replicas, *known_revisions).await?);
-        let recovered = recover(&journal, &documents, &claim, version.saga.is_some()).await?;
+        let documents = Arc::new(Documents::of(jetstream, &self.generation, *replicas, *known_revisions).await?);
+        let acts = self.acts(version);
+        let recovered = recover(&journal, &documents, &claim, acts).await?;
         // Claims are records too: a handler that never gets further must not fill its journal.
-        let done =
-            if version.saga.is_some() { claim.shown_through.min(claim.acted_through) } else { claim.shown_through };
+        let done = if acts { claim.shown_through.min(claim.acted_through) } else { claim.shown_through };
         let keep_from = claim.last.saturating_sub(version.settings.journal_keep_records).min(done + 1);
         journal.trim(keep_from).await?;
         Ok(Opened { claim, journal, documents, inputs, recovered })
@@ -278,10 +302,11 @@ impl Handler {
         version: Arc<Version>,
         opened: Opened,
         stop: &mut watch::Receiver<bool>,
-    ) -> Result<(), Error> {
+    ) -> Result<Held, Error> {
         let Opened { mut claim, journal, documents, inputs, recovered } = opened;
         let acted_through = claim.acted_through;
-        let outbox = version.saga.as_ref().map(|_| Arc::new(self.outbox(jetstream, &version.settings, acted_through)));
+        let acts = self.acts(&version);
+        let outbox = acts.then(|| Arc::new(self.outbox(jetstream, &version.settings, acted_through)));
         let acts = recovered.effects.iter().rev().find(|(_, _, effects)| !effects.is_empty());
         let acting = acts.map_or(0, |(sequence, _, _)| *sequence);
         if let Some(outbox) = &outbox {
@@ -296,7 +321,8 @@ impl Handler {
         let at: Vec<(Input, u64)> =
             inputs.into_iter().zip(&claim.positions).map(|(input, position)| (input, position.sequence)).collect();
         let parts = Parts { documents: Arc::clone(&documents), journal, pace: Arc::default(), outbox: outbox.clone() };
-        let owner = pipeline::Owner { host: self.host.clone(), progress: Arc::clone(&self.progress) };
+        let (host, progress, bound) = (self.host.clone(), Arc::clone(&self.progress), self.bound.clone());
+        let owner = pipeline::Owner { host, progress, bound };
         let settings = version.settings.clone();
         let mut pipeline = Pipeline::new(owner, version, claim, parts, recovered.order, acting);
         let ended = match placed {
@@ -314,7 +340,7 @@ impl Handler {
                 self.publish_rest(&ended, outbox, &mut publisher, &mut pipeline, stop).await?;
             }
         }
-        ended
+        ended.map(|()| Held::of(self, &pipeline))
     }
 
     /// Decides and shows until something ends it.
@@ -327,12 +353,17 @@ impl Handler {
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), Error> {
         let Parts { documents, pace, .. } = pipeline.parts();
-        let mut intake = Intake::open(&documents.jetstream, &self.name, at, settings).await?;
+        pipeline.tell();
+        let mut bounded = self.bounded(&documents.jetstream, at, stop).await;
+        let stop = bounded.as_mut().map_or(stop, |bounded| &mut bounded.stop);
+        if *stop.borrow() {
+            return Ok(());
+        }
+        let mut intake = Intake::open(&documents.jetstream, &self.generation, at, settings).await?;
         let interval = Duration::from_millis(settings.show_interval_milliseconds);
         // Ends with this.
         let mut shower = JoinSet::new();
         shower.spawn(show::run(documents, Arc::clone(acks), pace, interval));
-        pipeline.tell();
         self.progress.set(State::Running, "");
         let ended = tokio::select! {
             ended = pipeline.run(&mut intake, &mut self.versions, stop) => ended.map_err(Error::from),

@@ -202,7 +202,7 @@ fn of_timers(handler: &str, info: &Info) -> Input {
     }
 }
 
-fn is_missing(error: &GetStreamError) -> bool {
+pub(crate) fn is_missing(error: &GetStreamError) -> bool {
     let GetStreamErrorKind::JetStream(error) = error.kind() else { return false };
     error.error_code() == ErrorCode::STREAM_NOT_FOUND
 }

@@ -2,6 +2,8 @@
 //! Own positions rule: the consumer is made anew at position + 1 whenever a claim begins, and a message out of the consumer's
 //! own order ends the intake, so that the next claim puts it right. Acks are hints for people who watch with stock tools.
 
+mod ordered;
+
 use std::time::Duration;
 
 use async_nats::Message;
@@ -14,10 +16,16 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::generation::Generation;
 use crate::inputs::Input;
+use crate::journal::Standing;
 use crate::names;
 use crate::pull::{Delivery, Pull};
 use crate::settings::Settings;
+
+use ordered::{Line, Ordered};
+
+pub(crate) use ordered::next_after;
 
 /// Ack wait: longer than any pause of a healthy host. Redelivery never helps us, it only disturbs.
 const ACK_WAIT: Duration = Duration::from_secs(3600);
@@ -32,6 +40,7 @@ const IDLE_CHECK: Duration = Duration::from_secs(4);
 const PREFETCH_BYTES: usize = 8 << 20;
 
 /// A message with what its reply subject says.
+#[derive(Clone)]
 pub struct Arrival {
     /// The message.
     pub message: Message,
@@ -65,7 +74,7 @@ pub enum Error {
     /// A consumer of that name is somebody else's.
     #[error("consumer {consumer} on stream {stream} was not made by Millstream")]
     NotOurs {
-        /// Consumer name, which is the handler's.
+        /// Consumer name, which is the generation's.
         consumer: String,
         /// Stream name.
         stream: String,
@@ -95,8 +104,15 @@ impl Error {
 
 /// Batches from all inputs of a handler.
 pub struct Intake {
-    batches: mpsc::Receiver<Result<Arrivals, Error>>,
+    batches: Batches,
     tasks: Vec<JoinHandle<()>>,
+}
+
+enum Batches {
+    /// As they come.
+    Live(mpsc::Receiver<Result<Arrivals, Error>>),
+    /// In the order in which their events were stored.
+    Ordered(Box<Ordered>),
 }
 
 impl Drop for Intake {
@@ -114,16 +130,17 @@ impl Intake {
     /// When a consumer cannot be made.
     pub async fn open(
         jetstream: &Context,
-        handler: &str,
+        generation: &Generation,
         inputs: &[(Input, u64)],
         settings: &Settings,
     ) -> Result<Self, Error> {
         // One batch may wait here while another is being decided; further ones gather in their own intake.
         let (sender, batches) = mpsc::channel(1);
-        let mut tasks = Vec::new();
+        let ordered = generation.standing == Standing::Shadow && inputs.len() > 1;
+        let (mut tasks, mut lines) = (Vec::new(), Vec::new());
         for (index, (input, position)) in inputs.iter().enumerate() {
-            let consumer = make_consumer(jetstream, handler, input, *position, settings).await?;
-            let messages = messages(jetstream, handler, input, settings).await?;
+            let consumer = make_consumer(jetstream, generation, input, *position, settings).await?;
+            let messages = messages(jetstream, &generation.name(), input, settings).await?;
             let feed = Feed {
                 input: index,
                 stream: input.stream.clone(),
@@ -133,8 +150,16 @@ impl Intake {
                 last: *position,
                 settings: settings.clone(),
             };
-            tasks.push(tokio::spawn(feed.run(sender.clone())));
+            if ordered {
+                let (sender, batches) = mpsc::channel(1);
+                lines.push(Line { input: input.clone(), batches, waiting: None, last: *position });
+                tasks.push(tokio::spawn(feed.run(sender)));
+            } else {
+                tasks.push(tokio::spawn(feed.run(sender.clone())));
+            }
         }
+        let batches =
+            if ordered { Batches::Ordered(Box::new(Ordered::new(jetstream, lines))) } else { Batches::Live(batches) };
         Ok(Self { batches, tasks })
     }
 
@@ -143,7 +168,11 @@ impl Intake {
     /// # Errors
     /// When an input was interrupted.
     pub async fn next(&mut self) -> Result<Arrivals, Error> {
-        match self.batches.recv().await {
+        let batches = match &mut self.batches {
+            Batches::Live(batches) => batches,
+            Batches::Ordered(ordered) => return ordered.next().await,
+        };
+        match batches.recv().await {
             Some(batch) => batch,
             None => Err(Error::Interrupted { stream: "(all)".to_owned(), reason: "intake closed".to_owned() }),
         }
@@ -153,14 +182,15 @@ impl Intake {
 /// Deletes the consumer of an earlier claim and makes one that begins after `position`.
 async fn make_consumer(
     jetstream: &Context,
-    handler: &str,
+    generation: &Generation,
     input: &Input,
     position: u64,
     settings: &Settings,
 ) -> Result<Consumer<Config>, Error> {
     let failed = |reason: String| Error::Consumer { stream: input.stream.clone(), reason };
+    let (handler, name) = (&generation.handler, generation.name());
     let config = Config {
-        durable_name: Some(handler.to_owned()),
+        durable_name: Some(name.clone()),
         description: Some(format!("Millstream handler {handler}")),
         ack_policy: AckPolicy::All,
         ack_wait: ACK_WAIT,
@@ -175,35 +205,50 @@ async fn make_consumer(
         ..Config::default()
     };
     let stream = jetstream.get_stream_no_info(&input.stream).await.map_err(|error| failed(error.to_string()))?;
-    if is_there(&stream, handler, &input.stream).await? {
-        stream.delete_consumer(handler).await.map_err(|error| failed(error.to_string()))?;
+    if is_there(&stream, &name, handler, &input.stream).await? {
+        stream.delete_consumer(&name).await.map_err(|error| failed(error.to_string()))?;
     }
     stream.create_consumer_strict(config).await.map_err(|error| failed(error.to_string()))
 }
 
-/// Checks that the name of the handler's consumer is free on this stream, or its own. True: it is there.
+/// Checks that the name of the generation's consumer is free on this stream, or its own. True: it is there.
 ///
 /// # Errors
 /// `NotOurs`, or when the server does not answer.
-pub async fn check_consumer(jetstream: &Context, handler: &str, stream: &str) -> Result<bool, Error> {
+pub async fn check_consumer(jetstream: &Context, generation: &Generation, stream: &str) -> Result<bool, Error> {
     let failed = |reason: String| Error::Consumer { stream: stream.to_owned(), reason };
     let opened = jetstream.get_stream_no_info(stream).await.map_err(|error| failed(error.to_string()))?;
-    is_there(&opened, handler, stream).await
+    is_there(&opened, &generation.name(), &generation.handler, stream).await
 }
 
-async fn is_there(opened: &stream::Stream<()>, handler: &str, stream: &str) -> Result<bool, Error> {
-    match opened.consumer_info(handler).await {
+async fn is_there(opened: &stream::Stream<()>, consumer: &str, handler: &str, stream: &str) -> Result<bool, Error> {
+    match opened.consumer_info(consumer).await {
         Ok(info) if names::is_ours(&info.config.metadata, handler) => Ok(true),
-        Ok(_) => Err(Error::NotOurs { consumer: handler.to_owned(), stream: stream.to_owned() }),
+        Ok(_) => Err(Error::NotOurs { consumer: consumer.to_owned(), stream: stream.to_owned() }),
         Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => Ok(false),
         Err(error) => Err(Error::Consumer { stream: stream.to_owned(), reason: error.to_string() }),
     }
 }
 
-async fn messages(jetstream: &Context, handler: &str, input: &Input, settings: &Settings) -> Result<Pull, Error> {
+/// Deletes the consumer of a generation that is gone; one that is not there, or not ours, is left alone.
+///
+/// # Errors
+/// When the server does not answer.
+pub(crate) async fn remove_consumer(jetstream: &Context, generation: &Generation, stream: &str) -> Result<(), Error> {
+    let failed = |reason: String| Error::Consumer { stream: stream.to_owned(), reason };
+    let opened = jetstream.get_stream_no_info(stream).await.map_err(|error| failed(error.to_string()))?;
+    let name = generation.name();
+    match is_there(&opened, &name, &generation.handler, stream).await {
+        Ok(true) => opened.delete_consumer(&name).await.map(drop).map_err(|error| failed(error.to_string())),
+        Ok(false) | Err(Error::NotOurs { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+async fn messages(jetstream: &Context, consumer: &str, input: &Input, settings: &Settings) -> Result<Pull, Error> {
     let largest = jetstream.client().server_info().max_payload;
     let bytes = PREFETCH_BYTES.max(largest.saturating_mul(2));
-    Pull::open(jetstream, &input.stream, handler, settings.prefetch_events, bytes)
+    Pull::open(jetstream, &input.stream, consumer, settings.prefetch_events, bytes)
         .await
         .map_err(|reason| Error::Consumer { stream: input.stream.clone(), reason })
 }

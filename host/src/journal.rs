@@ -16,7 +16,7 @@ use crate::names;
 use crate::sandbox::Digest;
 
 /// Format of the records this version writes and reads.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// Bytes of a message in the journal beside changes and effects, at most: headers, positions, counts, names.
 pub(crate) const RECORD_ROOM: usize = 4096;
@@ -98,6 +98,34 @@ pub enum Kind {
     Batch,
     /// Nothing was decided; all effects are published, and nothing came after that.
     Rest,
+    /// The generation stops here, all of it shown and published. Only a `Begin` can follow.
+    Close,
+    /// The generation goes on in another standing.
+    Begin,
+}
+
+/// What a generation is to the rest of the world. The last record says it, so whoever wants to claim it as something else is
+/// refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// Its documents are in the handler's bucket, its effects are published.
+    #[default]
+    Live,
+    /// Its documents are in a bucket of its own, its effects are muted.
+    Shadow,
+    /// It waits at exact positions for what it will be next.
+    Closed,
+}
+
+impl std::fmt::Display for Standing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Live => "live",
+            Self::Shadow => "a shadow",
+            Self::Closed => "closed",
+        })
+    }
 }
 
 /// One journal message. The last one alone is enough to resume.
@@ -106,6 +134,10 @@ pub struct Record<'a> {
     pub(crate) format: u8,
     /// What the record is for.
     pub kind: Kind,
+    /// What the generation is from here on.
+    pub standing: Standing,
+    /// Journal sequence of the record before it: other generations write to the same stream.
+    pub previous: u64,
     /// The claim under which it was written.
     pub claim: u64,
     /// Name of the host that wrote it.
@@ -140,6 +172,8 @@ impl<'a> Record<'a> {
         Self {
             format: FORMAT,
             kind,
+            standing: Standing::Live,
+            previous: 0,
             claim,
             host,
             digest: digest.0,
@@ -187,6 +221,16 @@ pub enum Error {
     /// Another host wrote to the journal after us.
     #[error("fenced: another host claimed the handler (journal subject moved past sequence {0})")]
     Fenced(u64),
+    /// A promotion made something else of the generation.
+    #[error("fenced: the generation is {found} since journal sequence {sequence}, not {wanted}")]
+    Standing {
+        /// Journal sequence of the last record.
+        sequence: u64,
+        /// What it is.
+        found: Standing,
+        /// What it should be.
+        wanted: Standing,
+    },
     /// The server did not say what became of a record, or is away. The last record tells, at the next claim.
     #[error("journal not reachable: {0}")]
     Unreachable(String),
@@ -242,11 +286,12 @@ pub enum Error {
 pub struct Journal {
     jetstream: Context,
     stream: Stream,
+    handler: String,
     subject: String,
 }
 
 impl Journal {
-    /// Opens the journal, making its stream when it is missing.
+    /// Opens the journal of the first generation, making its stream when it is missing.
     ///
     /// # Errors
     /// A stream of that name that is not ours, or a server that refuses.
@@ -268,7 +313,15 @@ impl Journal {
         if !names::is_ours(&info.config.metadata, handler) {
             return Err(Error::NotOurs(info.config.name.clone()));
         }
-        Ok(Self { jetstream: jetstream.clone(), stream, subject: names::journal_subject(handler, 1, 0) })
+        let (handler, subject) = (handler.to_owned(), names::journal_subject(handler, 1, 0));
+        Ok(Self { jetstream: jetstream.clone(), stream, handler, subject })
+    }
+
+    /// The journal of this generation.
+    #[must_use]
+    pub fn of(self, generation: u32) -> Self {
+        let subject = names::journal_subject(&self.handler, generation, 0);
+        Self { subject, ..self }
     }
 
     /// The last record, from the stream's leader, with its journal sequence.
@@ -315,7 +368,7 @@ impl Journal {
     /// When the server does not answer, or a record in the range is gone.
     pub async fn read(&self, from: u64, through: u64) -> Result<Vec<(u64, Bytes)>, Error> {
         let mut records = Vec::new();
-        let mut next = from + 1;
+        let (mut before, mut next) = (from, from + 1);
         while next <= through {
             let batch = direct_get::range(
                 &self.jetstream,
@@ -331,16 +384,26 @@ impl Journal {
                 return Err(Error::Unreachable(format!("records from {next} to {through} are not there")));
             }
             for (sequence, record) in batch {
-                // The journal has one subject, so a record that is skipped was removed.
-                if sequence != next {
-                    return Err(Error::Gone { sequence: next });
+                // Each record names the one before it, so one that is skipped was removed.
+                let previous = Record::decode(&record, sequence)?.previous;
+                if previous > before {
+                    return Err(Error::Gone { sequence: previous });
                 }
-                next += 1;
+                (before, next) = (sequence, sequence + 1);
                 records.push((sequence, record));
             }
         }
         records.retain(|(sequence, _)| *sequence <= through);
         Ok(records)
+    }
+
+    /// Removes the generation's records, all of them.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub(crate) async fn purge(&self) -> Result<(), Error> {
+        let purge = self.stream.purge().filter(&self.subject);
+        purge.await.map(drop).map_err(|error| Error::Unreachable(error.to_string()))
     }
 
     /// Removes records below `keep_from`.

@@ -11,13 +11,16 @@ use tokio::task::JoinHandle;
 
 use crate::alerts;
 use crate::clock;
+use crate::generation::Generation;
+use crate::generation::family::Family;
+use crate::generation::maker::{Maker, Unprepared};
 use crate::handler::{Ended, Handler};
 use crate::pipeline::told_to_stop;
-use crate::policy::{self, Policy};
+use crate::policy::Policy;
 use crate::progress::{Progress, Refused, Report, State};
-use crate::registry::{self, Deployment, Desired, Outcome, Registry, Verdict};
+use crate::registry::{Deployment, Desired, Outcome, Registry, Verdict};
 use crate::sandbox::{Cache, Sandbox};
-use crate::version::{self, Defect, Succession, Version};
+use crate::version::{self, Succession, Version};
 
 /// How often a running handler's numbers go to the status bucket, and how long to wait before a module is fetched again.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -55,6 +58,20 @@ struct Running {
     task: JoinHandle<Ended>,
     /// What to go back to if the version fails early.
     probation: Option<Probation>,
+    /// The live generation cannot go on; others do.
+    failed: bool,
+}
+
+impl Running {
+    /// A generation that was promoted brought its own module: that is what runs, and there is nothing to go back to.
+    fn knows_its_heir(&mut self, wanted: &Wanted) {
+        let runs = Arc::clone(&self.versions.borrow());
+        if !Arc::ptr_eq(&runs, &self.version) {
+            self.version = runs;
+            self.deployment = wanted.deployment.clone();
+            self.probation = None;
+        }
+    }
 }
 
 /// A version that has yet to show that it can take events.
@@ -65,25 +82,6 @@ struct Probation {
     before: Deployment,
     /// Events decided before it.
     from: u64,
-}
-
-/// Why no version can be had.
-#[derive(Debug, thiserror::Error)]
-enum Unprepared {
-    #[error(transparent)]
-    Registry(#[from] registry::Error),
-    #[error(transparent)]
-    Policy(#[from] policy::Error),
-    #[error(transparent)]
-    Defect(#[from] Defect),
-    #[error("the module could not be prepared: {0}")]
-    Broken(#[from] tokio::task::JoinError),
-}
-
-impl Unprepared {
-    fn is_passing(&self) -> bool {
-        matches!(self, Self::Registry(registry::Error::Unreachable { .. }))
-    }
 }
 
 /// Ends what runs. Stays whole if nobody waits for the end.
@@ -145,14 +143,18 @@ impl Keeper {
                 changed = wanted.changed() => return if changed.is_ok() { Next::Follow } else { Next::Stop },
                 ended = ends => ended,
             };
-            let Some(over) = running.take() else { continue };
+            let Some(mut over) = running.take() else { continue };
             match ended {
                 Ok(Ended::Failing { reason, by_module }) => {
                     tracing::error!(handler = self.name, reason, "stopped");
                     let delivered = self.progress.delivered();
-                    match over.probation.filter(|probation| by_module && probation.lasts(delivered, &over.version)) {
+                    let probation = over.probation.take();
+                    match probation.filter(|probation| by_module && probation.lasts(delivered, &over.version)) {
                         Some(probation) => *running = self.go_back(probation, &over.version, &reason).await,
-                        None => self.last_word().await,
+                        None => {
+                            self.last_word().await;
+                            *running = Some(self.without_live(over));
+                        }
                     }
                 }
                 Ok(Ended::Fenced(reason)) => tracing::error!(handler = self.name, reason, "fenced"),
@@ -177,6 +179,12 @@ impl Keeper {
                 self.progress.set(State::Paused, "");
             }
             return self.judge(&wanted, Outcome::Paused, String::new()).await;
+        }
+        if let Some(running) = running {
+            running.knows_its_heir(&wanted);
+        }
+        if running.as_ref().is_some_and(|running| running.failed) {
+            end(running).await;
         }
         match self.prepared(&wanted.deployment).await {
             Ok(version) => self.take(wanted, Arc::new(version), running).await,
@@ -283,18 +291,37 @@ impl Keeper {
     }
 
     fn start(&self, deployment: &Deployment, version: Arc<Version>, probation: Option<Probation>) -> Running {
-        let (versions, follows) = watch::channel(Arc::clone(&version));
-        let (stop, stopped) = watch::channel(false);
         self.progress.makes(version.kind(), version.description.state_version);
         self.progress.set(State::Starting, "");
-        let handler = Handler {
+        self.run_family(deployment.clone(), version, probation, false)
+    }
+
+    /// The generations beside a live one that cannot go on: one of them may take its place.
+    fn without_live(&self, over: Running) -> Running {
+        let version = Arc::clone(&over.versions.borrow());
+        self.run_family(over.deployment, version, None, true)
+    }
+
+    fn run_family(
+        &self,
+        deployment: Deployment,
+        version: Arc<Version>,
+        probation: Option<Probation>,
+        failed: bool,
+    ) -> Running {
+        let (versions, follows) = watch::channel(Arc::clone(&version));
+        let (stop, stopped) = watch::channel(false);
+        let live = Handler {
             name: self.name.clone(),
+            generation: Generation::first(&self.name),
+            bound: None,
             host: self.host.clone(),
             versions: follows,
             progress: Arc::clone(&self.progress),
         };
-        let task = tokio::spawn(handler.run(self.jetstream.clone(), stopped));
-        Running { version, deployment: deployment.clone(), versions, stop, task, probation }
+        let family = Family::new(self.jetstream.clone(), self.maker(), live, versions.clone(), failed);
+        let task = tokio::spawn(family.run(stopped));
+        Running { version, deployment, versions, stop, task, probation, failed }
     }
 
     /// Runs the last good version again, and says so to everybody.
@@ -384,12 +411,17 @@ impl Keeper {
     }
 
     async fn prepare(&self, deployment: &Deployment) -> Result<Version, Unprepared> {
-        self.policy.check(&self.name, deployment)?;
-        let bytes = self.registry.module(deployment.digest).await?;
-        let (sandbox, cache) = (self.sandbox.clone(), self.cache.clone());
-        let (name, settings) = (self.name.clone(), deployment.settings.clone());
-        let version = move || Version::prepare(&sandbox, &cache, &name, settings, &bytes);
-        Ok(tokio::task::spawn_blocking(version).await??)
+        self.maker().version(&self.name, deployment).await
+    }
+
+    fn maker(&self) -> Maker {
+        Maker {
+            registry: self.registry.clone(),
+            sandbox: self.sandbox.clone(),
+            cache: self.cache.clone(),
+            policy: Arc::clone(&self.policy),
+            host: self.host.clone(),
+        }
     }
 
     async fn judge(&self, wanted: &Wanted, outcome: Outcome, reason: String) {
@@ -430,7 +462,7 @@ enum Next {
 }
 
 /// Writes a handler's numbers every second, and at once when anything but numbers changes.
-async fn keep_reporting(registry: Registry, name: String, progress: Arc<Progress>) {
+pub(crate) async fn keep_reporting(registry: Registry, name: String, progress: Arc<Progress>) {
     let mut ticks = tokio::time::interval(REPORT_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut turns = progress.turns();

@@ -21,9 +21,14 @@
 //! | `claim.rs`, `positions.rs`, `handler.rs` | take a handler, recover, run, begin again | the last record alone is enough |
 //! | `version.rs` | a module made ready, and what it may follow | a bad one is found before it runs |
 //! | `keeper.rs` | a handler becomes what its deployment says | what is refused never disturbs what runs |
+//! | `generation/`, `rebuild.rs` | a handler's generations, live and shadows | one is live; a shadow's effects are muted |
+//! | `promotion.rs`, `promotion/` | one generation takes over from another | one cut; no effect twice, none missing |
+//! | `comparison.rs`, `outline.rs` | how two generations differ | what is only a delay is no difference |
 //! | `policy.rs` | what this host runs at all | signatures and ceilings are the host's own |
 //! | `supervisor.rs`, `registry.rs` | which handlers run here | deployments are plain NATS buckets |
 //! | `survey.rs`, `lag.rs` | how far behind | computed from JetStream, not from what a host says |
+//! | `recorded.rs` | reads what streams hold | no consumer is left behind |
+//! | `rehearsal.rs` | runs a new module on the past beside the one that runs | pure; nothing is published or written |
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |
 //!
 //! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `clock.rs` (time), `legible.rs` (what a terminal may show), `server.rs` (the
@@ -37,6 +42,7 @@ pub mod blame;
 pub mod claim;
 pub mod cli;
 pub mod clock;
+pub mod comparison;
 pub mod crash;
 #[cfg(test)]
 #[path = "../tests/promises/harness/data.rs"]
@@ -46,6 +52,7 @@ pub mod direct_get;
 pub mod documents;
 pub mod envelope;
 pub mod examples;
+pub mod generation;
 pub mod handler;
 pub mod inputs;
 pub mod intake;
@@ -56,13 +63,18 @@ pub mod lag;
 pub mod legible;
 pub mod names;
 pub mod outbox;
+mod outline;
 pub mod pipeline;
 pub mod policy;
 mod positions;
 pub mod progress;
+mod promotion;
 pub mod publication;
 mod pull;
+pub mod rebuild;
+pub mod recorded;
 pub mod registry;
+pub mod rehearsal;
 pub mod saga;
 pub mod sandbox;
 pub mod server;

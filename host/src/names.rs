@@ -13,6 +13,9 @@ pub const STATUS: &str = "MILLSTREAM_STATUS";
 /// KV bucket of live hosts; a host that falls silent drops out by itself.
 pub const HOSTS: &str = "MILLSTREAM_HOSTS";
 
+/// KV bucket of handlers' generations, a key per handler that ever had a second one.
+pub const GENERATIONS: &str = "MILLSTREAM_GENERATIONS";
+
 /// Stream of all handlers' timers.
 pub const TIMERS: &str = millstream_saga::TIMER_STREAM;
 
@@ -70,6 +73,18 @@ pub fn journal_subjects(handler: &str) -> String {
 #[must_use]
 pub fn journal_subject(handler: &str, generation: u32, lane: u32) -> String {
     format!("millstream.journal.{handler}.{generation}.{lane}")
+}
+
+/// The last subjects of all generations of a handler's journal.
+#[must_use]
+pub fn journal_generations(handler: &str) -> String {
+    format!("millstream.journal.{handler}.*.0")
+}
+
+/// Bucket and consumer of a generation that is not live; the live one has the handler's own name.
+#[must_use]
+pub fn shadow(handler: &str, generation: u32) -> String {
+    format!("{handler}_g{generation}")
 }
 
 /// All subjects of timers.

@@ -28,9 +28,10 @@ use crate::clock;
 use crate::crash;
 use crate::decision::{self, Decision, Fault, Undecided};
 use crate::documents::{self, Decided, Documents, Origin};
+use crate::generation::Bound;
 use crate::inputs;
 use crate::intake::{self, Arrival, Arrivals, Intake};
-use crate::journal::{self, Change, Counts, Journal, Kind, Position, Record};
+use crate::journal::{self, Change, Counts, Journal, Kind, Position, Record, Standing};
 use crate::names;
 use crate::outbox::{Outbox, Stamp};
 use crate::progress::Progress;
@@ -94,6 +95,8 @@ pub struct Owner {
     pub host: String,
     /// Where progress is told.
     pub progress: Arc<Progress>,
+    /// Where to stop, if that is known.
+    pub bound: Option<Arc<Bound>>,
 }
 
 /// What a claim works with.
@@ -105,7 +108,7 @@ pub struct Parts {
     pub journal: Journal,
     /// The pace of showing.
     pub pace: Arc<Pace>,
-    /// A saga's effects; a projection has none.
+    /// A saga's effects; a projection has none, and a shadow's are muted.
     pub outbox: Option<Arc<Outbox>>,
 }
 
@@ -129,6 +132,7 @@ pub struct Pipeline {
     sagas: Option<Sagas>,
     sweeper: Option<Sweeper>,
     claim: u64,
+    standing: Standing,
     positions: Vec<Position>,
     counts: Counts,
     order: u64,
@@ -156,9 +160,9 @@ impl Pipeline {
         let sagas = version
             .saga
             .as_ref()
-            .map(|facts| Sagas::new(&documents.bucket, &digest, Arc::clone(facts), &version.settings));
+            .map(|facts| Sagas::new(&documents.handler, &digest, Arc::clone(facts), &version.settings));
         let sweeper =
-            outbox.as_ref().map(|outbox| Sweeper::start(&documents.jetstream, &documents.bucket, Arc::clone(outbox)));
+            outbox.as_ref().map(|outbox| Sweeper::start(&documents.jetstream, &documents.handler, Arc::clone(outbox)));
         let said = Said { shown_through: claim.shown_through, acted_through: claim.acted_through, ..Said::default() };
         let record_bytes = documents.jetstream.client().server_info().max_payload.saturating_sub(journal::RECORD_ROOM);
         Self {
@@ -172,6 +176,7 @@ impl Pipeline {
             sagas,
             sweeper,
             claim: claim.id,
+            standing: claim.standing,
             positions: claim.positions,
             counts: claim.counts,
             order,
@@ -254,6 +259,10 @@ impl Pipeline {
         let mut rest = arrivals.messages;
         // A message at or below our position was decided before: own positions rule.
         rest.retain(|arrival| arrival.sequence > position);
+        if let Some(bound) = &self.owner.bound {
+            let last = bound.of(&self.stream_name(arrivals.input));
+            rest.retain(|arrival| arrival.sequence <= last);
+        }
         let lost = self.lost_after(arrivals.input, position, &rest).await?;
         if let Some(after) = lost {
             rest.retain(|arrival| arrival.sequence <= after);
@@ -402,7 +411,7 @@ impl Pipeline {
         self.saying = Said {
             shown_through: self.documents.shown_through(),
             acted_through: self.acted_through(),
-            acts: !decision.effects.is_empty(),
+            acts: self.outbox.is_some() && !decision.effects.is_empty(),
         };
         let record = Record {
             time: clock::now(),
@@ -412,6 +421,8 @@ impl Pipeline {
             acted_through: self.saying.acted_through,
             effects: decision.effects.clone(),
             bucket: self.documents.created(),
+            standing: self.standing,
+            previous: self.last,
             input: u16::try_from(input).unwrap_or(u16::MAX),
             changes: decision.changes.iter().map(as_change).collect(),
             ..Record::new(kind, self.claim, &self.owner.host, self.version.digest)
@@ -440,6 +451,16 @@ impl Pipeline {
     /// Journal sequence of the last record.
     pub(crate) fn last(&self) -> u64 {
         self.last
+    }
+
+    /// The number of the claim.
+    pub(crate) fn claim(&self) -> u64 {
+        self.claim
+    }
+
+    /// Where the handler stands; nothing is in flight.
+    pub(crate) fn stand(&self) -> (Vec<Position>, Counts) {
+        (self.positions.clone(), self.counts)
     }
 
     /// Waits for the commit in flight.
@@ -473,7 +494,8 @@ impl Pipeline {
         }
     }
 
-    /// Journal sequence through which every effect is published. A projection has none, so nothing ever waits for it.
+    /// Journal sequence through which every effect is published. A projection has none, and those of a shadow are never
+    /// published, so nothing ever waits for them.
     fn acted_through(&self) -> u64 {
         match &self.outbox {
             Some(outbox) => outbox.acted_through(),

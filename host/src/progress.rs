@@ -171,6 +171,12 @@ impl Progress {
         *self.outbox.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(outbox);
     }
 
+    /// Where the handler stands, as decided.
+    #[must_use]
+    pub fn positions(&self) -> Vec<Position> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).positions.clone()
+    }
+
     /// Events decided since the generation began, as far as this life knows.
     #[must_use]
     pub fn delivered(&self) -> u64 {

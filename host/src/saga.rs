@@ -6,6 +6,7 @@
 mod asking;
 mod facts;
 mod held;
+pub(crate) mod replay;
 mod work;
 
 use std::sync::Arc;

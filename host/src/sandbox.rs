@@ -54,6 +54,11 @@ pub trait Guest: Send + Sync {
 
     /// Bytes of linear memory held.
     fn memory_bytes(&self) -> u64;
+
+    /// Fuel that all calls have used; nothing where nobody counts it.
+    fn fuel_used(&self) -> u64 {
+        0
+    }
 }
 
 /// Makes a fresh guest; called at the start and after each failure.

@@ -55,6 +55,8 @@ pub struct Settings {
     pub queued_effect_bytes: usize,
     /// Events that a new module must take before it is trusted: if it fails at one of them, the module before it runs again.
     pub probation_events: u64,
+    /// Generations that were live once and follow in case somebody wants them back. Each costs as much as the handler.
+    pub keep_generations: usize,
     /// Bounds of the sandbox.
     pub limits: Limits,
 }
@@ -96,6 +98,7 @@ impl Default for Settings {
             queued_effects: 10_000,
             queued_effect_bytes: 64 << 20,
             probation_events: 1000,
+            keep_generations: 1,
             limits: Limits::default(),
         }
     }

@@ -11,6 +11,7 @@ use async_nats::jetstream::{Context, ErrorCode};
 
 use crate::clock;
 use crate::direct_get::{self, Waiting};
+use crate::generation::ledger;
 use crate::inputs::{self, Input};
 use crate::journal::{Counts, Position, Record};
 use crate::lag::{Lag, Said, Sample, lag};
@@ -48,11 +49,20 @@ pub async fn handler(
     Ok(rows)
 }
 
-/// Positions and outcomes in the last record; nothing when the handler never ran.
+/// Positions and outcomes in the live generation's last record; nothing when the handler never ran.
 ///
 /// # Errors
 /// When the server does not answer or the record cannot be read.
 pub async fn decided(jetstream: &Context, name: &str) -> anyhow::Result<(Vec<Position>, Counts)> {
+    let live = ledger::live(jetstream, name).await?;
+    decided_by(jetstream, name, live).await
+}
+
+/// The same of one generation.
+///
+/// # Errors
+/// As [`decided`].
+pub async fn decided_by(jetstream: &Context, name: &str, generation: u32) -> anyhow::Result<(Vec<Position>, Counts)> {
     let stream = match jetstream.get_stream(names::journal_stream(name)).await {
         Ok(stream) => stream,
         Err(error) => match error.kind() {
@@ -62,7 +72,7 @@ pub async fn decided(jetstream: &Context, name: &str) -> anyhow::Result<(Vec<Pos
             _ => return Err(error).context("the journal does not answer"),
         },
     };
-    match stream.get_last_raw_message_by_subject(&names::journal_subject(name, 1, 0)).await {
+    match stream.get_last_raw_message_by_subject(&names::journal_subject(name, generation, 0)).await {
         Ok(message) => {
             let record = Record::decode(&message.payload, message.sequence)?;
             Ok((record.positions, record.counts))
@@ -72,7 +82,7 @@ pub async fn decided(jetstream: &Context, name: &str) -> anyhow::Result<(Vec<Pos
     }
 }
 
-async fn sample(jetstream: &Context, input: &Input, position: u64) -> anyhow::Result<Sample> {
+pub(crate) async fn sample(jetstream: &Context, input: &Input, position: u64) -> anyhow::Result<Sample> {
     let mut sample = Sample { position, head: input.last, ..Sample::default() };
     for filter in &input.filters {
         let Waiting { messages, oldest } = if input.direct {

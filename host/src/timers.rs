@@ -27,6 +27,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::clock;
+use crate::direct_get;
+use crate::journal::Record;
 use crate::names;
 use crate::outbox::Outbox;
 use crate::publication::{Outline, Publication};
@@ -144,16 +146,34 @@ async fn sweep(jetstream: Context, handler: String, outbox: Arc<Outbox>, mut see
     while seen.changed().await.is_ok() {
         let Decided { record, position } = *seen.borrow_and_update();
         outbox.has_acted(record).await;
-        let purged = match jetstream.get_stream(names::TIMERS).await {
-            Ok(stream) => purge_due(&stream, &handler, position).await,
-            Err(error) => Err(Error::Refused(error.to_string())),
+        let purged = async {
+            let decided = decided_by_all(&jetstream, &handler).await?.min(position);
+            let stream =
+                jetstream.get_stream(names::TIMERS).await.map_err(|error| Error::Refused(error.to_string()))?;
+            purge_due(&stream, &handler, decided).await
         };
+        let purged = purged.await;
         if let Err(error) = purged {
             tracing::warn!(handler, %error, "fired timers could not be removed; they go later");
             seen.mark_changed();
         }
         tokio::time::sleep(SWEEP_EVERY).await;
     }
+}
+
+/// How far every generation of the handler has decided fired timers: a shadow gets them from the same stream.
+async fn decided_by_all(jetstream: &Context, handler: &str) -> Result<u64, Error> {
+    let refused = |reason: String| Error::Refused(reason);
+    let (stream, subjects) = (names::journal_stream(handler), [names::journal_generations(handler)]);
+    let (records, _) =
+        direct_get::last_of(jetstream, &stream, &subjects).await.map_err(|error| refused(error.to_string()))?;
+    let mut lowest = u64::MAX;
+    for record in &records {
+        let record = Record::decode(&record.payload, record.sequence).map_err(|error| refused(error.to_string()))?;
+        let timers = record.positions.iter().find(|position| position.stream == names::TIMERS);
+        lowest = lowest.min(timers.map_or(0, |timers| timers.sequence));
+    }
+    Ok(lowest)
 }
 
 /// A timer to set.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail, ensure};
+use millstream::generation::Generation;
 use millstream::handler::{Ended, Handler};
 use millstream::progress::Progress;
 use millstream::sandbox::Digest;
@@ -77,7 +78,8 @@ impl Running {
         };
         let (_versions, versions) = watch::channel(Arc::new(version));
         let (name, host) = (candidate.name.to_owned(), "bench".to_owned());
-        let handler = Handler { name, host, versions, progress: Arc::clone(&progress) };
+        let generation = Generation::first(&name);
+        let handler = Handler { name, generation, bound: None, host, versions, progress: Arc::clone(&progress) };
         let (stop, stopped) = watch::channel(false);
         let (before, begun) = (world.cpu()?, SystemTime::now());
         let task = tokio::spawn(handler.run(jetstream, stopped));

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use async_nats::jetstream::{self, Context, stream};
 use futures::StreamExt as _;
+use millstream::generation::Generation;
 use millstream::handler::{Ended, Handler};
 use millstream::progress::Progress;
 use millstream::sandbox::{Cache, Sandbox};
@@ -110,7 +111,8 @@ impl World {
     async fn handle(&mut self, version: &Arc<Version>, name: &'static str) -> anyhow::Result<()> {
         let progress = Arc::new(Progress::new("bench", &version.digest.to_string()));
         let (_versions, versions) = watch::channel(Arc::clone(version));
-        let handler = Handler { name: name.to_owned(), host: "bench".to_owned(), versions, progress };
+        let (generation, host) = (Generation::first(name), "bench".to_owned());
+        let handler = Handler { name: name.to_owned(), generation, bound: None, host, versions, progress };
         self.handlers.push(tokio::spawn(handler.run(connect(&self.server).await?, self.stop.subscribe())));
         Ok(())
     }

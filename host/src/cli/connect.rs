@@ -192,6 +192,13 @@ impl Connection {
         Self { server: Some(url.into()), ..Self::default() }
     }
 
+    /// Whether somebody said which server, here or in the environment. A context that is merely selected does not count.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        let in_environment = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        self.server.is_some() || self.context.is_some() || in_environment("NATS_URL") || in_environment("NATS_CONTEXT")
+    }
+
     /// Connects once; after that the client reconnects for ever.
     pub async fn connect(&self) -> Result<Client, Error> {
         let delay = |attempt: usize| match attempt {

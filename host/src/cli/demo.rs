@@ -205,12 +205,12 @@ async fn watch_lag(jetstream: &jetstream::Context, registry: &Registry) -> Resul
     }
 }
 
-fn server_fault(error: server::Error) -> Fault {
+pub(super) fn server_fault(error: server::Error) -> Fault {
     let hint = error.hint().unwrap_or("put nats-server 2.12 or later on PATH");
     Fault::failed(error).hint(hint)
 }
 
 /// One step, on stderr.
-fn say(step: &str, text: &str) {
+pub(super) fn say(step: &str, text: &str) {
     eprintln!("{step:>9}  {text}");
 }

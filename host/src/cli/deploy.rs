@@ -1,19 +1,25 @@
 //! `millstream deploy`: everything is checked before anything is written: the module here, its inputs and its bucket on the
 //! server. Then the module goes to the object store and the deployment to its bucket; hosts follow by themselves.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use async_nats::jetstream;
 use clap::Args;
 use serde::Serialize;
 
+use super::promote::Promote;
+use super::rebuild::Rebuild;
+use super::rehearse::{self, Rehearse};
 use super::{Fault, connect, output, verdicts};
+use crate::generation::Generation;
 use crate::inputs::{self, Input};
 use crate::intake;
 use crate::names;
 use crate::policy::{self, Signature};
 use crate::registry::{Deployment, Desired, Registry};
+use crate::rehearsal::Verdict;
 use crate::saga::Facts;
 use crate::sandbox::{self, Cache, Class, Sandbox};
 use crate::settings::Settings;
@@ -40,6 +46,11 @@ pub(super) struct Deploy {
     /// Sign with the seed of an nkey in this file, for hosts that ask for it.
     #[arg(long, value_name = "SEED-FILE")]
     sign_with: Option<PathBuf>,
+    #[command(flatten)]
+    rehearse: Rehearse,
+    /// When documents of a new state version, built beside the old ones, take their place.
+    #[arg(long, value_enum, default_value_t = When::Manual)]
+    promote: When,
     /// Check everything, write nothing.
     #[arg(long)]
     dry_run: bool,
@@ -48,22 +59,49 @@ pub(super) struct Deploy {
     no_wait: bool,
 }
 
+/// When a new generation takes the place of the live one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum When {
+    /// As soon as it has caught up.
+    Auto,
+    /// When somebody says `millstream promote`.
+    Manual,
+}
+
+/// What came of it.
+pub(super) enum Done {
+    /// It was deployed, or checked.
+    Deployed(Box<Deployed>),
+    /// It makes documents of another state version: they need a generation of their own.
+    OtherState {
+        /// Its name.
+        handler: String,
+        /// State version of the module.
+        new: u32,
+        /// State version of the documents that are there.
+        old: u32,
+    },
+}
+
 /// What was deployed, for programs.
 #[derive(Serialize)]
-struct Deployed {
-    handler: String,
+pub(super) struct Deployed {
+    pub(super) handler: String,
     kind: &'static str,
-    digest: String,
+    pub(super) digest: String,
     module_bytes: usize,
     subjects: Vec<String>,
     streams: Vec<String>,
     state_version: u32,
     /// What is other than in the version that was deployed before.
     changes: Vec<String>,
+    /// What the new version makes of live instances, where it is a saga's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live_instances: Option<Verdict>,
     state: String,
     /// How long events were kept waiting by the change of module, where it was one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pause_milliseconds: Option<f64>,
+    pub(super) pause_milliseconds: Option<f64>,
 }
 
 /// The version that was deployed before, as far as it can be had.
@@ -76,6 +114,62 @@ struct Before {
 
 impl Deploy {
     pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
+        match self.perform(connection, json).await? {
+            Done::Deployed(deployed) if json => Ok(output::json(&deployed)?),
+            Done::Deployed(deployed) => {
+                deployed.print();
+                Ok(())
+            }
+            Done::OtherState { handler, new, old } => self.new_generation(&handler, new, old, connection, json).await,
+        }
+    }
+
+    /// Documents of another state version are built beside the ones that are there.
+    pub(super) async fn new_generation(
+        &self,
+        handler: &str,
+        new: u32,
+        old: u32,
+        connection: &connect::Connection,
+        json: bool,
+    ) -> Result<(), Fault> {
+        eprintln!(
+            "{handler}: state version {old} -> {new}, so its documents are built anew beside the ones that are there"
+        );
+        if self.dry_run {
+            eprintln!("checked, not begun");
+            return Ok(());
+        }
+        if !self.set.is_empty() {
+            return Err(Fault::usage(anyhow::anyhow!("a new generation runs with the settings of its handler"))
+                .hint("set them first, with the module that is deployed; then deploy this one without --set"));
+        }
+        let (module, label, sign_with) = (self.module.clone(), self.label.clone(), self.sign_with.clone());
+        Rebuild::of(handler, module, label, sign_with, self.no_wait).run(connection, json).await?;
+        match self.promote {
+            When::Auto if !self.no_wait => Promote::of(handler).run(connection, json).await,
+            When::Auto | When::Manual => Ok(()),
+        }
+    }
+
+    /// A deployment of this file that nobody gave arguments for.
+    pub(super) fn of(module: PathBuf, label: &str) -> Self {
+        Self {
+            module,
+            name: None,
+            label: label.to_owned(),
+            streams: Vec::new(),
+            set: Vec::new(),
+            sign_with: None,
+            rehearse: Rehearse::default(),
+            promote: When::Auto,
+            dry_run: false,
+            no_wait: false,
+        }
+    }
+
+    /// Checks and deploys.
+    pub(super) async fn perform(&self, connection: &connect::Connection, json: bool) -> Result<Done, Fault> {
         let bytes = std::fs::read(&self.module)
             .with_context(|| format!("{} cannot be read", self.module.display()))
             .map_err(|error| {
@@ -83,7 +177,7 @@ impl Deploy {
                     .hint("build one with `cargo build --profile module --target wasm32-unknown-unknown`")
             })?;
         let settings = Settings::default().with(&self.set).map_err(bad_setting)?;
-        let version = examine(&bytes, settings).map_err(|error| self.no_handler(error))?;
+        let version = examine(&bytes, settings).map_err(|error| no_handler(&self.module, error))?;
         let name = self.name.clone().unwrap_or_else(|| version.description.name.clone());
         if let Some(defect) = names::handler_name_defect(&name) {
             return Err(Fault::usage(anyhow::anyhow!(defect)).hint("give another with --name"));
@@ -91,17 +185,30 @@ impl Deploy {
         let client = super::open(connection).await?;
         let jetstream = jetstream::new(client);
         let before = before(&jetstream, &name).await?;
-        let deployment = self.deployment(&jetstream, &name, &version, before.as_ref())?;
+        let mut deployment = self.deployment(&jetstream, &name, &version, before.as_ref())?;
         let version = Version { settings: deployment.settings.clone(), ..version };
-        let inputs = check(&jetstream, &name, &version).await?;
         if let Some(old) = before.as_ref().and_then(|before| before.version.as_ref())
             && let Succession::Never(reason) = version.after(old)
         {
+            let (new, old_state) = (version.description.state_version, old.description.state_version);
+            if version.kind() == old.kind() && new != old_state {
+                return Ok(Done::OtherState { handler: name, new, old: old_state });
+            }
             let (reason, hint) = reason.split_once("; hint: ").unwrap_or((&reason, "give another name with --name"));
             return Err(Fault::usage(anyhow::anyhow!("{name} cannot be replaced by this module: {reason}")).hint(hint));
         }
+        let inputs = check(&jetstream, &name, &version).await?;
+        let live_instances = match before.as_ref().and_then(|before| before.version.as_ref()) {
+            Some(old) => self.rehearse.run(&jetstream, &name, &inputs, (old, &version)).await?,
+            None => None,
+        };
+        if let Some(verdict) = &live_instances {
+            deployment.note = self.rehearse.note(&name, verdict, json)?;
+        } else if let Some(before) = &before {
+            rehearse::keep_note(&before.deployment, &mut deployment);
+        }
         let (state, pause_milliseconds) = self.put(&jetstream, &name, &bytes, &deployment, before.as_ref()).await?;
-        let deployed = Deployed {
+        Ok(Done::Deployed(Box::new(Deployed {
             kind: version.kind(),
             digest: deployment.digest.to_string(),
             module_bytes: bytes.len(),
@@ -109,45 +216,11 @@ impl Deploy {
             streams: inputs.into_iter().map(|input| input.stream).collect(),
             state_version: version.description.state_version,
             changes: before.map(|before| changes(&before, &deployment, &version, bytes.len())).unwrap_or_default(),
+            live_instances,
             state,
             pause_milliseconds,
             handler: name,
-        };
-        if json {
-            return Ok(output::json(&deployed)?);
-        }
-        deployed.print();
-        Ok(())
-    }
-
-    /// A module that its limits are too narrow for may be a good one.
-    fn no_handler(&self, error: anyhow::Error) -> Fault {
-        let limit = match error.downcast_ref() {
-            Some(Defect::Module(sandbox::Error::TooLarge { .. })) => Some("limits.module_bytes"),
-            Some(Defect::Call { failure, .. }) => match failure.class {
-                Class::Fuel => Some("limits.fuel_per_call"),
-                Class::Memory => Some("limits.memory_bytes"),
-                Class::Output => Some("limits.output_bytes"),
-                Class::Trap | Class::Answer | Class::Host => None,
-            },
-            Some(Defect::Module(_) | Defect::Facts(_)) | None => None,
-        };
-        let path = self.module.display();
-        match limit {
-            Some(name) => Fault::usage(error.context(format!("{path} cannot run within `{name}`")))
-                .hint(format!("allow more with --set {name}=..., or mend the module if it should need no more")),
-            None => Fault::usage(error.context(format!("{path} is not a handler")))
-                .hint("`millstream new NAME` makes a handler that is one; compare with it"),
-        }
-    }
-
-    fn signature(&self, name: &str, version: &Version) -> Result<Option<Signature>, Fault> {
-        let Some(path) = &self.sign_with else { return Ok(None) };
-        let hint = "make one with `nats auth nkey gen user`";
-        let seed = std::fs::read_to_string(path)
-            .with_context(|| format!("{} cannot be read", path.display()))
-            .map_err(|error| Fault::usage(error).hint(hint))?;
-        policy::sign(&seed, name, version.digest).map(Some).map_err(|error| Fault::usage(error).hint(hint))
+        })))
     }
 
     /// Writes what was checked, and waits for what the hosts make of it.
@@ -204,7 +277,7 @@ impl Deploy {
             settings,
             desired: Desired::Running,
             note: String::new(),
-            signature: self.signature(name, version)?,
+            signature: signature(self.sign_with.as_deref(), name, version.digest)?,
         };
         let old: &[String] = before.map_or(&[], Deployment::filters);
         let widened = deployment.filters().iter().find(|filter| !old.iter().any(|old| subject::covers(old, filter)));
@@ -219,9 +292,44 @@ impl Deploy {
     }
 }
 
+/// Signs a module under a handler's name with the seed in this file, if there is one.
+pub(super) fn signature(
+    seed: Option<&Path>,
+    name: &str,
+    digest: crate::sandbox::Digest,
+) -> Result<Option<Signature>, Fault> {
+    let Some(path) = seed else { return Ok(None) };
+    let hint = "make one with `nats auth nkey gen user`";
+    let seed = std::fs::read_to_string(path)
+        .with_context(|| format!("{} cannot be read", path.display()))
+        .map_err(|error| Fault::usage(error).hint(hint))?;
+    policy::sign(&seed, name, digest).map(Some).map_err(|error| Fault::usage(error).hint(hint))
+}
+
 /// Prepares a module as a host would.
 pub(super) fn examine(bytes: &[u8], settings: Settings) -> anyhow::Result<Version> {
     Ok(Version::prepare(&Sandbox::new()?, &Cache::for_user(), "deploy", settings, bytes)?)
+}
+
+/// Why a file is not deployed. A module that its limits are too narrow for may be a good one.
+pub(super) fn no_handler(module: &Path, error: anyhow::Error) -> Fault {
+    let limit = match error.downcast_ref() {
+        Some(Defect::Module(sandbox::Error::TooLarge { .. })) => Some("limits.module_bytes"),
+        Some(Defect::Call { failure, .. }) => match failure.class {
+            Class::Fuel => Some("limits.fuel_per_call"),
+            Class::Memory => Some("limits.memory_bytes"),
+            Class::Output => Some("limits.output_bytes"),
+            Class::Trap | Class::Answer | Class::Host => None,
+        },
+        Some(Defect::Module(_) | Defect::Facts(_)) | None => None,
+    };
+    let path = module.display();
+    match limit {
+        Some(name) => Fault::usage(error.context(format!("{path} cannot run within `{name}`")))
+            .hint(format!("allow more with --set {name}=..., or mend the module if it should need no more")),
+        None => Fault::usage(error.context(format!("{path} is not a handler")))
+            .hint("`millstream new NAME` makes a handler that is one; compare with it"),
+    }
 }
 
 /// Names all settings, for it is mostly a name that is wrong.
@@ -244,9 +352,26 @@ async fn check_targets(jetstream: &jetstream::Context, facts: &Facts) -> Result<
     }
 }
 
-async fn check_bucket(jetstream: &jetstream::Context, name: &str) -> Result<(), Fault> {
-    match jetstream.get_stream(names::bucket_stream(name)).await {
-        Ok(stream) if !names::is_ours(&stream.cached_info().config.metadata, name) => Err(Fault::usage(
+/// The names of a generation's bucket and consumers are free, or its own.
+pub(super) async fn check_names(
+    jetstream: &jetstream::Context,
+    generation: &Generation,
+    inputs: &[Input],
+) -> Result<(), Fault> {
+    check_bucket(jetstream, generation).await?;
+    for input in inputs {
+        intake::check_consumer(jetstream, generation, &input.stream).await.map_err(|error| {
+            let hint = error.hint();
+            Fault::new(error, 2, hint)
+        })?;
+    }
+    Ok(())
+}
+
+async fn check_bucket(jetstream: &jetstream::Context, generation: &Generation) -> Result<(), Fault> {
+    let name = generation.name();
+    match jetstream.get_stream(names::bucket_stream(&name)).await {
+        Ok(stream) if !names::is_ours(&stream.cached_info().config.metadata, &generation.handler) => Err(Fault::usage(
             anyhow::anyhow!("bucket {name} is already there and was not made by Millstream for this handler"),
         )
         .hint("deploy under another name with --name, or move the bucket away with the nats CLI")),
@@ -263,13 +388,7 @@ async fn check(jetstream: &jetstream::Context, name: &str, version: &Version) ->
     if let Some(facts) = &version.saga {
         check_targets(jetstream, facts).await?;
     }
-    check_bucket(jetstream, name).await?;
-    for input in &inputs {
-        intake::check_consumer(jetstream, name, &input.stream).await.map_err(|error| {
-            let hint = error.hint();
-            Fault::new(error, 2, hint)
-        })?;
-    }
+    check_names(jetstream, &Generation::first(name), &inputs).await?;
     Ok(inputs)
 }
 
@@ -302,15 +421,22 @@ fn changes(before: &Before, deployment: &Deployment, version: &Version, module_b
     if old != new {
         changes.push(format!("subjects {old} -> {new}"));
     }
-    let settings = |settings: &Settings| serde_json::to_value(settings).unwrap_or_default();
-    let (old, new) = (settings(&before.deployment.settings), settings(&deployment.settings));
-    for (name, value) in new.as_object().into_iter().flatten() {
-        match old.get(name) {
-            Some(was) if was != value => changes.push(format!("{name} {was} -> {value}")),
+    let settings = |settings: &Settings| flat("", &serde_json::to_value(settings).unwrap_or_default());
+    let old = settings(&before.deployment.settings);
+    for (name, value) in settings(&deployment.settings) {
+        match old.get(&name) {
+            Some(was) if *was != value => changes.push(format!("{name} {was} -> {value}")),
             _ => {}
         }
     }
     changes
+}
+
+/// Settings by name, those within others as `limits.memory_bytes`.
+fn flat(prefix: &str, value: &serde_json::Value) -> BTreeMap<String, serde_json::Value> {
+    let Some(map) = value.as_object() else { return BTreeMap::from([(prefix.to_owned(), value.clone())]) };
+    let name = |name: &str| if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
+    map.iter().flat_map(|(inner, value)| flat(&name(inner), value)).collect()
 }
 
 impl Deployed {
@@ -321,6 +447,9 @@ impl Deployed {
         eprintln!("documents nats kv get {} KEY", self.handler);
         for change in &self.changes {
             eprintln!("change    {change}");
+        }
+        if let Some(verdict) = &self.live_instances {
+            eprintln!("live      {}", verdict.sentence());
         }
         eprintln!("state     {}", self.state);
         if let Some(pause) = self.pause_milliseconds {

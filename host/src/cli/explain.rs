@@ -5,6 +5,7 @@ use clap::Args;
 
 use super::instances::{Saga, no_instance};
 use super::{Fault, connect, output};
+use crate::generation::ledger;
 use crate::story::scan::{self, Document, Wanted};
 use crate::story::{Story, drawing};
 
@@ -38,7 +39,8 @@ pub(super) async fn story(saga: &Saga, key: &str, most: usize) -> Result<Option<
     let document = found.map(|found| Document { instance: found.instance, record: found.record, stored: found.stored });
     let subjects: Vec<String> = saga.deployment.filters().iter().chain(&saga.facts.sends).cloned().collect();
     let streams = &saga.deployment.settings.streams;
-    let wanted = Wanted { handler: &saga.name, key, subjects: &subjects, streams, most };
+    let generation = ledger::live(&saga.jetstream, &saga.name).await?;
+    let wanted = Wanted { handler: &saga.name, generation, key, subjects: &subjects, streams, most };
     let sources = scan::sources(&saga.jetstream, &wanted, document).await?;
     Ok(sources.map(|sources| sources.tell()))
 }

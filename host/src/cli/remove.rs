@@ -10,9 +10,11 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{Fault, connect, output, versions};
+use crate::generation::Generation;
 use crate::inputs;
 use crate::intake;
 use crate::names;
+use crate::rebuild;
 use crate::registry::{Deployment, Registry};
 
 /// How long hosts have to end it.
@@ -57,6 +59,7 @@ impl Remove {
         for stream in &consumers {
             delete_consumer(&jetstream, stream, name).await?;
         }
+        rebuild::take_off(&jetstream, name, self.with_documents).await?;
         let timers = if self.with_documents { purge_timers(&jetstream, name).await? } else { 0 };
         for stream in &streams {
             jetstream.delete_stream(stream).await.map_err(Fault::failed)?;
@@ -82,7 +85,7 @@ impl Remove {
         streams.push(names::TIMERS.to_owned());
         let mut ours = Vec::new();
         for stream in streams {
-            if let Ok(true) = intake::check_consumer(jetstream, &self.handler, &stream).await {
+            if let Ok(true) = intake::check_consumer(jetstream, &Generation::first(&self.handler), &stream).await {
                 ours.push(stream);
             }
         }

@@ -17,7 +17,7 @@ pub(super) struct Work {
     pub(super) depths: Vec<u32>,
     pub(super) keys: Vec<Key>,
     pub(super) tasks: Vec<Task>,
-    /// What each event sends.
+    /// What each unit sends.
     pub(super) out: Vec<Vec<Outgoing>>,
     pub(super) fates: Vec<Fate>,
 }
@@ -54,6 +54,16 @@ pub(super) struct Call {
     pub(super) payload: Option<Vec<u8>>,
 }
 
+/// What became of an instance's next unit.
+enum Judged {
+    /// It needed no guest.
+    Settled,
+    /// The guest must see it.
+    Call(Call),
+    /// There is none.
+    Nothing,
+}
+
 /// What became of an event.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -64,15 +74,9 @@ pub(super) enum Fate {
 
 impl Work {
     fn new(batch: wire::Batch, depths: Vec<u32>, keys: Vec<Key>, tasks: Vec<Task>) -> Self {
-        let events = batch.events.len();
-        let mut work = Self {
-            batch,
-            depths,
-            keys,
-            tasks,
-            out: (0..events).map(|_| Vec::new()).collect(),
-            fates: vec![Fate::Irrelevant; events],
-        };
+        let fates = vec![Fate::Irrelevant; batch.events.len()];
+        let out = tasks.iter().map(|_| Vec::new()).collect();
+        let mut work = Self { batch, depths, keys, tasks, out, fates };
         for (number, task) in work.tasks.iter().enumerate() {
             if let Some(key) = work.keys.get_mut(task.key) {
                 key.queue.push_back(number);
@@ -108,43 +112,70 @@ impl Work {
         Ok(Self::new(batch, depths, keys, tasks))
     }
 
+    /// Leaves out all units but those of these events, by index, for these keys.
+    pub(super) fn retain(&mut self, wanted: &dyn Fn(usize, &str) -> bool) {
+        let Self { keys, tasks, .. } = self;
+        for key in keys {
+            let Key { name, queue, .. } = key;
+            queue.retain(|number| tasks.get(*number).is_some_and(|task| wanted(task.event, name)));
+        }
+    }
+
     /// Settles what needs no guest, and answers the next unit of each instance that does.
     pub(super) fn judge(&mut self, rules: &Rules<'_>) -> Result<Vec<Call>, Undecided> {
-        let Self { batch, depths, keys, tasks, out, fates } = self;
+        self.judge_up_to(usize::MAX, rules)
+    }
+
+    /// The same, for so many units of each instance at most.
+    pub(super) fn judge_up_to(&mut self, most: usize, rules: &Rules<'_>) -> Result<Vec<Call>, Undecided> {
         let mut calls = Vec::new();
-        for key in keys {
-            while let Some(&number) = key.queue.front()
-                && let Some(task) = tasks.get(number)
-            {
-                let cause = cause(batch, depths, task.event);
-                let unit = Unit { rules, key: &key.name, cause: &cause };
-                let Some(out) = out.get_mut(task.event) else { break };
-                let (changed, call) = match &task.asked {
-                    Asked::Event { starts, .. } => match unit.judge(*starts, &mut key.instance, out) {
-                        Ok(Verdict::React(reaction)) => (false, Some((reaction, None))),
-                        Ok(Verdict::Ignored | Verdict::Duplicate) => (false, None),
-                        Ok(Verdict::Late | Verdict::Settled) => (true, None),
-                        Err(refusal) => return Err(Undecided::at(task.event, Fault::Refused, &refusal.to_string())),
-                    },
-                    Asked::Timer(due) => match unit.due(due, &mut key.instance, out) {
-                        DueVerdict::Wake { reaction, payload } => (false, Some((reaction, Some(payload)))),
-                        DueVerdict::Ignored => (false, None),
-                        DueVerdict::Late | DueVerdict::Settled => (true, None),
-                    },
-                };
-                if let Some((reaction, payload)) = call {
-                    calls.push(Call { task: number, reaction, payload });
-                    break;
+        for key in 0..self.keys.len() {
+            for _ in 0..most {
+                match self.judge_next(key, rules)? {
+                    Judged::Settled => {}
+                    Judged::Call(call) => {
+                        calls.push(call);
+                        break;
+                    }
+                    Judged::Nothing => break,
                 }
-                key.queue.pop_front();
-                if changed {
-                    key.changed = Some(task.event);
-                }
-                settle(fates, task.event, if changed { Fate::Applied } else { Fate::Ignored });
             }
         }
         calls.sort_unstable_by_key(|call| call.task);
         Ok(calls)
+    }
+
+    /// Judges the next unit of an instance.
+    fn judge_next(&mut self, key: usize, rules: &Rules<'_>) -> Result<Judged, Undecided> {
+        let Self { batch, depths, keys, tasks, out, fates } = self;
+        let Some(key) = keys.get_mut(key) else { return Ok(Judged::Nothing) };
+        let Some(&number) = key.queue.front() else { return Ok(Judged::Nothing) };
+        let (Some(task), Some(out)) = (tasks.get(number), out.get_mut(number)) else { return Ok(Judged::Nothing) };
+        let cause = cause(batch, depths, task.event);
+        let unit = Unit { rules, key: &key.name, cause: &cause };
+        let changed = match &task.asked {
+            Asked::Event { starts, .. } => match unit.judge(*starts, &mut key.instance, out) {
+                Ok(Verdict::React(reaction)) => {
+                    return Ok(Judged::Call(Call { task: number, reaction, payload: None }));
+                }
+                Ok(Verdict::Ignored | Verdict::Duplicate) => false,
+                Ok(Verdict::Late | Verdict::Settled) => true,
+                Err(refusal) => return Err(Undecided::at(task.event, Fault::Refused, &refusal.to_string())),
+            },
+            Asked::Timer(due) => match unit.due(due, &mut key.instance, out) {
+                DueVerdict::Wake { reaction, payload } => {
+                    return Ok(Judged::Call(Call { task: number, reaction, payload: Some(payload) }));
+                }
+                DueVerdict::Ignored => false,
+                DueVerdict::Late | DueVerdict::Settled => true,
+            },
+        };
+        key.queue.pop_front();
+        if changed {
+            key.changed = Some(task.event);
+        }
+        settle(fates, task.event, if changed { Fate::Applied } else { Fate::Ignored });
+        Ok(Judged::Settled)
     }
 
     /// Folds what the guest answered.
@@ -152,7 +183,7 @@ impl Work {
         let Self { batch, depths, keys, tasks, out, fates } = self;
         for (call, answer) in calls.into_iter().zip(answers) {
             let Some(task) = tasks.get(call.task) else { continue };
-            let (Some(key), Some(out)) = (keys.get_mut(task.key), out.get_mut(task.event)) else { continue };
+            let (Some(key), Some(out)) = (keys.get_mut(task.key), out.get_mut(call.task)) else { continue };
             let cause = cause(batch, depths, task.event);
             let unit = Unit { rules, key: &key.name, cause: &cause };
             unit.fold(call.reaction, &mut key.instance, answer.state, answer.effects, out)

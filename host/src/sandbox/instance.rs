@@ -68,6 +68,7 @@ pub struct Instance {
     handler: bindings::Handler,
     limits: Limits,
     expected: Expected,
+    fuel_used: u64,
 }
 
 /// What `stage` announced, so that each `apply` can be checked against it.
@@ -117,7 +118,14 @@ impl Module {
         let handler = self.linked.instantiate(&mut store).map_err(|error| {
             if error.is::<Trap>() || store.data().memory_refused { failure(&mut store, &error) } else { host(error) }
         })?;
-        Ok(Instance { name: name.to_owned(), store, handler, limits: limits.clone(), expected: Expected::default() })
+        Ok(Instance {
+            name: name.to_owned(),
+            store,
+            handler,
+            limits: limits.clone(),
+            expected: Expected::default(),
+            fuel_used: 0,
+        })
     }
 }
 
@@ -137,6 +145,8 @@ impl Instance {
         self.store.set_fuel(self.limits.fuel_per_call).map_err(host)?;
         self.store.data_mut().log_bytes_left = self.limits.output_bytes;
         let answer = call(&self.handler, &mut self.store).map_err(|error| failure(&mut self.store, &error));
+        let left = self.store.get_fuel().unwrap_or_default();
+        self.fuel_used = self.fuel_used.saturating_add(self.limits.fuel_per_call.saturating_sub(left));
         self.forward_log();
         answer
     }
@@ -183,6 +193,10 @@ impl Guest for Instance {
 
     fn memory_bytes(&self) -> u64 {
         self.store.data().memory_held as u64
+    }
+
+    fn fuel_used(&self) -> u64 {
+        self.fuel_used
     }
 }
 

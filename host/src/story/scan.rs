@@ -3,10 +3,8 @@
 //! what is left of the instance, and what could not be looked at. Direct gets, so it needs no consumer on a user's
 //! stream. Never: writes a message.
 
-use anyhow::Context as _;
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
-use async_nats::jetstream::stream::Stream;
 use millstream_saga::instance::Transition;
 use millstream_saga::{Due, Instance, Message, Outgoing};
 
@@ -17,6 +15,7 @@ use crate::envelope::{self, Arrival};
 use crate::inputs::{self, Holder};
 use crate::journal::Record;
 use crate::names;
+use crate::recorded::{Reader, Source};
 
 /// What a transition leads to is published within this, nanoseconds.
 const AFTER: i64 = 60_000_000_000;
@@ -29,6 +28,8 @@ const PAGE_BYTES: usize = 4 << 20;
 pub struct Wanted<'a> {
     /// The saga.
     pub handler: &'a str,
+    /// Its generation that is live.
+    pub generation: u32,
     /// The instance's key.
     pub key: &'a str,
     /// Subjects that it reads and sends to.
@@ -124,7 +125,7 @@ async fn journal(
     if jetstream.get_stream(&stream).await.is_err() {
         return Ok(found);
     }
-    let subject = names::journal_subject(wanted.handler, 1, 0);
+    let subject = names::journal_subject(wanted.handler, wanted.generation, 0);
     let mut from = begun.map_or(From::Sequence(1), |begun| From::Time(begun - SKEW));
     loop {
         let page = direct_get::page(jetstream, &stream, &subject, from, PAGE, PAGE_BYTES).await?;
@@ -235,10 +236,11 @@ async fn read(
     instance: &Instance,
     found: &mut Found,
 ) -> anyhow::Result<()> {
-    let Holder { stream, filters, .. } = holder;
+    let Holder { stream, filters, direct, first, .. } = holder;
     let mut seen: Vec<u64> = Vec::new();
     for filter in filters {
-        let mut reader = Reader::open(jetstream, holder, filter, range.from).await?;
+        let source = Source { stream, filter, direct: *direct, first: *first };
+        let mut reader = Reader::open(jetstream, source, From::Time(range.from)).await?;
         'pages: loop {
             let page = reader.next().await?;
             if page.is_empty() {
@@ -306,53 +308,6 @@ fn letter(stream: &str, message: &Last) -> Option<Letter> {
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).map(|value| value.as_str())
-}
-
-/// Pages of a stream.
-struct Reader<'a> {
-    jetstream: &'a Context,
-    holder: &'a Holder,
-    filter: &'a str,
-    from: From,
-    /// For a stream that answers no direct gets: asked of its leader, one message at a time.
-    leader: Option<Stream>,
-}
-
-impl<'a> Reader<'a> {
-    async fn open(jetstream: &'a Context, holder: &'a Holder, filter: &'a str, from: i64) -> anyhow::Result<Self> {
-        let leader = if holder.direct {
-            None
-        } else {
-            Some(jetstream.get_stream(&holder.stream).await.context("a stream is gone")?)
-        };
-        let from = if holder.direct { From::Time(from) } else { From::Sequence(holder.first.max(1)) };
-        Ok(Self { jetstream, holder, filter, from, leader })
-    }
-
-    async fn next(&mut self) -> anyhow::Result<Vec<Last>> {
-        let page = match (&self.leader, self.from) {
-            (Some(leader), From::Sequence(sequence)) => {
-                match leader.get_first_raw_message_by_subject(self.filter, sequence).await {
-                    Ok(message) => vec![Last {
-                        subject: message.subject.to_string(),
-                        sequence: message.sequence,
-                        stored: i64::try_from(message.time.unix_timestamp_nanos()).unwrap_or_default(),
-                        headers: message.headers,
-                        payload: message.payload,
-                    }],
-                    Err(_) => Vec::new(),
-                }
-            }
-            _ => {
-                let Self { jetstream, holder, filter, from, .. } = self;
-                direct_get::page(jetstream, &holder.stream, filter, *from, PAGE, PAGE_BYTES).await?
-            }
-        };
-        if let Some(last) = page.last() {
-            self.from = From::Sequence(last.sequence + 1);
-        }
-        Ok(page)
-    }
 }
 
 /// To the second, for people.

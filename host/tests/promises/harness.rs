@@ -10,8 +10,8 @@ mod waiting;
 mod world;
 
 pub use modules::module;
-pub use orders::{Dice, Documents, Event, chains, orders, outcomes, spend};
+pub use orders::{Dice, Documents, Event, chains, orders, outcomes, spend, spend_v2};
 pub(crate) use points::at_each_point;
-pub use process::{Host, cli, refused};
+pub use process::{Host, MILLSTREAM, cli, refused};
 pub use waiting::{PATIENCE, pause, until};
 pub use world::World;

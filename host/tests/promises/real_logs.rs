@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::harness::{self, Documents, PATIENCE, World, pause};
+use crate::harness::{self, Documents, PATIENCE, World, pause, until};
 
 /// A pack of real events with their answers.
 pub struct Pack {
@@ -184,6 +184,31 @@ async fn half_a_million_fines_give_the_answers_computed_elsewhere() {
     run(&world, &["fine-status", "chain"]).await;
     assert_eq!(fines_answer(&documents(&world, "fine-status", 561_470).await), pack.answers["P2_statusAtEnd"]);
     assert_eq!(chain_answer(&documents(&world, "chain", 561_470).await), pack.answers["P6_orderChain"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_of_half_a_million_fines_gives_the_same_answers_before_and_after_its_promotion() {
+    let Some(pack) = Pack::open("traffic-fines") else { return };
+    let world = World::new().await;
+    world.stream("FINES", &["fines.>"]).await;
+    world.deploy("fine-status", "fine-status", &[]);
+    assert_eq!(pack.publish(&world, "fines.{aggregateId}", None), 561_470);
+    run(&world, &["fine-status"]).await;
+    let host = world.host(&[]);
+    world.ok(&["rebuild", "fine-status"]);
+    let answer = pack.answers["P2_statusAtEnd"].clone();
+    until("both are alike", async || {
+        let difference = crate::generations::diff(&world, "fine-status", &[]);
+        (difference["equal"] == answer["rows"] && difference["samples"] == json!([])).then_some(())
+    })
+    .await;
+    world.ok(&["promote", "fine-status"]);
+    drop(host);
+    for bucket in ["fine-status", "fine-status_g1"] {
+        let documents = world.documents(bucket).await.into_iter();
+        let documents = documents.map(|(key, value)| (key, serde_json::from_str(&value).expect("JSON"))).collect();
+        assert_eq!(fines_answer(&documents), answer, "{bucket}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

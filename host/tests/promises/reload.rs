@@ -15,7 +15,7 @@ use crate::harness::{Event, World, chains, module, orders, pause, spend, until};
 use crate::hostile::{Mischief, SOUND, TRIGGER, file, wasm};
 
 /// The bytes of an example with a custom section more: the same code under another digest.
-fn variant(example: &str, name: &str) -> Vec<u8> {
+pub fn variant(example: &str, name: &str) -> Vec<u8> {
     let mut bytes = std::fs::read(module(example)).expect("a module");
     let name = name.as_bytes();
     let length = u8::try_from(name.len()).expect("a short name");

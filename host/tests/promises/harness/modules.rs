@@ -6,8 +6,11 @@ use std::sync::OnceLock;
 use millstream::examples;
 
 /// All that any test deploys.
-const HANDLERS: [&str; 12] = [
+const HANDLERS: [&str; 16] = [
     "customer-spend",
+    "customer-spend-v2",
+    "customer-spend-next",
+    "order-receipt",
     "fine-status",
     "page-edits",
     "channel-stats",
@@ -19,6 +22,7 @@ const HANDLERS: [&str; 12] = [
     "transfer-money",
     "reminder",
     "scripted",
+    "scripted-next",
 ];
 
 /// The `.wasm` of an example.

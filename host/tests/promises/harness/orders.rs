@@ -53,6 +53,20 @@ pub fn spend(events: &[Event]) -> Documents {
     totals.into_iter().map(|(customer, total)| (customer.to_owned(), document(total))).collect()
 }
 
+/// What customer-spend-v2 must hold after these events.
+pub fn spend_v2(events: &[Event]) -> Documents {
+    let mut documents = spend(events);
+    let mut large: BTreeMap<&str, u64> = BTreeMap::new();
+    for event in events.iter().filter(|event| event.cents >= 9_900) {
+        *large.entry(&event.customer).or_default() += 1;
+    }
+    for (customer, count) in large {
+        let document = documents.get_mut(customer).expect("a customer");
+        *document = format!(r#"{},"large":{count}}}"#, document.trim_end_matches('}'));
+    }
+    documents
+}
+
 /// What order-chain must hold after these events: it sees every lost, doubled or swapped one.
 pub fn chains(events: &[Event]) -> Documents {
     let mut chains: BTreeMap<&str, (String, u64)> = BTreeMap::new();

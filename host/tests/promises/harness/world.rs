@@ -166,8 +166,9 @@ impl World {
     /// The record that a handler's journal ends with: its positions, counts and claim.
     pub async fn last_record(&self, handler: &str) -> Option<(u64, Counts, Vec<u64>)> {
         let stream = self.jetstream.get_stream(format!("MILLSTREAM_JOURNAL_{handler}")).await.ok()?;
-        let message =
-            stream.get_last_raw_message_by_subject(&format!("millstream.journal.{handler}.1.0")).await.ok()?;
+        let live = millstream::generation::ledger::live(&self.jetstream, handler).await.ok()?;
+        let subject = millstream::names::journal_subject(handler, live, 0);
+        let message = stream.get_last_raw_message_by_subject(&subject).await.ok()?;
         let record = Record::decode(&message.payload, message.sequence).expect("a record");
         Some((message.sequence, record.counts, record.positions.iter().map(|position| position.sequence).collect()))
     }

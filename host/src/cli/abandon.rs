@@ -1,0 +1,63 @@
+//! `millstream abandon`: removes a generation that is not live: its bucket, its consumers, its records.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::generations::{Generations, refused, told};
+use super::{Fault, connect};
+use crate::generation::Generation;
+use crate::generation::ledger::Ledgers;
+use crate::rebuild;
+
+/// How often the ledger is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Remove a generation that is not live.
+#[derive(Debug, Args)]
+pub(super) struct Abandon {
+    /// The handler.
+    handler: String,
+    /// Which generation.
+    #[arg(long, value_name = "N")]
+    generation: u32,
+    /// How long to wait for a host to do it.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    timeout: u64,
+}
+
+impl Abandon {
+    pub(super) async fn run(self, connection: &connect::Connection) -> Result<(), Fault> {
+        let Self { handler, generation: number, .. } = &self;
+        let mut generations = Generations::open(connection, handler).await?;
+        let mut asked = generations.ledger.clone();
+        asked.abandon(handler, *number).map_err(refused)?;
+        let ledgers = Ledgers::open(&generations.jetstream).await?;
+        ledgers.change(handler, |ledger| ledger.abandon(handler, *number)).await.map_err(told)?;
+        // Where no host runs, nobody holds it.
+        if generations.registry.live_hosts().await?.is_empty() {
+            rebuild::clear_away(&generations.jetstream, &Generation::shadow(handler, *number)).await?;
+            let forget = ledgers.change(handler, |ledger| {
+                ledger.forget(*number);
+                Ok(())
+            });
+            forget.await.map_err(told)?;
+        }
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(self.timeout);
+        loop {
+            generations.refresh().await?;
+            if generations.ledger.shadow(*number).is_none() {
+                eprintln!("generation {number} of {handler} is removed");
+                return Ok(());
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(Fault::failed(anyhow::anyhow!(
+                    "no host has removed it within {} s; it stays asked for",
+                    self.timeout
+                ))
+                .hint(format!("see who runs it with `millstream list`, and `millstream rebuild {handler} --list`")));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What the commands for generations share: finds the handler and its ledger, tells how its generations are. Never: changes them.
+
+use async_nats::jetstream::{self, Context};
+use serde::Serialize;
+
+use super::{Fault, connect, deploy, output};
+use crate::generation::ledger::{self, Ledger, Refusal, Wanted};
+use crate::progress::{Report, State};
+use crate::rebuild::{self, Reach};
+use crate::registry::{Deployment, Registry};
+use crate::sandbox::wire::Kind;
+
+/// A deployed handler with its generations.
+pub(super) struct Generations {
+    pub(super) jetstream: Context,
+    pub(super) registry: Registry,
+    pub(super) handler: String,
+    pub(super) deployment: Deployment,
+    pub(super) ledger: Ledger,
+}
+
+/// One generation, as it is told.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Row {
+    pub(super) handler: String,
+    pub(super) generation: u32,
+    pub(super) state: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) reason: String,
+    digest: String,
+    label: String,
+    /// Events that it has decided.
+    pub(super) decided: u64,
+    /// Events that wait for it.
+    pub(super) waiting: u64,
+}
+
+impl Generations {
+    pub(super) async fn open(connection: &connect::Connection, handler: &str) -> Result<Self, Fault> {
+        let jetstream = jetstream::new(super::open(connection).await?);
+        let registry = Registry::peek(&jetstream).await?;
+        let deployed = match &registry {
+            Some(registry) => registry.deployment(handler).await?,
+            None => None,
+        };
+        let (Some(registry), Some(deployment)) = (registry, deployed) else {
+            return Err(Fault::usage(anyhow::anyhow!("handler {handler} is not deployed"))
+                .hint("see what is deployed with `millstream list`"));
+        };
+        let ledger = ledger::look(&jetstream, handler).await?;
+        Ok(Self { jetstream, registry, handler: handler.to_owned(), deployment, ledger })
+    }
+
+    /// Whether it is a projection or a saga; what it says of itself is asked of its module.
+    pub(super) async fn kind(&self) -> Result<Kind, Fault> {
+        let bytes = self.registry.module(self.deployment.digest).await?;
+        let settings = self.deployment.settings.clone();
+        Ok(tokio::task::spawn_blocking(move || deploy::examine(&bytes, settings)).await??.description.kind)
+    }
+
+    /// Reads the ledger again.
+    pub(super) async fn refresh(&mut self) -> Result<(), Fault> {
+        self.ledger = ledger::look(&self.jetstream, &self.handler).await?;
+        Ok(())
+    }
+
+    /// The live generation, then the others.
+    pub(super) async fn rows(&self) -> Result<Vec<Row>, Fault> {
+        let mut rows = vec![self.row(self.ledger.live).await?];
+        for shadow in &self.ledger.shadows {
+            rows.push(self.row(shadow.number).await?);
+        }
+        Ok(rows)
+    }
+
+    /// One generation, shadow or live.
+    pub(super) async fn row(&self, number: u32) -> Result<Row, Fault> {
+        let shadow = self.ledger.shadow(number);
+        let Deployment { digest, label, .. } = &self.deployment;
+        let filters = match shadow {
+            Some(shadow) if self.deployment.settings.subjects.is_empty() => &shadow.subjects[..],
+            _ => self.deployment.filters(),
+        };
+        let streams = &self.deployment.settings.streams;
+        let Reach { decided, waiting } =
+            rebuild::reach(&self.jetstream, &self.handler, number, filters, streams).await?;
+        let key = match shadow {
+            Some(_) => rebuild::status_key(&self.handler, number),
+            None => self.handler.clone(),
+        };
+        let report = self.registry.status(&key).await?.unwrap_or_default();
+        let (state, reason) = self.state(number, &report, waiting);
+        let (digest, label) = shadow.map_or((digest, label), |shadow| (&shadow.digest, &shadow.label));
+        Ok(Row {
+            handler: self.handler.clone(),
+            generation: number,
+            state,
+            reason,
+            digest: digest.to_string(),
+            label: label.clone(),
+            decided,
+            waiting,
+        })
+    }
+
+    fn state(&self, number: u32, report: &Report, waiting: u64) -> (&'static str, String) {
+        let promoting = self.ledger.promotion.as_ref().is_some_and(|promotion| promotion.to == number);
+        let state = match self.ledger.shadow(number).map(|shadow| shadow.wanted) {
+            None => "live",
+            Some(_) if promoting => "promoting",
+            Some(Wanted::Abandoned) => "abandoned",
+            Some(_) if report.state == State::Failing => return ("failing", report.reason.clone()),
+            Some(Wanted::Kept) => "kept",
+            Some(Wanted::Building) if waiting == 0 && report.state == State::Running => "ready",
+            Some(Wanted::Building) => "building",
+        };
+        (state, String::new())
+    }
+}
+
+/// What the user asked for cannot be.
+pub(super) fn refused(refusal: Refusal) -> Fault {
+    let hint = refusal.hint();
+    Fault::usage(refusal).hint(hint)
+}
+
+/// A refusal is the user's to mend; all else is not.
+pub(super) fn told(error: ledger::Error) -> Fault {
+    match error {
+        ledger::Error::Refused(refusal) => refused(refusal),
+        error @ (ledger::Error::Unreachable { .. } | ledger::Error::Malformed { .. }) => Fault::failed(error),
+    }
+}
+
+/// The rows as a table.
+pub(super) fn table(rows: &[Row]) -> String {
+    let cells = rows.iter().map(|row| {
+        vec![
+            row.generation.to_string(),
+            row.state.to_owned(),
+            row.digest.chars().take(12).collect(),
+            row.label.clone(),
+            output::thousands(row.decided),
+            output::thousands(row.waiting),
+        ]
+    });
+    output::table(&["GENERATION", "STATE", "MODULE", "LABEL", "DECIDED", "WAITING"], &[0, 4, 5], cells.collect())
+}

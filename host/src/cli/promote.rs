@@ -1,0 +1,189 @@
+//! `millstream promote`: has a generation take the place of the live one. The host that runs the handler does it; this asks, waits,
+//! and tells how it ended. Taking it back is the same command for the generation that was live before.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::diff::compare;
+use super::generations::{Generations, refused, told};
+use super::{Fault, connect, output};
+use crate::claim;
+use crate::clock;
+use crate::comparison::Sample;
+use crate::generation::ledger::{self, Ending, Ledgers, Promotion, Refusal, Shadow, Wanted};
+use crate::promotion::instances_differ;
+use crate::registry::{Deployment, Desired};
+use crate::sandbox::wire::Kind;
+
+/// How often the ledger is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Have a generation take the place of the live one, at one exact event.
+#[derive(Debug, Args)]
+pub(super) struct Promote {
+    /// The handler.
+    handler: String,
+    /// Which generation, where there are several.
+    #[arg(long, value_name = "N")]
+    generation: Option<u32>,
+    /// Also where instances of a saga differ that have not ended.
+    #[arg(long)]
+    force: bool,
+    /// How long to wait for a host to do it.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    timeout: u64,
+}
+
+#[derive(Serialize)]
+struct Promoted {
+    handler: String,
+    live: u32,
+    before: u32,
+    positions: Vec<String>,
+    written: u64,
+    pause_milliseconds: u64,
+}
+
+impl Promote {
+    /// The newest generation.
+    pub(super) fn of(handler: &str) -> Self {
+        Self { handler: handler.to_owned(), generation: None, force: false, timeout: 120 }
+    }
+
+    pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
+        let mut generations = Generations::open(connection, &self.handler).await?;
+        let to = generations.ledger.meant(&self.handler, self.generation).map_err(refused)?.number;
+        let id = match generations.ledger.promotion.as_ref().filter(|promotion| promotion.to == to) {
+            Some(under_way) => under_way.id,
+            None => {
+                self.check(&generations, to).await?;
+                self.ask(&mut generations, to).await?
+            }
+        };
+        let ending = self.wait(&mut generations, id).await?;
+        if !ending.reason.is_empty() {
+            return Err(Fault::failed(anyhow::anyhow!(
+                "generation {to} was not promoted, generation {} goes on: {}",
+                ending.from,
+                ending.reason
+            ))
+            .hint(format!("see its generations with `millstream rebuild {} --list`", self.handler)));
+        }
+        tell(&self.handler, &ending, json)
+    }
+
+    /// What would stop it anyway, before anything is touched.
+    async fn check(&self, generations: &Generations, to: u32) -> Result<(), Fault> {
+        let Generations { handler, deployment, registry, .. } = generations;
+        if deployment.desired == Desired::Paused {
+            return Err(Fault::usage(anyhow::anyhow!("handler {handler} is paused"))
+                .hint("let it run first, so that both generations reach the same event"));
+        }
+        if registry.live_hosts().await?.is_empty() {
+            return Err(Fault::usage(anyhow::anyhow!("no host is running, and a host does it"))
+                .hint("start one with `millstream run`"));
+        }
+        let row = generations.row(to).await?;
+        if row.state == "failing" {
+            return Err(Fault::usage(anyhow::anyhow!(
+                "generation {to} of handler {handler} is failing: {}",
+                row.reason
+            ))
+            .hint(format!("remove it with `millstream abandon {handler} --generation {to}`")));
+        }
+        let near = deployment.settings.batch_events as u64;
+        if row.waiting > near {
+            return Err(Fault::usage(anyhow::anyhow!(
+                "generation {to} of handler {handler} is behind: {} events wait for it",
+                output::thousands(row.waiting)
+            ))
+            .hint(format!("see how it gets on with `millstream rebuild {handler} --list`")));
+        }
+        if generations.kind().await? == Kind::Saga { self.check_saga(generations, to).await } else { Ok(()) }
+    }
+
+    async fn check_saga(&self, generations: &Generations, to: u32) -> Result<(), Fault> {
+        let handler = &generations.handler;
+        let report = generations.registry.status(handler).await?.unwrap_or_default();
+        if let Some(effect) = report.undelivered.first() {
+            return Err(Fault::usage(anyhow::anyhow!(
+                "{} effects of handler {handler} are not taken, so it cannot come to a stand; one is for {}: {}",
+                report.undelivered_effects,
+                effect.subject,
+                effect.reason
+            ))
+            .hint("make a stream that holds the subject with `nats stream add`"));
+        }
+        if self.force {
+            return Ok(());
+        }
+        let comparison = compare(generations, to, usize::MAX).await?;
+        let alive: Vec<String> =
+            comparison.samples.into_iter().filter(Sample::is_alive).map(|sample| sample.key).collect();
+        if alive.is_empty() {
+            return Ok(());
+        }
+        Err(Fault::usage(anyhow::anyhow!(instances_differ(&alive))).hint(format!(
+            "timers that have fired are in no stream any more, so a rebuild lacks them; see `millstream diff {handler}`, \
+             wait until these have ended, or give --force"
+        )))
+    }
+
+    /// Writes the wish; answers which promotion it is. Whoever asked for the same a moment before has asked for this one.
+    async fn ask(&self, generations: &mut Generations, to: u32) -> Result<u64, Fault> {
+        let Deployment { digest, label, subjects, signature, .. } = generations.deployment.clone();
+        let (number, since) = (generations.ledger.live, clock::now());
+        let before = Shadow { number, digest, label, subjects, signature, throttle: 0, wanted: Wanted::Kept, since };
+        let wish = Promotion { id: claim::fresh_id(), from: number, to, force: self.force, since, before };
+        let handler = &self.handler;
+        let ledgers = Ledgers::open(&generations.jetstream).await?;
+        let asked = ledgers.change(handler, |ledger| ledger.promote(handler, wish.clone())).await;
+        match asked {
+            Ok(_) => Ok(wish.id),
+            Err(ledger::Error::Refused(Refusal::UnderWay { to: other, .. })) if other == to => {
+                generations.refresh().await?;
+                let under_way = generations.ledger.promotion.as_ref().map(|promotion| promotion.id);
+                Ok(under_way.or(generations.ledger.ended.as_ref().map(|ended| ended.id)).unwrap_or(wish.id))
+            }
+            Err(error) => Err(told(error)),
+        }
+    }
+
+    async fn wait(&self, generations: &mut Generations, id: u64) -> Result<Ending, Fault> {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(self.timeout);
+        loop {
+            generations.refresh().await?;
+            if let Some(ending) = generations.ledger.ended.as_ref().filter(|ending| ending.id == id) {
+                return Ok(ending.clone());
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(Fault::failed(anyhow::anyhow!(
+                    "no host has done it within {} s; it stays asked for",
+                    self.timeout
+                ))
+                .hint(format!(
+                    "see who runs it with `millstream list`, and `millstream rebuild {} --list`",
+                    self.handler
+                )));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+fn tell(handler: &str, ending: &Ending, json: bool) -> Result<(), Fault> {
+    let positions =
+        ending.positions.iter().map(|position| format!("{}:{}", position.stream, position.sequence)).collect();
+    let Ending { from, to, written, pause_milliseconds, .. } = *ending;
+    let promoted =
+        Promoted { handler: handler.to_owned(), live: to, before: from, positions, written, pause_milliseconds };
+    if json {
+        return Ok(output::json(&promoted)?);
+    }
+    eprintln!("generation {to} of {handler} is live; generation {from} stopped at {}", promoted.positions.join(", "));
+    eprintln!("documents written: {}; nothing was decided for {pause_milliseconds} ms", output::thousands(written));
+    eprintln!("take it back with `millstream promote {handler} --generation {from}`");
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! A rebuild: a new generation from the first event, beside the live one. In: a handler and a module in the registry. Out: a
+//! generation in the ledger, which the host that runs the handler builds; how far it is; and, when nobody wants it any more, its
+//! traces removed. Never: touches the live generation.
+
+use async_nats::jetstream::Context;
+
+use crate::clock;
+use crate::documents;
+use crate::generation::Generation;
+use crate::generation::ledger::{Error, Ledgers, Shadow, Wanted};
+use crate::inputs;
+use crate::intake;
+use crate::journal::{Journal, Position};
+use crate::names;
+use crate::policy::Signature;
+use crate::promotion;
+use crate::registry::{Deployment, Desired};
+use crate::sandbox::Digest;
+use crate::settings::Settings;
+use crate::survey;
+
+/// What to build.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// A module that is in the registry.
+    pub digest: Digest,
+    /// Its name for people.
+    pub label: String,
+    /// Its own subject filters.
+    pub subjects: Vec<String>,
+    /// Who vouches for it under the handler's name.
+    pub signature: Option<Signature>,
+    /// Upper bound of the rate, events per second. 0: none.
+    pub throttle: u64,
+}
+
+impl Plan {
+    /// The module that is live, once more.
+    #[must_use]
+    pub fn again(deployment: &Deployment) -> Self {
+        let Deployment { digest, label, subjects, signature, .. } = deployment.clone();
+        Self { digest, label, subjects, signature, throttle: 0 }
+    }
+}
+
+/// Begins a generation; answers its number. Whoever runs the handler builds it.
+///
+/// # Errors
+/// While a promotion is under way, when there are too many generations, or the server is away.
+pub async fn begin(jetstream: &Context, handler: &str, plan: Plan) -> Result<u32, Error> {
+    let Plan { digest, label, subjects, signature, throttle } = plan;
+    let shadow = Shadow {
+        number: 0,
+        digest,
+        label,
+        subjects,
+        signature,
+        throttle,
+        wanted: Wanted::Building,
+        since: clock::now(),
+    };
+    let ledgers = Ledgers::open(jetstream).await?;
+    let (_, number) = ledgers.change(handler, |ledger| ledger.begin(handler, shadow.clone())).await?;
+    Ok(number)
+}
+
+/// A shadow as if it were deployed: with the handler's settings, at its own pace.
+#[must_use]
+pub(crate) fn deployment(of_handler: &Settings, shadow: &Shadow) -> Deployment {
+    let Shadow { digest, label, subjects, signature, throttle, .. } = shadow.clone();
+    let settings = Settings { throttle_events_per_second: throttle, ..of_handler.clone() };
+    Deployment { digest, label, subjects, settings, desired: Desired::Running, note: String::new(), signature }
+}
+
+/// Where a shadow's host tells how it is, in the status bucket.
+#[must_use]
+pub fn status_key(handler: &str, generation: u32) -> String {
+    format!("{handler}.generation.{generation}")
+}
+
+/// How far a generation is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Events that it has decided.
+    pub decided: u64,
+    /// Events that wait for it.
+    pub waiting: u64,
+}
+
+/// How far a generation with these subject filters is.
+///
+/// # Errors
+/// When the server does not answer or the inputs cannot be found.
+pub async fn reach(
+    jetstream: &Context,
+    handler: &str,
+    generation: u32,
+    filters: &[String],
+    streams: &[String],
+) -> anyhow::Result<Reach> {
+    let (positions, counts) = survey::decided_by(jetstream, handler, generation).await?;
+    let mut inputs = inputs::resolve(jetstream, filters, streams).await?;
+    if positions.iter().any(|position| position.stream == names::TIMERS) {
+        inputs.extend(inputs::timers_if_there(jetstream, handler).await?);
+    }
+    let mut waiting = 0;
+    for input in &inputs {
+        let position = positions.iter().find(|position| position.stream == input.stream);
+        waiting += survey::sample(jetstream, input, position.map_or(0, |position| position.sequence)).await?.events;
+    }
+    Ok(Reach { decided: counts.delivered, waiting })
+}
+
+/// Removes all that a shadow left: consumers, bucket, journal subject. It must have ended on this host; one that runs elsewhere is
+/// fenced.
+///
+/// # Errors
+/// When something is in the way; it can be tried again.
+pub(crate) async fn clear_away(jetstream: &Context, generation: &Generation) -> anyhow::Result<()> {
+    let Generation { handler, number, .. } = generation;
+    let name = names::journal_stream(handler);
+    if is_missing(jetstream, &name).await? {
+        return Ok(());
+    }
+    let journal = Journal::open(jetstream, handler, 1).await?.of(*number);
+    promotion::close_for_good(&journal, "").await?;
+    let (positions, _) = survey::decided_by(jetstream, handler, *number).await?;
+    leave(jetstream, generation, &positions).await?;
+    // Last, for it names the streams that the consumers are on.
+    journal.purge().await?;
+    Ok(())
+}
+
+/// Takes a handler's shadows off the streams they read; with their documents, nothing of them is left. The handler must have ended
+/// everywhere.
+pub(crate) async fn take_off(jetstream: &Context, handler: &str, with_documents: bool) -> anyhow::Result<()> {
+    if is_missing(jetstream, &names::bucket_stream(names::GENERATIONS)).await? {
+        return Ok(());
+    }
+    let ledgers = Ledgers::open(jetstream).await?;
+    for Shadow { number, .. } in ledgers.read(handler).await?.0.shadows {
+        let generation = Generation::shadow(handler, number);
+        if with_documents {
+            clear_away(jetstream, &generation).await?;
+        } else {
+            let (positions, _) = survey::decided_by(jetstream, handler, number).await?;
+            leave_streams(jetstream, &generation, &positions).await?;
+        }
+    }
+    if with_documents { Ok(ledgers.remove(handler).await?) } else { Ok(()) }
+}
+
+/// Removes consumers and bucket of a shadow that is one no more.
+pub(crate) async fn leave(jetstream: &Context, generation: &Generation, positions: &[Position]) -> anyhow::Result<()> {
+    leave_streams(jetstream, generation, positions).await?;
+    documents::remove_bucket(jetstream, generation).await?;
+    Ok(())
+}
+
+async fn leave_streams(jetstream: &Context, generation: &Generation, positions: &[Position]) -> anyhow::Result<()> {
+    for Position { stream, .. } in positions {
+        if !is_missing(jetstream, stream).await? {
+            intake::remove_consumer(jetstream, generation, stream).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn is_missing(jetstream: &Context, stream: &str) -> anyhow::Result<bool> {
+    match jetstream.get_stream(stream).await {
+        Ok(_) => Ok(false),
+        Err(error) if inputs::is_missing(&error) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
