@@ -177,7 +177,7 @@ impl Deploy {
                     .hint("build one with `cargo build --profile module --target wasm32-unknown-unknown`")
             })?;
         let settings = Settings::default().with(&self.set).map_err(bad_setting)?;
-        let version = examine(&bytes, settings).map_err(|error| self.no_handler(error))?;
+        let version = examine(&bytes, settings).map_err(|error| no_handler(&self.module, error))?;
         let name = self.name.clone().unwrap_or_else(|| version.description.name.clone());
         if let Some(defect) = names::handler_name_defect(&name) {
             return Err(Fault::usage(anyhow::anyhow!(defect)).hint("give another with --name"));
@@ -221,27 +221,6 @@ impl Deploy {
             pause_milliseconds,
             handler: name,
         })))
-    }
-
-    /// A module that its limits are too narrow for may be a good one.
-    fn no_handler(&self, error: anyhow::Error) -> Fault {
-        let limit = match error.downcast_ref() {
-            Some(Defect::Module(sandbox::Error::TooLarge { .. })) => Some("limits.module_bytes"),
-            Some(Defect::Call { failure, .. }) => match failure.class {
-                Class::Fuel => Some("limits.fuel_per_call"),
-                Class::Memory => Some("limits.memory_bytes"),
-                Class::Output => Some("limits.output_bytes"),
-                Class::Trap | Class::Answer | Class::Host => None,
-            },
-            Some(Defect::Module(_) | Defect::Facts(_)) | None => None,
-        };
-        let path = self.module.display();
-        match limit {
-            Some(name) => Fault::usage(error.context(format!("{path} cannot run within `{name}`")))
-                .hint(format!("allow more with --set {name}=..., or mend the module if it should need no more")),
-            None => Fault::usage(error.context(format!("{path} is not a handler")))
-                .hint("`millstream new NAME` makes a handler that is one; compare with it"),
-        }
     }
 
     /// Writes what was checked, and waits for what the hosts make of it.
@@ -330,6 +309,27 @@ pub(super) fn signature(
 /// Prepares a module as a host would.
 pub(super) fn examine(bytes: &[u8], settings: Settings) -> anyhow::Result<Version> {
     Ok(Version::prepare(&Sandbox::new()?, &Cache::for_user(), "deploy", settings, bytes)?)
+}
+
+/// Why a file is not deployed. A module that its limits are too narrow for may be a good one.
+pub(super) fn no_handler(module: &Path, error: anyhow::Error) -> Fault {
+    let limit = match error.downcast_ref() {
+        Some(Defect::Module(sandbox::Error::TooLarge { .. })) => Some("limits.module_bytes"),
+        Some(Defect::Call { failure, .. }) => match failure.class {
+            Class::Fuel => Some("limits.fuel_per_call"),
+            Class::Memory => Some("limits.memory_bytes"),
+            Class::Output => Some("limits.output_bytes"),
+            Class::Trap | Class::Answer | Class::Host => None,
+        },
+        Some(Defect::Module(_) | Defect::Facts(_)) | None => None,
+    };
+    let path = module.display();
+    match limit {
+        Some(name) => Fault::usage(error.context(format!("{path} cannot run within `{name}`")))
+            .hint(format!("allow more with --set {name}=..., or mend the module if it should need no more")),
+        None => Fault::usage(error.context(format!("{path} is not a handler")))
+            .hint("`millstream new NAME` makes a handler that is one; compare with it"),
+    }
 }
 
 /// Names all settings, for it is mostly a name that is wrong.

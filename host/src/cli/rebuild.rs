@@ -85,9 +85,7 @@ impl Rebuild {
                     .hint("build one with `cargo build --profile module --target wasm32-unknown-unknown`")
             })?;
         let settings = &deployment.settings;
-        let version = deploy::examine(&bytes, settings.clone())
-            .map_err(|error| Fault::usage(error.context(format!("{} is not a handler", file.display()))))
-            .map_err(|fault| fault.hint("`millstream new NAME` makes a handler that is one; compare with it"))?;
+        let version = deploy::examine(&bytes, settings.clone()).map_err(|error| deploy::no_handler(file, error))?;
         let live = generations.registry.module(deployment.digest).await;
         if let Ok(live) = live.as_deref().map(|live| deploy::examine(live, settings.clone()))
             && let Ok(live) = live
