@@ -43,6 +43,10 @@ const LAST_WAIT: Duration = Duration::from_secs(2);
 /// How long a handler that shall stop waits for its effects to be published.
 const PUBLISH_WITHIN: Duration = Duration::from_secs(2);
 
+/// What to do with a saga whose journal or bucket is damaged: what is good for a projection would send every command again.
+const RESTORE: &str = "restore journal and bucket of the saga from one backup; do not delete them: a saga that begins anew \
+                       sends all its commands again (see docs/when-it-fails.md)";
+
 /// A handler to run.
 #[derive(Clone)]
 pub struct Handler {
@@ -174,8 +178,27 @@ impl Error {
         matches!(self, Self::Pipeline(pipeline::Error::Failing { .. } | pipeline::Error::Instance(_)))
     }
 
+    /// Whether what is left of journal and bucket does not fit together.
+    fn is_of_what_is_left(&self) -> bool {
+        matches!(
+            self,
+            Self::Documents(documents::Error::Foreign { .. })
+                | Self::Waits(waits::Error::Documents(documents::Error::Foreign { .. }))
+                | Self::Pipeline(pipeline::Error::Documents(documents::Error::Foreign { .. }))
+                | Self::Journal(journal::Error::Gone { .. } | journal::Error::OtherBucket(_))
+                | Self::Pipeline(pipeline::Error::Journal(
+                    journal::Error::Gone { .. } | journal::Error::OtherBucket(_)
+                ))
+        )
+    }
+
     /// The sentence for people, with what to do where we know it.
-    fn explain(&self) -> String {
+    fn explain(&self, is_saga: bool) -> String {
+        if is_saga && self.is_of_what_is_left() {
+            let text = self.to_string();
+            let fact = text.split("; hint: ").next().unwrap_or_default();
+            return format!("{fact}; hint: {RESTORE}");
+        }
         let hint = match self {
             Self::Inputs(error) => Some(error.hint()),
             Self::Intake(error) | Self::Pipeline(pipeline::Error::Intake(error)) => error.hint(),
@@ -201,7 +224,7 @@ impl Handler {
                 wait = FIRST_WAIT;
             }
             let Err(error) = result else { return Ended::Stopped };
-            let reason = error.explain();
+            let reason = error.explain(self.versions.borrow().saga.is_some());
             match error.class() {
                 Class::Fence => {
                     self.progress.set(State::Fenced, &reason);
@@ -277,11 +300,14 @@ impl Handler {
         let bucket = Documents::of(jetstream, &self.generation, *replicas, *known_revisions).await?;
         let journal = Journal::open(jetstream, &self.name, *replicas).await?.of(self.generation.number);
         if !bucket.is_new() && journal.last().await?.is_none() {
+            let anew =
+                format!("to build the documents anew, `nats kv del -f {}` and start again", self.generation.name());
             return Err(Error::Position(format!(
                 "bucket {name} has documents but the journal {journal} is empty: the handler's positions are gone; \
-                 hint: to build the documents anew, `nats kv del -f {name}` and start again",
+                 hint: {hint}",
                 name = self.generation.name(),
                 journal = crate::names::journal_stream(&self.name),
+                hint = if version.saga.is_some() { RESTORE } else { &anew },
             )));
         }
         let claim = claim::take(&journal, claimant, bucket.created()).await?;
@@ -417,7 +443,7 @@ impl Handler {
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), Error> {
         if let Err(error) = ended {
-            self.progress.set(State::Failing, error.explain());
+            self.progress.set(State::Failing, error.explain(true));
         }
         outbox.hurry();
         let too_long = async {

@@ -107,15 +107,36 @@ pub async fn resolve(jetstream: &Context, filters: &[String], streams: &[String]
     choose(&known, filters, streams)
 }
 
-/// Those of these subjects, wildcards allowed, that no user's stream holds.
+/// Those of these subjects, wildcards allowed, that no user's stream takes: a sealed one holds what it has and takes nothing.
+/// What is only taken in part is told in the log, for it may be all that is ever sent.
 ///
 /// # Errors
 /// When the streams cannot be listed.
 pub async fn without_holder(jetstream: &Context, subjects: &[String]) -> Result<Vec<String>, Error> {
     let known: Vec<Info> =
         jetstream.streams().try_collect().await.map_err(|error| Error::Unreachable(error.to_string()))?;
-    let unheld = |subject: &&String| !known.iter().any(|info| holds(info, subject));
-    Ok(subjects.iter().filter(unheld).cloned().collect())
+    let mut without = Vec::new();
+    for subject in subjects {
+        let (sealed, takers): (Vec<&Info>, Vec<&Info>) =
+            known.iter().filter(|info| holds(info, subject)).partition(|info| info.config.sealed);
+        for info in sealed {
+            tracing::warn!(subject, "stream {} is sealed: it takes no messages any more", info.config.name);
+        }
+        if takers.is_empty() {
+            without.push(subject.clone());
+            continue;
+        }
+        let taken: Vec<&str> = takers.iter().flat_map(|info| &info.config.subjects).map(String::as_str).collect();
+        if !taken.iter().any(|taken| subject::covers(taken, subject)) {
+            let taken: Vec<&str> = taken.into_iter().filter(|taken| subject::overlaps(taken, subject)).collect();
+            tracing::warn!(
+                subject,
+                "streams take only {} of it; a message to any other subject waits until a stream takes it",
+                taken.join(", ")
+            );
+        }
+    }
+    Ok(without)
 }
 
 /// A user's stream that holds some subjects.
@@ -137,7 +158,8 @@ pub struct Holder {
     pub consumes: bool,
 }
 
-/// The users' streams that hold these subjects, wildcards allowed; those of `streams` also where they are fed by others.
+/// The users' streams that hold these subjects, wildcards allowed; those of `streams` also where they are fed by others. Of our
+/// own, the one of alerts, where alerts are asked for.
 ///
 /// # Errors
 /// When the streams cannot be listed.
@@ -145,10 +167,13 @@ pub async fn holders(jetstream: &Context, subjects: &[String], streams: &[String
     let mut known: Vec<Info> =
         jetstream.streams().try_collect().await.map_err(|error| Error::Unreachable(error.to_string()))?;
     known.sort_by(|one, other| one.config.name.cmp(&other.config.name));
+    let alerts = |info: &Info, subject: &str| {
+        info.config.name == names::EVENTS && subject::covers(&names::event_subjects(), subject)
+    };
     let holder = |info: &Info| {
         let fed = is_fed(info) && streams.contains(&info.config.name);
         let mut filters: Vec<String> = Vec::new();
-        for subject in subjects.iter().filter(|subject| fed || holds(info, subject)) {
+        for subject in subjects.iter().filter(|subject| fed || holds(info, subject) || alerts(info, subject)) {
             if !filters.iter().any(|filter| subject::covers(filter, subject)) {
                 filters.retain(|filter| !subject::covers(subject, filter));
                 filters.push(subject.clone());

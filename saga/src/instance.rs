@@ -199,6 +199,19 @@ impl Instance {
         self.state.as_deref()
     }
 
+    /// Whether it waits for an answer to this command.
+    pub fn awaits(&self, command: &str) -> bool {
+        let undo = match self.status {
+            Status::Running => false,
+            Status::Compensating => true,
+            Status::Completed | Status::Compensated | Status::CompensationFailed | Status::Failed => return false,
+        };
+        self.find(command).is_some_and(|(number, attempt)| {
+            let step = self.steps.get(number);
+            attempt.undo == undo && step.is_some_and(|step| step.awaits() == Some(attempt) && !step.backing_off)
+        })
+    }
+
     /// The life that an event begins, with the history of those before.
     pub(crate) fn begin(event: &str, correlation: &str, before: Option<Self>) -> Self {
         let (history, late) = before.map_or((Vec::new(), 0), |before| (before.history, before.late));

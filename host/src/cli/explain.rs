@@ -2,10 +2,12 @@
 //! tree for people, or JSON. Never: writes anything on the server.
 
 use clap::Args;
+use millstream_saga::{Instance, Status};
 
 use super::instances::{Saga, no_instance};
 use super::{Fault, connect, output};
 use crate::generation::ledger;
+use crate::names;
 use crate::story::scan::{self, Document, Wanted};
 use crate::story::{Story, drawing};
 
@@ -33,11 +35,21 @@ impl Explain {
     }
 }
 
+/// Whether its compensation failed, now or before somebody resumed it.
+fn has_alerted(instance: &Instance) -> bool {
+    let failed = Status::CompensationFailed.to_string();
+    instance.status == Status::CompensationFailed
+        || instance.history.iter().any(|transition| transition.did.ends_with(&failed))
+}
+
 /// The story of this instance, if there is anything left of it.
 pub(super) async fn story(saga: &Saga, key: &str, most: usize) -> Result<Option<Story>, Fault> {
     let found = saga.instance(key).await?;
     let document = found.map(|found| Document { instance: found.instance, record: found.record, stored: found.stored });
-    let subjects: Vec<String> = saga.deployment.filters().iter().chain(&saga.facts.sends).cloned().collect();
+    let mut subjects: Vec<String> = saga.deployment.filters().iter().chain(&saga.facts.sends).cloned().collect();
+    if document.as_ref().is_some_and(|document| has_alerted(&document.instance)) {
+        subjects.push(names::event_subject(&saga.name, "compensation-failed"));
+    }
     let streams = &saga.deployment.settings.streams;
     let generation = ledger::live(&saga.jetstream, &saga.name).await?;
     let wanted = Wanted { handler: &saga.name, generation, key, subjects: &subjects, streams, most };

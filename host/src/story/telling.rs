@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use millstream_saga::instance::{Step, StepState, Transition};
+use millstream_saga::instance::{Step, Transition};
 use millstream_saga::{DEADLINE, Due, Instance, Message, Outgoing, Waiting};
 
 use super::{Chapter, Decision, Deed, Kind, Letter, Outcome, Sources, Story, missing};
@@ -186,12 +186,7 @@ impl Teller<'_> {
                 after_ms: letters.map(|(answer, command)| (answer.stored - command.stored) / 1_000_000),
             };
         }
-        let waits = self
-            .instance
-            .steps
-            .iter()
-            .any(|step| matches!(step.state, StepState::Sent | StepState::Undoing) && id.starts_with(&*step.id));
-        if waits { Outcome::Waits } else { Outcome::Unknown }
+        if self.instance.awaits(id) { Outcome::Waits } else { Outcome::Unknown }
     }
 
     /// The first event that answers a command, by its causation id.
@@ -354,6 +349,18 @@ pub(crate) mod tests {
             story.events.iter().flat_map(|chapter| &chapter.effects).find(|deed| deed.id == "h.bb.2").unwrap();
         let Outcome::Answered { by, after_ms, .. } = &charged.outcome else { panic!("{charged:?}") };
         assert_eq!((&**by, *after_ms), ("r2", None), "by what the instance noted");
+    }
+
+    #[test]
+    fn while_a_step_is_taken_back_its_undo_waits_and_the_step_does_not() {
+        let mut sources = sources();
+        let document = INSTANCE.replace(r#""status":"compensated""#, r#""status":"compensating""#);
+        let document = document.replace(r#""state":"undone""#, r#""state":"undoing""#).replace(r#","reply":"r1""#, "");
+        sources.instance = Instance::read(document.as_bytes()).unwrap();
+        sources.letters.retain(|letter| letter.id != "r1" && letter.id != "r3");
+        let words = in_words(&sources.tell());
+        assert!(words[0].ends_with("Command h.aa unknown"), "{words:?}");
+        assert!(words[4].ends_with("Undo h.aa.undo waits"), "{words:?}");
     }
 
     #[test]

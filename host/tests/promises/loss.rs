@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_nats::jetstream::stream;
 
 use crate::harness::{Host, World, chains, orders, until};
+use crate::services::stored;
 
 /// A world in which `chain` has decided `count` orders and shown them, and its last record says so of all but the last one:
 /// what it does not say, the next claim shows again from the journal.
@@ -59,6 +60,38 @@ async fn a_handler_whose_bucket_is_gone_never_begins_documents_anew() {
     world.jetstream.delete_stream("MILLSTREAM_JOURNAL_chain").await.unwrap();
     let _host = world.host(&[]);
     world.settled("chain", &chains(&orders(0, 2010))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_whose_journal_or_bucket_is_gone_is_not_told_to_begin_anew() {
+    let facts =
+        [("the journal MILLSTREAM_JOURNAL_scripted is empty", true), ("bucket was deleted and made anew", false)];
+    for (fact, is_journal) in facts {
+        let world = World::new().await;
+        world.stream("SCRIPTS", &["scripts.>"]).await;
+        world.stream("COMMANDS", &["script-commands.*"]).await;
+        world.deploy("scripted", "scripted", &[]);
+        let script = r#"{"key":"k","starts":true,"asks":[{"send":{"subject":"script-commands.x","letters":1}}]}"#;
+        world.jetstream.publish("scripts.Told", script.into()).await.unwrap().await.unwrap();
+        let mut host = world.host(&[]);
+        until("the command", async || {
+            (stored(&world.jetstream, "COMMANDS").await.len() == 1 && world.documents("scripted").await.len() == 1)
+                .then_some(())
+        })
+        .await;
+        host.signal("TERM");
+        host.end().await;
+        if is_journal {
+            world.jetstream.delete_stream("MILLSTREAM_JOURNAL_scripted").await.unwrap();
+        } else {
+            world.jetstream.delete_key_value("scripted").await.unwrap();
+        }
+        refused(&world, "scripted", fact).await;
+        refused(&world, "scripted", "hint: restore journal and bucket of the saga from one backup").await;
+        let said = world.report("scripted").await.unwrap()["reason"].to_string();
+        assert!(!said.contains("kv del") && !said.contains("stream rm"), "{said}");
+        assert_eq!(stored(&world.jetstream, "COMMANDS").await.len(), 1, "nothing is sent again");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -297,6 +297,12 @@ async fn a_compensation_that_failed_is_resumed_once_somebody_asks() {
     assert_eq!(row["open_steps"][0]["state"], "undo-failed", "{row:#}");
     let listed = rows(&world, &["--status", "compensation-failed"]);
     assert_eq!(listed.len(), 1);
+    let with_alert = until("the alert in its story", async || {
+        let story = story(&world, "stuck");
+        story.to_string().contains(r#""stream":"MILLSTREAM_EVENTS""#).then_some(story)
+    })
+    .await;
+    assert!(!with_alert["missing"].to_string().contains("no stream has"), "{:#}", with_alert["missing"]);
     mended.store(true, Ordering::SeqCst);
     // Three people at once: each learns that it is resumed, whoever's wish came first.
     let url = world.server.url();

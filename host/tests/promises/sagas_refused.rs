@@ -167,6 +167,33 @@ async fn a_saga_whose_commands_no_stream_holds_is_not_deployed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_saga_whose_commands_a_sealed_stream_holds_is_not_deployed() {
+    let world = world().await;
+    let stream = world.jetstream.get_stream("COMMANDS").await.expect("the stream");
+    let sealed = async_nats::jetstream::stream::Config { sealed: true, ..stream.cached_info().config.clone() };
+    world.jetstream.update_stream(sealed).await.expect("it is sealed");
+    let path = module("scripted");
+    let said = world.refused(2, &["deploy", path.to_str().expect("path"), "--no-wait"]);
+    assert!(said.contains("stream COMMANDS is sealed: it takes no messages any more"), "{said}");
+    assert!(said.contains("`script-commands.*`"), "{said}");
+    assert_eq!(world.traces().await, Vec::<String>::new(), "nothing was made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_whose_commands_are_held_in_part_is_deployed_with_a_warning() {
+    let world = World::new().await;
+    world.stream("SCRIPTS", &["scripts.>"]).await;
+    world.stream("COMMANDS", &["script-commands.one", "others.>"]).await;
+    let path = module("scripted");
+    let output = world.cli(&["deploy", path.to_str().expect("path"), "--no-wait"]);
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("streams take only script-commands.one of it"), "{said}");
+    let warnings = said.lines().filter(|line| line.contains("take only")).count();
+    assert_eq!(warnings, 1, "scripts.Told is held: {said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_loses_its_stream_is_listed_and_gets_everything_once_it_is_back() {
     const TOLD: usize = 60;
     let world = world().await;
