@@ -119,6 +119,14 @@ async fn a_message_too_large_for_its_stream_is_listed_alone_and_the_others_go() 
     let _host = world.host(&[]);
     let script = |key: &str, letters: usize| json!({ "key": key, "starts": true, "asks": [send("script-commands.fine", letters)] });
     tell(&world, "scripts.Told", &script("large", 3000)).await;
+    let warned = until("the warning", async || {
+        let output = world.cli(&["sagas", "large"]);
+        let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+        stderr.contains("warning: ").then_some(stderr)
+    })
+    .await;
+    assert!(warned.contains("(10054); hint: let stream COMMANDS take larger messages"), "{warned}");
+    // Only now, so that none of them was on the way when it was refused.
     for number in 0..TOLD {
         tell(&world, "scripts.Told", &script(&format!("k{number}"), 10)).await;
     }
@@ -127,14 +135,9 @@ async fn a_message_too_large_for_its_stream_is_listed_alone_and_the_others_go() 
     })
     .await;
     assert_eq!(commands.len(), TOLD);
-    let warned = until("the warning", async || {
-        let output = world.cli(&["sagas", "large"]);
-        let stderr = String::from_utf8(output.stderr).expect("UTF-8");
-        stderr.contains("warning: ").then_some(stderr)
-    })
-    .await;
-    assert!(warned.contains("1 effects of large cannot be delivered yet"), "{warned}");
-    assert!(warned.contains("(10054); hint: let stream COMMANDS take larger messages"), "{warned}");
+    world.caught_up("large").await;
+    let report = world.report("large").await.expect("a report");
+    assert_eq!(report["undelivered_effects"], 1, "{report:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

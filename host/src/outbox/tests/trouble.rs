@@ -50,6 +50,7 @@ async fn a_message_that_its_stream_refuses_holds_back_its_instance_and_nothing_e
         other => other,
     };
     driven.outbox.publish(1, Stamp::now(), vec![large("h.large", "k"), message("h.behind", "a.y", "k"), long]);
+    driven.until("they are not refused", |outbox| outbox.undelivered().0 == 3).await;
     driven.outbox.publish(2, Stamp::now(), numbered(200, &["a.x"]));
     driven.until("others wait", |outbox| outbox.counts().published == 200 && outbox.undelivered().0 == 3).await;
     assert_eq!(driven.outbox.acted_through(), 0);
