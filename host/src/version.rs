@@ -137,7 +137,7 @@ pub fn other_kind(new: &str, old: &str) -> String {
 pub fn other_state(new: u32, old: u32) -> String {
     format!(
         "its state version is {new}, and the documents here are of state version {old}; \
-         hint: build them anew beside the old ones with `millstream rebuild`"
+         hint: build them anew beside the old ones with `millstream rebuild NAME --module FILE`"
     )
 }
 

@@ -4,8 +4,9 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::{Fault, connect, output, verdicts, versions};
-use crate::registry::{Deployment, Desired, Past};
+use super::{Fault, connect, deploy, output, verdicts, versions};
+use crate::registry::{Deployment, Desired, Past, Registry};
+use crate::version::Succession;
 
 /// Go back to an earlier version.
 #[derive(Debug, Args)]
@@ -38,10 +39,11 @@ impl Rollback {
         let history = registry.history(&self.handler).await?;
         let target = self.target(&current, history)?;
         // Refused here, not by every host.
-        registry
+        let bytes = registry
             .module(target.digest)
             .await
             .map_err(|error| Fault::failed(error).hint("deploy it again from its file with `millstream deploy`"))?;
+        self.check(&registry, &current, &target, bytes).await?;
         let wanted = Deployment { desired: Desired::Running, note: String::new(), ..target };
         let Some(new) = registry.replace(&self.handler, revision, &wanted).await? else {
             return Err(versions::overtaken(&self.handler));
@@ -64,6 +66,34 @@ impl Rollback {
         let label = if done.label.is_empty() { String::new() } else { format!(" ({})", done.label) };
         eprintln!("{}: {:.12} -> {:.12}{label}\nstate     {}", done.handler, done.from, done.to, done.state);
         Ok(())
+    }
+
+    /// A version of another kind or state version cannot go on with the documents that are there.
+    async fn check(
+        &self,
+        registry: &Registry,
+        current: &Deployment,
+        target: &Deployment,
+        bytes: Vec<u8>,
+    ) -> Result<(), Fault> {
+        // Without the other's module there is nothing to compare with, and each host decides for itself.
+        let Ok(running) = registry.module(current.digest).await else { return Ok(()) };
+        let (old, new) = (current.settings.clone(), target.settings.clone());
+        let examined = move || (deploy::examine(&running, old), deploy::examine(&bytes, new));
+        let (Ok(running), Ok(wanted)) = tokio::task::spawn_blocking(examined).await.map_err(Fault::failed)? else {
+            return Ok(());
+        };
+        match wanted.after(&running) {
+            Succession::Never(reason) => {
+                let (name, to) = (&self.handler, target.digest.short());
+                let reason = reason.split("; hint: ").next().unwrap_or_default();
+                Err(Fault::usage(anyhow::anyhow!("{name} cannot go back to {to}: {reason}")).hint(format!(
+                    "its documents may be kept as another generation: see `millstream rebuild {name} --list`, then \
+                     `millstream promote {name} --generation N`"
+                )))
+            }
+            Succession::Same | Succession::Swap | Succession::Reopen => Ok(()),
+        }
     }
 
     /// What to deploy again.

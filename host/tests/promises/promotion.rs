@@ -350,4 +350,8 @@ async fn a_new_state_version_is_built_beside_the_live_one_by_deploying_it() {
     world.settled("spend", &spend_v2(&events)).await;
     let row = world.in_state("spend", "running").await;
     assert_eq!((&row["label"], &row["counts"]["delivered"]), (&json!("second"), &json!(3_000)), "{row}");
+    // Its documents are of the new state version: the way back is the other generation, and nothing is written.
+    let told = world.refused(2, &["rollback", "spend"]);
+    assert!(told.contains("cannot go back to") && told.contains("millstream promote spend --generation"), "{told}");
+    assert_eq!(world.listed("spend")["label"], "second");
 }
