@@ -1,8 +1,9 @@
 //! How far behind a handler is. In: what JetStream and the journal say of one input stream. Out: events, seconds, and words.
 //! Pure: time comes in as an argument. Never: a number without its age, or a guess where the stream can be read.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::numbers::Rates;
 use crate::progress::State;
 
 /// A report older than this means that no host is telling.
@@ -30,7 +31,7 @@ pub struct Sample {
 }
 
 /// Lag of one handler and input stream.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lag {
     /// Handler.
     pub handler: String,
@@ -46,10 +47,12 @@ pub struct Lag {
     pub position: u64,
     /// The stream's last sequence.
     pub head: u64,
+    /// How it moves, as the host measured; none where no host reports.
+    pub rates: Option<Rates>,
     /// Age of the host's last word, seconds; absent when there is none.
     pub reported_seconds_ago: Option<f64>,
     /// Why it is not running, where that is known.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
 }
 
@@ -76,6 +79,7 @@ pub fn lag(handler: &str, stream: &str, sample: &Sample, said: &Said, now: i64) 
         seconds: sample.oldest.map_or(0.0, |oldest| seconds(now - oldest)),
         position: sample.position,
         head: sample.head,
+        rates: None,
         reported_seconds_ago: ago,
         reason: said.reason.clone(),
     }

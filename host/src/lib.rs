@@ -28,6 +28,7 @@
 //! | `policy.rs` | what this host runs at all | signatures and ceilings are the host's own |
 //! | `supervisor.rs`, `registry.rs` | which handlers run here | deployments are plain NATS buckets |
 //! | `survey.rs`, `lag.rs` | how far behind | computed from JetStream, not from what a host says |
+//! | `numbers.rs`, `overview.rs` | all that a person may want to know, in one value | each figure carries its age |
 //! | `recorded.rs` | reads what streams hold | no consumer is left behind |
 //! | `rehearsal.rs` | runs a new module on the past beside the one that runs | pure; nothing is published or written |
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |
@@ -63,8 +64,10 @@ pub mod keys;
 pub mod lag;
 pub mod legible;
 pub mod names;
+pub mod numbers;
 pub mod outbox;
 mod outline;
+pub mod overview;
 pub mod pipeline;
 pub mod policy;
 mod positions;

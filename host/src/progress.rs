@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::journal::{Counts, Position};
+use crate::numbers::Numbers;
 use crate::outbox::{Outbox, Undelivered};
 
 /// Effects named in a report that cannot be delivered.
@@ -75,6 +76,9 @@ pub struct Report {
     /// The first of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub undelivered: Vec<Undelivered>,
+    /// What the host measured.
+    #[serde(default)]
+    pub numbers: Numbers,
     /// When this was written, nanoseconds since 1970, by the host's clock.
     pub time: i64,
 }
