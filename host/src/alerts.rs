@@ -55,21 +55,29 @@ pub async fn tell(
     replicas: usize,
     news: &serde_json::Value,
 ) -> Result<(), Error> {
+    let id = format!("{handler}.{what}.{}", clock::now());
+    tell_once(jetstream, handler, what, &id, replicas, news).await
+}
+
+/// The same under an id of its own: said again within the stream's duplicate window, it is told once.
+///
+/// # Errors
+/// When the server refuses, or is away.
+pub async fn tell_once(
+    jetstream: &Context,
+    handler: &str,
+    what: &str,
+    id: &str,
+    replicas: usize,
+    news: &serde_json::Value,
+) -> Result<(), Error> {
     open(jetstream, handler, replicas).await?;
     let time = clock::now();
-    let id = format!("{handler}.{what}.{time}");
     let event_type = format!("millstream.{what}");
-    let outline = Outline {
-        id: &id,
-        event_type: &event_type,
-        handler,
-        aggregate: handler,
-        time,
-        correlation: &id,
-        causation: "",
-    };
+    let outline =
+        Outline { id, event_type: &event_type, handler, aggregate: handler, time, correlation: id, causation: "" };
     let mut headers = outline.headers();
-    headers.insert("Nats-Msg-Id", id.as_str());
+    headers.insert("Nats-Msg-Id", id);
     let refused = |error: async_nats::jetstream::context::PublishError| Error(error.to_string());
     let subject = names::event_subject(handler, what);
     let ack = jetstream.publish_with_headers(subject, headers, news.to_string().into()).await.map_err(refused)?;

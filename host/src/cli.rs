@@ -3,6 +3,7 @@
 
 mod abandon;
 pub mod connect;
+mod dead;
 mod demo;
 mod deploy;
 mod dev;
@@ -22,8 +23,10 @@ mod promote;
 pub mod publish;
 mod reasons;
 mod rebuild;
+mod redrive;
 mod rehearse;
 mod remove;
+mod replay;
 mod resume_compensation;
 mod rollback;
 mod run;
@@ -76,6 +79,14 @@ enum Command {
     Get(get::Get),
     /// Show how far behind the handlers are.
     Lag(lag::LagCommand),
+    /// List parked keys.
+    Dead(dead::Dead),
+    /// Take up parked keys again.
+    Redrive(redrive::Redrive),
+    /// Give up parked events.
+    Discard(redrive::Discard),
+    /// Run a module on a parked key that was saved.
+    Replay(replay::Replay),
     /// List the instances of a saga.
     Sagas(sagas::Sagas),
     /// Tell the story of one instance of a saga.
@@ -116,6 +127,9 @@ pub fn run(arguments: Arguments) -> Result<(), Fault> {
     if let Command::New(new) = command {
         return new.run();
     }
+    if let Command::Replay(replay) = command {
+        return replay.run(json);
+    }
     log_to_stderr(matches!(command, Command::Run(_) | Command::Dev(_)));
     let runtime = tokio::runtime::Runtime::new().map_err(Fault::failed)?;
     let done = runtime.block_on(command.run(&connection, json));
@@ -144,6 +158,9 @@ impl Command {
             Self::Remove(remove) => remove.run(connection, json).await,
             Self::Get(get) => get.run(connection, json).await,
             Self::Lag(lag) => lag.run(connection, json).await,
+            Self::Dead(dead) => dead.run(connection, json).await,
+            Self::Redrive(redrive) => redrive.run(connection, json).await,
+            Self::Discard(discard) => discard.run(connection, json).await,
             Self::Sagas(sagas) => sagas.run(connection, json).await,
             Self::Explain(explain) => explain.run(connection, json).await,
             Self::ResumeCompensation(resume) => resume.run(connection, json).await,
@@ -159,7 +176,7 @@ impl Command {
                     Fault::new(error, code, hint)
                 })
             }
-            Self::New(_) | Self::Completion { .. } => Ok(()),
+            Self::New(_) | Self::Replay(_) | Self::Completion { .. } => Ok(()),
         }
     }
 }

@@ -2,6 +2,8 @@
 //! the handler. The server's compare-and-set on the subject is the fence; nothing else in the system decides anything.
 //! Never: rewrites a record; trims one whose documents are not in the bucket.
 
+mod parks;
+
 use std::time::Duration;
 
 use async_nats::jetstream::context::PublishErrorKind;
@@ -15,8 +17,13 @@ use crate::direct_get;
 use crate::names;
 use crate::sandbox::Digest;
 
-/// Format of the records this version writes and reads.
-const FORMAT: u8 = 2;
+pub use parks::{Park, ParkedUnit, Parking, Unparked};
+
+/// Format of the records this version writes.
+const FORMAT: u8 = 3;
+
+/// The format before it, which knew no parked keys; it is still read.
+const FORMAT_WITHOUT_PARKING: u8 = 2;
 
 /// Bytes of a message in the journal beside changes and effects, at most: headers, positions, counts, names.
 pub(crate) const RECORD_ROOM: usize = 4096;
@@ -102,6 +109,10 @@ pub enum Kind {
     Close,
     /// The generation goes on in another standing.
     Begin,
+    /// Parked units of one key were decided after all.
+    Redrive,
+    /// Parked units of one key were given up by a person.
+    Discard,
 }
 
 /// What a generation is to the rest of the world. The last record says it, so whoever wants to claim it as something else is
@@ -163,6 +174,9 @@ pub struct Record<'a> {
     pub changes: Vec<Change<'a>>,
     /// What is to be published, in order.
     pub effects: Vec<Outgoing>,
+    /// Units that are set aside or taken up again. Stands behind all else, so that records without it can be read.
+    #[serde(skip)]
+    pub parking: Parking,
 }
 
 impl<'a> Record<'a> {
@@ -186,6 +200,7 @@ impl<'a> Record<'a> {
             input: 0,
             changes: Vec::new(),
             effects: Vec::new(),
+            parking: Parking::default(),
         }
     }
 
@@ -197,8 +212,10 @@ impl<'a> Record<'a> {
         let changes =
             self.changes.iter().map(|change| change.key.len() + change.value.map_or(0, <[u8]>::len) + CHANGE_ROOM);
         let effects = self.effects.iter().map(Outgoing::bytes);
-        let buffer = Vec::with_capacity(changes.chain(effects).sum::<usize>() + RECORD_ROOM);
-        postcard::to_extend(self, buffer).map(Bytes::from).map_err(|error| Error::Encode(error.to_string()))
+        let parks = self.parking.parks.iter().map(Park::bytes);
+        let buffer = Vec::with_capacity(changes.chain(effects).chain(parks).sum::<usize>() + RECORD_ROOM);
+        let encoded = postcard::to_extend(self, buffer).and_then(|buffer| postcard::to_extend(&self.parking, buffer));
+        encoded.map(Bytes::from).map_err(|error| Error::Encode(error.to_string()))
     }
 
     /// Reads a message's bytes.
@@ -207,11 +224,21 @@ impl<'a> Record<'a> {
     /// A damaged record, or one of another format.
     pub fn decode(bytes: &'a [u8], sequence: u64) -> Result<Self, Error> {
         match bytes.first() {
-            Some(&FORMAT) => {
-                postcard::from_bytes(bytes).map_err(|error| Error::Damaged { sequence, reason: error.to_string() })
+            Some(&(FORMAT | FORMAT_WITHOUT_PARKING)) => {
+                Self::read(bytes).map_err(|error| Error::Damaged { sequence, reason: error.to_string() })
             }
             other => Err(Error::Format { sequence, found: other.copied().unwrap_or_default() }),
         }
+    }
+
+    fn read(bytes: &'a [u8]) -> Result<Self, postcard::Error> {
+        let (mut record, rest) = postcard::take_from_bytes::<Self>(bytes)?;
+        record.parking = match record.format {
+            // Nothing was parked, and nothing is left to do for it.
+            FORMAT_WITHOUT_PARKING => Parking { through: record.shown_through, ..Parking::default() },
+            _ => postcard::from_bytes(rest)?,
+        };
+        Ok(record)
     }
 }
 
@@ -395,6 +422,17 @@ impl Journal {
         }
         records.retain(|(sequence, _)| *sequence <= through);
         Ok(records)
+    }
+
+    /// Whether the last record was written under this claim.
+    ///
+    /// # Errors
+    /// When the server does not answer, or the record cannot be read.
+    pub(crate) async fn belongs_to(&self, claim: u64) -> Result<bool, Error> {
+        match self.last().await? {
+            Some((sequence, bytes)) => Ok(Record::decode(&bytes, sequence)?.claim == claim),
+            None => Ok(false),
+        }
     }
 
     /// Removes the generation's records, all of them.

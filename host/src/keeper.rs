@@ -64,12 +64,13 @@ struct Running {
 
 impl Running {
     /// A generation that was promoted brought its own module: that is what runs, and there is nothing to go back to.
-    fn knows_its_heir(&mut self, wanted: &Wanted) {
+    fn knows_its_heir(&mut self, wanted: &Wanted, progress: &Progress) {
         let runs = Arc::clone(&self.versions.borrow());
         if !Arc::ptr_eq(&runs, &self.version) {
             self.version = runs;
             self.deployment = wanted.deployment.clone();
             self.probation = None;
+            progress.try_until(0);
         }
     }
 }
@@ -181,7 +182,7 @@ impl Keeper {
             return self.judge(&wanted, Outcome::Paused, String::new()).await;
         }
         if let Some(running) = running {
-            running.knows_its_heir(&wanted);
+            running.knows_its_heir(&wanted, &self.progress);
         }
         if running.as_ref().is_some_and(|running| running.failed) {
             end(running).await;
@@ -213,6 +214,7 @@ impl Keeper {
             Some(Succession::Swap) => {
                 let Some(running) = running else { return };
                 running.probation = self.probation(running, &wanted);
+                self.progress.try_until(Probation::end(running.probation.as_ref(), &version));
                 running.version = Arc::clone(&version);
                 running.deployment = wanted.deployment.clone();
                 running.versions.send_replace(Arc::clone(&version));
@@ -292,6 +294,7 @@ impl Keeper {
 
     fn start(&self, deployment: &Deployment, version: Arc<Version>, probation: Option<Probation>) -> Running {
         self.progress.makes(version.kind(), version.description.state_version);
+        self.progress.try_until(Probation::end(probation.as_ref(), &version));
         self.progress.set(State::Starting, "");
         self.run_family(deployment.clone(), version, probation, false)
     }
@@ -450,7 +453,12 @@ impl Keeper {
 
 impl Probation {
     fn lasts(&self, delivered: u64, version: &Version) -> bool {
-        delivered < self.from.saturating_add(version.settings.probation_events)
+        delivered < Self::end(Some(self), version)
+    }
+
+    /// Events decided when it ends.
+    fn end(probation: Option<&Self>, version: &Version) -> u64 {
+        probation.map_or(0, |probation| probation.from.saturating_add(version.settings.probation_events))
     }
 }
 

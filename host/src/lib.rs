@@ -12,6 +12,7 @@
 //! | `saga.rs`, `../saga/` | judges a saga's units, folds their effects | pure; the guest sees only what is for it |
 //! | `decision.rs` | what the guest's answer means | nothing that no record can hold gets through |
 //! | `blame.rs` | finds the event that makes a batch fail | what stands before it is committed |
+//! | `parking.rs`, `parking/` | units set aside with all later ones of their key, and taken up again | no event overtakes another of its key |
 //! | `documents.rs` | decided documents, shown or not | a read proves itself fresh |
 //! | `journal.rs` | one record decides one batch | compare-and-set: two owners are impossible |
 //! | `show.rs` | documents go into the bucket | compare-and-set per key, one write in flight per key |
@@ -68,6 +69,7 @@ pub mod numbers;
 pub mod outbox;
 mod outline;
 pub mod overview;
+pub mod parking;
 pub mod pipeline;
 pub mod policy;
 mod positions;

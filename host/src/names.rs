@@ -22,6 +22,13 @@ pub const TIMERS: &str = millstream_saga::TIMER_STREAM;
 /// Stream of what happens to handlers.
 pub const EVENTS: &str = "MILLSTREAM_EVENTS";
 
+/// Stream of dead letters: events of keys that are parked.
+pub const DEAD: &str = "MILLSTREAM_DEAD";
+/// KV bucket of what is wanted of parked keys, a key per generation of a handler.
+pub const REDRIVES: &str = "MILLSTREAM_REDRIVES";
+/// In place of a key in a dead letter's subject: the event never got as far as one. No key is escaped like this.
+pub const KEYLESS: &str = "~";
+
 /// Metadata key on streams and buckets that belong to a handler.
 const OWNER: &str = "millstream.handler";
 
@@ -121,6 +128,30 @@ pub fn timer_cancel_subject(handler: &str) -> String {
 #[must_use]
 pub fn event_subjects() -> String {
     "millstream.events.>".to_owned()
+}
+
+/// All subjects of dead letters.
+#[must_use]
+pub fn dead_subjects() -> String {
+    "millstream.dead.>".to_owned()
+}
+
+/// All dead letters of one handler.
+#[must_use]
+pub fn dead_handler_subjects(handler: &str) -> String {
+    format!("millstream.dead.{handler}.>")
+}
+
+/// All dead letters of one generation.
+#[must_use]
+pub fn dead_generation_subjects(handler: &str, generation: u32) -> String {
+    format!("millstream.dead.{handler}.{generation}.>")
+}
+
+/// The dead letters of a key, already escaped.
+#[must_use]
+pub fn dead_subject(handler: &str, generation: u32, escaped: &str) -> String {
+    format!("millstream.dead.{handler}.{generation}.{escaped}")
 }
 
 /// Where something that happened to a handler is told.

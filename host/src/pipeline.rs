@@ -10,7 +10,12 @@
 //! 8. show     changed documents go into the bucket (`show.rs`, coalesced)
 //!
 //! While a commit is in flight the next batch already runs; its record waits for the answer.
+//! What cannot be decided is set aside, key by key (`pipeline/blaming.rs`), and taken up again between two batches when somebody wants
+//! that (`pipeline/redriving.rs`). Its dead letters are stored between commit and ack.
 //! Never: acks or shows what is not committed. Any trouble ends the claim; `handler.rs` begins again from the last record.
+
+mod blaming;
+mod redriving;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,20 +31,24 @@ use crate::blame::{Blame, Verdict};
 use crate::claim::Claim;
 use crate::clock;
 use crate::crash;
-use crate::decision::{self, Decision, Fault, Undecided};
+use crate::decision::{self, Bounds, Decision, Fault, Undecided};
 use crate::documents::{self, Decided, Documents, Origin};
 use crate::generation::Bound;
 use crate::inputs;
 use crate::intake::{self, Arrival, Arrivals, Intake};
-use crate::journal::{self, Change, Counts, Journal, Kind, Position, Record, Standing};
+use crate::journal::{self, Change, Counts, Journal, Kind, Parking, Position, Record, Standing, Unparked};
 use crate::names;
 use crate::outbox::{Outbox, Stamp};
+use crate::parking::aside::{Aside, Blamed, Culprits};
+use crate::parking::dead::DeadLetters;
+use crate::parking::{self, Parked, Room};
 use crate::progress::Progress;
 use crate::saga::Sagas;
 use crate::sandbox::{Digest, Failure, Guest, str_slice, wire};
 use crate::show::Pace;
 use crate::timers::Sweeper;
 use crate::version::Version;
+use redriving::Redriving;
 
 /// Records between two trims of the journal.
 const TRIM_EVERY: u64 = 500;
@@ -47,6 +56,9 @@ const TRIM_EVERY: u64 = 500;
 /// After so long without an event a record says that all effects are published. What consumers take out of a work queue leaves no
 /// trace there, so a recovery could only send it again.
 const REST_AFTER: Duration = Duration::from_secs(1);
+
+/// Ownership is proved again before dead letters are stored so long after their record was sent.
+const PROVED_FOR: Duration = Duration::from_secs(1);
 
 /// Why the pipeline ended.
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +83,11 @@ pub enum Error {
         /// The last event before the gap.
         after: u64,
     },
-    /// An event that the handler cannot take. Nothing is lost; it is the first undecided one.
-    #[error("event {event} cannot be applied ({class}): {reason}")]
+    /// Dead letters cannot be stored or read.
+    #[error(transparent)]
+    Parking(#[from] parking::Error),
+    /// An event that the handler cannot take, and that may not be parked. Nothing is lost; it is the first undecided one.
+    #[error("event {event} cannot be applied ({class}): {reason}{bound}")]
     Failing {
         /// Stream, sequence and subject, for people.
         event: String,
@@ -82,6 +97,8 @@ pub enum Error {
         reason: String,
         /// Guest frames, or empty.
         backtrace: String,
+        /// Why it is not parked, where that is worth a word.
+        bound: String,
     },
     /// The sandbox itself could not be had.
     #[error("no instance could be made: {0}")]
@@ -110,6 +127,19 @@ pub struct Parts {
     pub pace: Arc<Pace>,
     /// A saga's effects; a projection has none, and a shadow's are muted.
     pub outbox: Option<Arc<Outbox>>,
+    /// What is parked.
+    pub dead: DeadLetters,
+}
+
+/// What recovery found.
+#[derive(Default)]
+pub struct Found {
+    /// The last order number that it used.
+    pub order: u64,
+    /// The last record with effects.
+    pub acting: u64,
+    /// The parked keys.
+    pub parked: Parked,
 }
 
 /// What a record says of those before it, and of itself.
@@ -117,7 +147,51 @@ pub struct Parts {
 struct Said {
     shown_through: u64,
     acted_through: u64,
+    buried_through: u64,
     acts: bool,
+    buries: bool,
+}
+
+/// What of a batch is to be left beside the units of parked keys.
+#[derive(Clone, Copy)]
+pub(crate) struct Leave<'a> {
+    /// Units of these keys fail.
+    pub(crate) culprits: Option<&'a Culprits>,
+    /// Only keys of which this is true are decided, parked or not, and nothing else is set aside.
+    pub(crate) only: Option<&'a (dyn Fn(&str) -> bool + Sync)>,
+    /// Further keys may be parked.
+    pub(crate) may_park: bool,
+}
+
+impl<'a> Leave<'a> {
+    fn nothing() -> Self {
+        Self { culprits: None, only: None, may_park: true }
+    }
+
+    fn culprits(culprits: &'a Culprits) -> Self {
+        Self { culprits: Some(culprits), ..Self::nothing() }
+    }
+
+    fn all_but(only: &'a (dyn Fn(&str) -> bool + Sync)) -> Self {
+        Self { culprits: None, only: Some(only), may_park: false }
+    }
+
+    /// Refuses keys that no bucket can hold; and what cannot be decoded, where that is not set aside.
+    pub(crate) fn check(self, staged: &wire::Staged) -> Result<(), Undecided> {
+        if self.only.is_some() { decision::check_staged(staged) } else { decision::check_keys(staged) }
+    }
+
+    /// The routes to leave alone; what of them is parked is set aside.
+    pub(crate) fn routes(self, aside: &mut Aside, staged: &wire::Staged, parked: &Parked) -> Vec<u32> {
+        let Some(only) = self.only else {
+            return aside.begin(staged, &|key| parked.has(key), self.culprits);
+        };
+        let is_other = |route: &wire::Route| {
+            staged.keys.get(route.key as usize).is_none_or(|key| !only(str_slice(&staged.blob, key.name)))
+        };
+        let others = (0..).zip(&staged.routes).filter(|(_, route)| is_other(route));
+        others.map(|(number, _)| number).collect()
+    }
 }
 
 /// The pipeline of one claim.
@@ -138,24 +212,29 @@ pub struct Pipeline {
     order: u64,
     /// The last record's journal sequence, or the commit that will tell it.
     last: u64,
-    in_flight: Option<JoinHandle<Result<u64, journal::Error>>>,
+    in_flight: Option<JoinHandle<Result<u64, Error>>>,
     /// What the last record says is shown and done, and what the one in flight says.
     said: Said,
     saying: Said,
     /// The last record with effects.
     acting: u64,
+    /// The last record with parked units, or ones that are parked no more.
+    burying: u64,
     trimmed_at: u64,
     blame: Blame,
+    parked: Parked,
+    dead: DeadLetters,
+    redriving: Redriving,
     record_bytes: usize,
     next_at: Instant,
 }
 
 impl Pipeline {
-    /// A pipeline that goes on where `claim` begins. `order` is the last order number that recovery used, `acting` the last record
-    /// with effects that it found.
+    /// A pipeline that goes on where `claim` begins, with what recovery found.
     #[must_use]
-    pub fn new(owner: Owner, version: Arc<Version>, claim: Claim, parts: Parts, order: u64, acting: u64) -> Self {
-        let Parts { documents, journal, pace, outbox } = parts;
+    pub fn new(owner: Owner, version: Arc<Version>, claim: Claim, parts: Parts, found: Found) -> Self {
+        let Parts { documents, journal, pace, outbox, dead } = parts;
+        let Found { order, acting, parked } = found;
         let digest = version.digest.to_string();
         let sagas = version
             .saga
@@ -163,7 +242,12 @@ impl Pipeline {
             .map(|facts| Sagas::new(&documents.handler, &digest, Arc::clone(facts), &version.settings));
         let sweeper =
             outbox.as_ref().map(|outbox| Sweeper::start(&documents.jetstream, &documents.handler, Arc::clone(outbox)));
-        let said = Said { shown_through: claim.shown_through, acted_through: claim.acted_through, ..Said::default() };
+        let said = Said {
+            shown_through: claim.shown_through,
+            acted_through: claim.acted_through,
+            buried_through: claim.parking.through,
+            ..Said::default()
+        };
         let record_bytes = documents.jetstream.client().server_info().max_payload.saturating_sub(journal::RECORD_ROOM);
         Self {
             owner,
@@ -185,8 +269,12 @@ impl Pipeline {
             said,
             saying: said,
             acting,
+            burying: 0,
             trimmed_at: claim.last,
             blame: Blame::default(),
+            redriving: Redriving::new(&parked),
+            parked,
+            dead,
             record_bytes,
             next_at: Instant::now(),
         }
@@ -199,12 +287,14 @@ impl Pipeline {
             journal: self.journal.clone(),
             pace: Arc::clone(&self.pace),
             outbox: self.outbox.clone(),
+            dead: self.dead.clone(),
         }
     }
 
     /// Tells how far the handler is.
     pub(crate) fn tell(&self) {
         self.owner.progress.decided(&self.positions, &self.counts);
+        self.owner.progress.parked(self.parked.len() as u64, self.parked.oldest());
     }
 
     /// Runs until `stop` says so, with nothing left in flight, or until something ends the claim. Between two batches the newest of
@@ -220,7 +310,7 @@ impl Pipeline {
     ) -> Result<(), Error> {
         self.sweep();
         loop {
-            let owes_a_word = self.said.acted_through < self.acting;
+            let owes_a_word = self.said.acted_through < self.acting || self.said.buried_through < self.burying;
             tokio::select! {
                 biased;
                 () = told_to_stop(stop) => return self.finish().await,
@@ -229,12 +319,16 @@ impl Pipeline {
                     self.swap(next).await?;
                 }
                 done = landing(&mut self.in_flight) => self.landed(done)?,
+                () = self.redriving.is_due() => self.look_for_wishes().await?,
                 arrivals = intake.next() => {
                     crash::point("arrived");
                     self.batch(arrivals?, stop).await?;
                 }
+                () = std::future::ready(()), if self.redriving.is_under_way() => {}
                 () = tokio::time::sleep(REST_AFTER), if owes_a_word => self.rest().await?,
             }
+            // A portion after each batch: keys that are taken up and keys that go on share the time.
+            self.redrive_some().await?;
         }
     }
 
@@ -248,6 +342,7 @@ impl Pipeline {
             sagas.succeed(&version.digest.to_string(), Arc::clone(facts));
         }
         self.blame = Blame::default();
+        self.parked.begin_anew();
         self.version = version;
         self.owner.progress.swapped(&self.version.digest.to_string(), begun.elapsed());
         Ok(())
@@ -279,13 +374,10 @@ impl Pipeline {
                 }
                 Err(Undecided::Trouble(error)) => return Err(error),
                 Err(Undecided::Guilty { index, class, reason, backtrace }) => {
-                    // The guest may have half a batch in its documents.
-                    self.guest = None;
-                    if self.blame.failed(part, index) == Verdict::First {
-                        self.finish().await?;
-                        let event =
-                            rest.first().map(|arrival| self.describe(arrivals.input, arrival)).unwrap_or_default();
-                        return Err(Error::Failing { event, class, reason, backtrace });
+                    self.forget_undecided();
+                    if self.blame.failed(part, index) == Verdict::First && !rest.is_empty() {
+                        let first = rest.remove(0);
+                        self.set_aside(arrivals.input, first, Blamed { class, reason, backtrace }).await?;
                     }
                     rest.extend(later);
                 }
@@ -326,22 +418,37 @@ impl Pipeline {
     /// Steps 2 to 4.
     async fn decide(&mut self, input: usize, arrivals: &[Arrival]) -> Result<Decision, Undecided> {
         let stream = self.stream_name(input);
+        self.decide_but(&stream, arrivals, Leave::nothing()).await
+    }
+
+    /// Steps 2 to 4 but for the units of parked keys, which are set aside, and those that are to be left.
+    async fn decide_but(
+        &mut self,
+        stream: &str,
+        arrivals: &[Arrival],
+        leave: Leave<'_>,
+    ) -> Result<Decision, Undecided> {
+        let room = Room { keys: if leave.may_park { self.room().keys } else { 0 }, ..self.room() };
+        let bounds = Bounds { stream, room, record_bytes: self.record_bytes };
         let mut guest = self.guest().map_err(|failure| Undecided::Trouble(Error::Instance(failure)))?;
         if let Some(sagas) = &mut self.sagas {
-            let decision = sagas.decide(guest.as_mut(), &self.documents, &stream, arrivals, self.record_bytes).await?;
+            let leave = (&self.parked, leave);
+            let decision = sagas.decide(guest.as_mut(), &self.documents, arrivals, leave, bounds).await?;
             self.guest = Some(guest);
             return Ok(decision);
         }
-        let batch = batch::encode(&stream, arrivals)
+        let batch = batch::encode(stream, arrivals)
             .map_err(|Undecodable { index, reason }| Undecided::at(index, Fault::Undecodable, &reason))?;
         let staged = tokio::task::block_in_place(|| guest.stage(&batch)).map_err(Undecided::failure)?;
         crash::point("staged");
-        decision::check_staged(&staged)?;
-        let documents = self.load(&staged).await?;
+        leave.check(&staged)?;
+        let mut aside = Aside::default();
+        let skip = leave.routes(&mut aside, &staged, &self.parked);
+        let documents = self.load(&staged, &skip).await?;
         crash::point("loaded");
-        let outcome = tokio::task::block_in_place(|| guest.apply(&documents, &[])).map_err(Undecided::failure)?;
+        let outcome = tokio::task::block_in_place(|| guest.apply(&documents, &skip)).map_err(Undecided::failure)?;
         crash::point("applied");
-        let decision = decision::of(arrivals, &staged, &outcome, self.record_bytes)?;
+        let decision = decision::of(arrivals, &staged, &outcome, (aside, &skip), bounds)?;
         self.guest = Some(guest);
         Ok(decision)
     }
@@ -357,10 +464,21 @@ impl Pipeline {
         }
     }
 
-    async fn load(&self, staged: &wire::Staged) -> Result<wire::Documents, Undecided> {
+    /// The documents that the guest does not hold, of keys with a route that it shall fold.
+    async fn load(&self, staged: &wire::Staged, skip: &[u32]) -> Result<wire::Documents, Undecided> {
+        let mut folded = vec![skip.is_empty(); staged.keys.len()];
+        if !skip.is_empty() {
+            let routes = (0..).zip(&staged.routes).filter(|(number, _)| skip.binary_search(number).is_err());
+            for (_, route) in routes {
+                if let Some(folded) = folded.get_mut(route.key as usize) {
+                    *folded = true;
+                }
+            }
+        }
         let missing: Vec<(u32, &str)> = (0..)
-            .zip(&staged.keys)
-            .filter(|(_, key)| !key.cached)
+            .zip(staged.keys.iter().zip(folded))
+            .filter(|(_, (key, folded))| !key.cached && *folded)
+            .map(|(index, (key, _))| (index, key))
             .map(|(index, key)| (index, str_slice(&staged.blob, key.name)))
             .collect();
         let names: Vec<&str> = missing.iter().map(|(_, name)| *name).collect();
@@ -386,14 +504,17 @@ impl Pipeline {
         }
         self.counts.add(&decision.counts);
         self.pace.set_behind(newest.pending > self.version.settings.batch_events as u64);
-        self.write(Kind::Batch, input, decision, newest.message.reply.clone())
+        self.parked.park(&decision.parks, self.counts.delivered, clock::now());
+        self.redriving.wakes(&self.parked);
+        self.write(Kind::Batch, input, decision, None, newest.message.reply.clone())
     }
 
     /// Says in a record of its own that all effects are published, unless that is said or not so.
     pub(crate) async fn rest(&mut self) -> Result<(), Error> {
         self.finish().await?;
-        if self.said.acted_through < self.acting && self.acting <= self.acted_through() {
-            self.write(Kind::Rest, 0, Decision::default(), None)?;
+        let acted = self.said.acted_through < self.acting && self.acting <= self.acted_through();
+        if acted || self.said.buried_through < self.burying {
+            self.write(Kind::Rest, 0, Decision::default(), None, None)?;
             self.finish().await?;
         }
         Ok(())
@@ -405,16 +526,22 @@ impl Pipeline {
         kind: Kind,
         input: usize,
         decision: Decision,
+        unparked: Option<Unparked>,
         ack: Option<async_nats::Subject>,
     ) -> Result<(), Error> {
         self.order += 1;
         self.saying = Said {
             shown_through: self.documents.shown_through(),
             acted_through: self.acted_through(),
+            // Those of the record before were stored before it had landed.
+            buried_through: self.last,
+            buries: !decision.parks.is_empty() || unparked.is_some(),
             acts: self.outbox.is_some() && !decision.effects.is_empty(),
         };
+        let time = clock::now();
+        let parking = Parking { through: self.last, recent: self.parked.recent(), parks: decision.parks, unparked };
         let record = Record {
-            time: clock::now(),
+            time,
             positions: self.positions.clone(),
             counts: self.counts,
             shown_through: self.saying.shown_through,
@@ -425,6 +552,7 @@ impl Pipeline {
             previous: self.last,
             input: u16::try_from(input).unwrap_or(u16::MAX),
             changes: decision.changes.iter().map(as_change).collect(),
+            parking: parking.clone(),
             ..Record::new(kind, self.claim, &self.owner.host, self.version.digest)
         }
         .encode()?;
@@ -442,6 +570,10 @@ impl Pipeline {
             ack,
             outbox: self.outbox.clone(),
             effects: decision.effects,
+            claim: self.claim,
+            time,
+            parking,
+            dead: self.dead.clone(),
         };
         self.in_flight = Some(tokio::spawn(commit.land()));
         self.trim();
@@ -481,6 +613,9 @@ impl Pipeline {
         if self.said.acts {
             self.acting = self.last;
         }
+        if self.said.buries {
+            self.burying = self.last;
+        }
         self.tell();
         self.sweep();
         Ok(())
@@ -511,7 +646,7 @@ impl Pipeline {
         self.trimmed_at = self.last;
         let keep = self.version.settings.journal_keep_records;
         // What the last record says, not what is true by now: a recovery begins there.
-        let done = self.said.shown_through.min(self.said.acted_through);
+        let done = self.said.shown_through.min(self.said.acted_through).min(self.said.buried_through);
         let keep_from = (done + 1).min(self.last.saturating_sub(keep));
         let journal = self.journal.clone();
         tokio::spawn(async move {
@@ -566,10 +701,10 @@ pub(crate) async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Outcome of a commit task.
-type Landed = Result<Result<u64, journal::Error>, tokio::task::JoinError>;
+type Landed = Result<Result<u64, Error>, tokio::task::JoinError>;
 
 /// The commit in flight, or never.
-async fn landing(in_flight: &mut Option<JoinHandle<Result<u64, journal::Error>>>) -> Landed {
+async fn landing(in_flight: &mut Option<JoinHandle<Result<u64, Error>>>) -> Landed {
     match in_flight {
         Some(commit) => commit.await,
         None => std::future::pending().await,
@@ -588,14 +723,25 @@ struct Commit {
     ack: Option<async_nats::Subject>,
     outbox: Option<Arc<Outbox>>,
     effects: Vec<Outgoing>,
+    claim: u64,
+    time: i64,
+    parking: Parking,
+    dead: DeadLetters,
 }
 
 impl Commit {
-    async fn land(self) -> Result<u64, journal::Error> {
+    async fn land(self) -> Result<u64, Error> {
         let sent = Stamp::now();
         let journal = self.journal.append(self.expected, self.record).await?;
         crash::point("committed");
         self.documents.commit(Origin { order: self.order, journal, stream: self.stream, digest: self.digest });
+        if !self.parking.parks.is_empty() || self.parking.unparked.is_some() {
+            // Long after, an heir may have stored and removed them already.
+            if sent.age(Stamp::now()) > PROVED_FOR && !self.journal.belongs_to(self.claim).await? {
+                return Err(parking::Error::Fenced.into());
+            }
+            self.dead.settle(journal, self.time, &self.digest.to_string(), &self.parking, false).await?;
+        }
         if let Some(ack) = self.ack {
             // Lost acks change nothing: the position in the record rules.
             let _ = self.documents.jetstream.client().publish(ack, Bytes::from_static(b"+ACK")).await;

@@ -1,6 +1,7 @@
 //! What a running handler tells about itself: positions, outcomes, state. In: numbers from the pipeline. Out: a snapshot for
 //! the status bucket. Never: decides anything.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -91,6 +92,8 @@ pub struct Progress {
     outbox: Mutex<Weak<Outbox>>,
     /// Grows when anything but numbers changes.
     turns: watch::Sender<u64>,
+    /// Events decided, until which a module that fails gives way to the one before.
+    probation: AtomicU64,
 }
 
 impl Progress {
@@ -109,6 +112,13 @@ impl Progress {
         report.counts = *counts;
     }
 
+    /// So many keys are parked, the oldest since then, nanoseconds since 1970.
+    pub fn parked(&self, keys: u64, oldest: Option<i64>) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.numbers.parked_keys = keys;
+        report.numbers.oldest_parked = oldest;
+    }
+
     /// The state changed.
     pub fn set(&self, state: State, reason: impl Into<String>) {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,6 +126,17 @@ impl Progress {
         report.reason = reason.into();
         drop(report);
         self.turn();
+    }
+
+    /// Until so many events are decided, a module that fails gives way to the one before; 0: there is none.
+    pub fn try_until(&self, delivered: u64) {
+        self.probation.store(delivered, Ordering::Release);
+    }
+
+    /// Whether a failure, so many events after the generation began, is the new module's.
+    #[must_use]
+    pub fn is_on_probation(&self, delivered: u64) -> bool {
+        delivered < self.probation.load(Ordering::Acquire)
     }
 
     /// This module runs from here on.

@@ -12,6 +12,8 @@ use crate::inputs;
 use crate::intake;
 use crate::journal::{Journal, Position};
 use crate::names;
+use crate::parking::dead::DeadLetters;
+use crate::parking::wishes::Wishes;
 use crate::policy::Signature;
 use crate::promotion;
 use crate::registry::{Deployment, Desired};
@@ -126,6 +128,8 @@ pub(crate) async fn clear_away(jetstream: &Context, generation: &Generation) -> 
     promotion::close_for_good(&journal, "").await?;
     let (positions, _) = survey::decided_by(jetstream, handler, *number).await?;
     leave(jetstream, generation, &positions).await?;
+    DeadLetters::of(jetstream, generation, 1).clear().await?;
+    Wishes::of(jetstream, generation).forget().await?;
     // Last, for it names the streams that the consumers are on.
     journal.purge().await?;
     Ok(())

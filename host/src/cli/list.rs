@@ -33,6 +33,9 @@ struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<Refused>,
     counts: Counts,
+    parked_keys: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest_parked: Option<i64>,
 }
 
 impl List {
@@ -75,10 +78,27 @@ impl List {
                 output::thousands(row.counts.applied),
                 output::thousands(row.counts.irrelevant),
                 output::thousands(row.counts.ignored),
+                output::thousands(row.counts.parked),
+                output::thousands(row.parked_keys),
             ]
         });
-        let header = ["HANDLER", "STATE", "MODULE", "LABEL", "HOST", "DELIVERED", "APPLIED", "IRRELEVANT", "IGNORED"];
-        output::line(&output::table(&header, &[5, 6, 7, 8], cells.collect()))?;
+        let header = [
+            "HANDLER",
+            "STATE",
+            "MODULE",
+            "LABEL",
+            "HOST",
+            "DELIVERED",
+            "APPLIED",
+            "IRRELEVANT",
+            "IGNORED",
+            "PARKED",
+            "KEYS",
+        ];
+        output::line(&output::table(&header, &[5, 6, 7, 8, 9, 10], cells.collect()))?;
+        for row in rows.iter().filter(|row| row.parked_keys > 0) {
+            eprintln!("{}: {} keys are parked; hint: see why with `millstream dead {0}`", row.handler, row.parked_keys);
+        }
         for row in rows.iter().filter(|row| !row.reason.is_empty()) {
             eprintln!("{}: {}", row.handler, reasons::with_hint(&row.handler, &row.state, &row.reason));
         }
@@ -108,5 +128,7 @@ fn row(name: String, deployment: &Deployment, report: Option<Report>, counts: Co
         host: report.host,
         refused: report.refused,
         counts,
+        parked_keys: report.numbers.parked_keys,
+        oldest_parked: report.numbers.oldest_parked,
     }
 }

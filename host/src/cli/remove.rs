@@ -10,10 +10,12 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{Fault, connect, output, versions};
-use crate::generation::Generation;
+use crate::generation::{Generation, ledger};
 use crate::inputs;
 use crate::intake;
 use crate::names;
+use crate::parking::dead::DeadLetters;
+use crate::parking::wishes::Wishes;
 use crate::rebuild;
 use crate::registry::{Deployment, Registry};
 
@@ -60,6 +62,10 @@ impl Remove {
             delete_consumer(&jetstream, stream, name).await?;
         }
         rebuild::take_off(&jetstream, name, self.with_documents).await?;
+        if self.with_documents {
+            let live = ledger::live(&jetstream, name).await.map_err(Fault::failed)?;
+            forget_parked(&jetstream, &Generation::live(name, live)).await?;
+        }
         let timers = if self.with_documents { purge_timers(&jetstream, name).await? } else { 0 };
         for stream in &streams {
             jetstream.delete_stream(stream).await.map_err(Fault::failed)?;
@@ -158,6 +164,12 @@ impl Remove {
 
 async fn delete_consumer(jetstream: &Context, stream: &str, name: &str) -> Result<(), Fault> {
     jetstream.delete_consumer_from_stream(name, stream).await.map(drop).map_err(Fault::failed)
+}
+
+/// Removes the dead letters of a handler whose other generations are gone.
+async fn forget_parked(jetstream: &Context, live: &Generation) -> Result<(), Fault> {
+    DeadLetters::of(jetstream, live, 1).clear().await.map_err(Fault::failed)?;
+    Wishes::of(jetstream, live).forget().await.map_err(Fault::failed)
 }
 
 /// Removes timers that nobody will hear.

@@ -22,6 +22,7 @@ mod lag;
 mod limits;
 mod loss;
 mod new;
+mod parking;
 mod permissions;
 mod promotion;
 mod publish;
