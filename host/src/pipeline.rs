@@ -227,6 +227,8 @@ pub struct Pipeline {
     redriving: Redriving,
     record_bytes: usize,
     next_at: Instant,
+    /// When something was decided last, or said.
+    idle_since: Instant,
 }
 
 impl Pipeline {
@@ -277,6 +279,7 @@ impl Pipeline {
             dead,
             record_bytes,
             next_at: Instant::now(),
+            idle_since: Instant::now(),
         }
     }
 
@@ -325,7 +328,10 @@ impl Pipeline {
                     self.batch(arrivals?, stop).await?;
                 }
                 () = std::future::ready(()), if self.redriving.is_under_way() => {}
-                () = tokio::time::sleep(REST_AFTER), if owes_a_word => self.rest().await?,
+                () = tokio::time::sleep_until(self.idle_since + REST_AFTER), if owes_a_word => {
+                    self.rest().await?;
+                    self.idle_since = Instant::now();
+                }
             }
             // A portion after each batch: keys that are taken up and keys that go on share the time.
             self.redrive_some().await?;
@@ -610,6 +616,7 @@ impl Pipeline {
         self.in_flight = None;
         self.last = done.map_err(|error| journal::Error::Unreachable(error.to_string()))??;
         self.said = self.saying;
+        self.idle_since = Instant::now();
         if self.said.acts {
             self.acting = self.last;
         }

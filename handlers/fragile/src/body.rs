@@ -99,11 +99,11 @@ fn fail(document: &mut Fragile, harm: Harm) -> Result<(), Refusal> {
             std::hint::black_box(&document);
         },
         Harm::Hoard => loop {
-            document.ballast.reserve(1 << 24);
-            document.ballast.extend(std::iter::repeat_n('x', 1 << 24));
+            document.ballast.reserve(1 << 28);
+            std::hint::black_box(&document);
         },
         Harm::Grow => document.ballast = "x".repeat(1 << 21),
-        Harm::Babble => document.ballast = "x".repeat(40 << 20),
+        Harm::Babble => document.ballast = "x".repeat(6 << 20),
         Harm::TrapInStage | Harm::LongKey => {}
     }
     Ok(())

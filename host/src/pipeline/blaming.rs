@@ -6,7 +6,7 @@ use millstream_saga::Due;
 
 use super::{Error, Leave, Pipeline};
 use crate::batch;
-use crate::decision::{self, Bounds, Decision, Undecided};
+use crate::decision::{self, Bounds, Decision, Fault, Undecided};
 use crate::intake::Arrival;
 use crate::journal::Counts;
 use crate::names;
@@ -68,7 +68,9 @@ impl Pipeline {
         }
         let event = self.describe(input, arrival);
         let Blamed { class, reason, backtrace } = blamed;
-        let bound = if room.keys == 0 { room.bound.explain(&self.documents.handler) } else { String::new() };
+        // There may be room for one key, and the event has two.
+        let is_for_want_of_room = room.keys == 0 || class != Fault::TooLarge;
+        let bound = if is_for_want_of_room { room.bound.explain(&self.documents.handler) } else { String::new() };
         Error::Failing { event, class, reason, backtrace, bound }
     }
 

@@ -23,6 +23,8 @@ mod limits;
 mod loss;
 mod new;
 mod parking;
+mod parking_crash;
+mod parking_sagas;
 mod permissions;
 mod promotion;
 mod publish;

@@ -130,7 +130,7 @@ fn settled_counts(counts: Counts) -> Counts {
 async fn each_way_to_fail_parks_its_key_alone_and_a_mended_module_takes_all_of_it_up_in_order() {
     let world = world().await;
     let events = story(&HARMS.map(|(key, harm, _)| (key, harm)));
-    let limits = ["limits.fuel_per_call=20000000", "limits.memory_bytes=134217728"];
+    let limits = ["limits.fuel_per_call=300000000", "limits.output_bytes=4194304"];
     let limits: Vec<&str> = limits.iter().flat_map(|limit| ["--set", limit]).collect();
     deploy(&world, "fragile", &limits);
     publish(&world, &events).await;
