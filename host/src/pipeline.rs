@@ -274,7 +274,7 @@ impl Pipeline {
             burying: 0,
             trimmed_at: claim.last,
             blame: Blame::default(),
-            redriving: Redriving::new(&parked),
+            redriving: Redriving::new(),
             parked,
             dead,
             record_bytes,

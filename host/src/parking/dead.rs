@@ -29,6 +29,10 @@ use crate::publication::Publication;
 /// Keys whose letters are stored at the same time; those of one key go one after the other.
 const LANES: usize = 64;
 
+/// Letters of one request, and their bytes.
+const PAGE: usize = 500;
+const PAGE_BYTES: usize = 4 << 20;
+
 /// How long to ask again while replicas are behind.
 const FRESH_WITHIN: Duration = Duration::from_secs(5);
 
@@ -300,7 +304,8 @@ impl DeadLetters {
             while letters.len() < wanted && size < bytes {
                 let from = From::Sequence(next);
                 let left = wanted - letters.len();
-                let page = direct_get::page(&self.jetstream, names::DEAD, &subject, from, left.min(500), bytes).await;
+                let (jetstream, most) = (&self.jetstream, left.min(PAGE));
+                let page = direct_get::page(jetstream, names::DEAD, &subject, from, most, bytes.min(PAGE_BYTES)).await;
                 let page = page.map_err(refused)?;
                 let Some(last) = page.last() else { break };
                 next = last.sequence + 1;

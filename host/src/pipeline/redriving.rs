@@ -12,13 +12,14 @@ use super::{Error, Leave, Pipeline};
 use crate::alerts;
 use crate::blame::{Blame, Verdict};
 use crate::clock;
-use crate::decision::{Decision, Undecided};
+use crate::decision::{Decision, Fault, Undecided};
 use crate::intake::Arrival;
 use crate::journal::{Counts, Kind, Unparked};
-use crate::parking::Parked;
+use crate::names;
 use crate::parking::aside::Culprits;
 use crate::parking::letter::Letter;
 use crate::parking::wishes::{Left, Outcome, What, Wish, Wishes};
+use crate::parking::{self, Parked};
 
 /// How often to look whether somebody wants something, while there is something parked.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -62,7 +63,7 @@ enum Portion {
 
 impl Redriving {
     /// A claim begins.
-    pub(super) fn new(_parked: &Parked) -> Self {
+    pub(super) fn new() -> Self {
         // Once in any case: an owner may have died between its last record and its word about it.
         Self { looks: true, next_look: Instant::now(), under_way: None }
     }
@@ -85,6 +86,12 @@ impl Redriving {
     }
 }
 
+/// A key whose letters cannot be read stays as it is; nobody else waits for it.
+fn unread(key: &str, error: &parking::Error) -> Left {
+    let (stream, class, reason) = (names::DEAD.to_owned(), Fault::Unreadable.to_string(), error.to_string());
+    Left { key: Some(key.to_owned()), stream, sequence: 0, class, reason, attempt: 0 }
+}
+
 impl Pipeline {
     /// Looks whether somebody wants something done with what is parked.
     pub(super) async fn look_for_wishes(&mut self) -> Result<(), Error> {
@@ -100,7 +107,13 @@ impl Pipeline {
         self.redriving.looks = !self.parked.is_empty();
         let Some(wish) = wish else { return Ok(()) };
         self.finish().await?;
-        let items = self.meant(&wish.what).await?;
+        let items = match self.meant(&wish.what).await {
+            Ok(items) => items,
+            Err(error) => {
+                tracing::warn!(handler = self.documents.handler, %error, "parked keys are wanted, but cannot be read");
+                return Ok(());
+            }
+        };
         tracing::info!(handler = self.documents.handler, items = items.len(), "parked units are taken up");
         let outcome = Outcome { id: wish.id, ..Outcome::default() };
         self.redriving.under_way = Some(UnderWay { wish, items, blame: Blame::default(), outcome });
@@ -167,7 +180,10 @@ impl Pipeline {
         let units = self.parked.units(Some(key));
         let settings = &self.version.settings;
         let most = settings.batch_events.saturating_mul(PORTION);
-        let mut letters = self.dead.letters(Some(key), units, most, settings.batch_bytes).await?;
+        let mut letters = match self.dead.letters(Some(key), units, most, settings.batch_bytes).await {
+            Ok(letters) => letters,
+            Err(error) => return Ok(Portion::Fails(unread(key, &error))),
+        };
         let Some(first) = letters.first() else {
             // Somebody removed them by hand.
             self.parked.unpark(Some(key), units);
