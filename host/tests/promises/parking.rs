@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use millstream::journal::Counts;
 use serde_json::{Value, json};
 
-use crate::harness::{Documents, Host, World, module, outcomes, until};
+use crate::harness::{Documents, World, module, outcomes, until};
 
 /// An event of the handler `fragile`.
 #[derive(Clone, Debug)]
@@ -365,10 +365,4 @@ async fn dead_letters_are_plain_messages_and_a_failure_is_told_once() {
     assert_eq!((told["key"].as_str(), told["sequence"].as_u64()), (Some("k1"), Some(122)));
     let events = world.jetstream.get_stream("MILLSTREAM_EVENTS").await.expect("the stream");
     assert_eq!(events.cached_info().state.messages, 1);
-}
-
-/// A host that is killed and started again wherever a test wants that.
-pub async fn restarted(world: &World, host: &mut Host) {
-    host.kill();
-    *host = world.host(&[]);
 }

@@ -12,7 +12,7 @@ use millstream::settings::Settings;
 use serde_json::{Value, json};
 
 use crate::harness::{Event, World, chains, module, orders, pause, spend, until};
-use crate::hostile::{Mischief, SOUND, TRIGGER, file, wasm};
+use crate::hostile::{Mischief, NEVER_PARK, SOUND, TRIGGER, file, wasm};
 
 /// The bytes of an example with a custom section more: the same code under another digest.
 pub fn variant(example: &str, name: &str) -> Vec<u8> {
@@ -238,7 +238,8 @@ async fn a_module_that_fails_at_its_first_events_gives_way_to_the_one_before() {
     assert_eq!((&news["from"], &news["to"]), (&json!(refused), &json!(wanted)), "{news}");
 
     // With the event that it cannot take waiting for it, the command itself says that the module was given up.
-    let held = world.refused(1, &["deploy", bad.to_str().expect("path"), "--name", "other", "--label", "bad"]);
+    let held = world
+        .refused(1, &["deploy", bad.to_str().expect("path"), "--name", "other", "--label", "bad", "--set", NEVER_PARK]);
     assert!(held.contains("does not run it") && held.contains(&format!("ORDERS:{TRIGGER} ")), "{held}");
     drop(host);
 }
