@@ -87,18 +87,16 @@ pub enum Error {
     #[error(transparent)]
     Parking(#[from] parking::Error),
     /// An event that the handler cannot take, and that may not be parked. Nothing is lost; it is the first undecided one.
-    #[error("event {event} cannot be applied ({class}): {reason}{bound}")]
+    #[error("event {event} cannot be applied ({class}): {reason}")]
     Failing {
         /// Stream, sequence and subject, for people.
         event: String,
         /// What it is guilty of.
         class: Fault,
-        /// What happened.
+        /// What happened, and why it is not parked.
         reason: String,
         /// Guest frames, or empty.
         backtrace: String,
-        /// Why it is not parked, where that is worth a word.
-        bound: String,
     },
     /// The sandbox itself could not be had.
     #[error("no instance could be made: {0}")]

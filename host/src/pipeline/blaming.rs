@@ -70,8 +70,8 @@ impl Pipeline {
         let Blamed { class, reason, backtrace } = blamed;
         // There may be room for one key, and the event has two.
         let is_for_want_of_room = room.keys == 0 || class != Fault::TooLarge;
-        let bound = if is_for_want_of_room { room.bound.explain(&self.documents.handler) } else { String::new() };
-        Error::Failing { event, class, reason, backtrace, bound }
+        let reason = if is_for_want_of_room { reason + &room.bound.explain(&self.documents.handler) } else { reason };
+        Error::Failing { event, class, reason, backtrace }
     }
 
     /// An event that never got as far as a key is set aside by itself.
