@@ -154,11 +154,11 @@ impl Promoting {
     }
 
     /// Does beforehand what takes long: the documents that are live now are copied, and both buckets outlined. Both generations
-    /// run on meanwhile.
+    /// run on meanwhile, so what changes after the look is left for when the old one stands still.
     pub(crate) async fn prepare(&mut self) -> Result<(), Error> {
         self.make_kept_bucket().await?;
         let (before, _) = self.stands().await?;
-        pour::pour(&self.jetstream, &mut self.pair.live, &mut self.kept, Mark::Kept(before.sequence)).await?;
+        pour::pour_once(&self.jetstream, &mut self.pair.live, &mut self.kept, Mark::Kept(before.sequence)).await?;
         self.pair.update().await?;
         Ok(())
     }
