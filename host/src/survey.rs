@@ -4,10 +4,9 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
-use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
-use async_nats::jetstream::{Context, ErrorCode};
 
 use crate::clock;
 use crate::direct_get::{self, Waiting};
@@ -65,12 +64,8 @@ pub async fn decided(jetstream: &Context, name: &str) -> anyhow::Result<(Vec<Pos
 pub async fn decided_by(jetstream: &Context, name: &str, generation: u32) -> anyhow::Result<(Vec<Position>, Counts)> {
     let stream = match jetstream.get_stream(names::journal_stream(name)).await {
         Ok(stream) => stream,
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                return Ok(Default::default());
-            }
-            _ => return Err(error).context("the journal does not answer"),
-        },
+        Err(error) if inputs::is_missing(&error) => return Ok(Default::default()),
+        Err(error) => return Err(error).context("the journal does not answer"),
     };
     match stream.get_last_raw_message_by_subject(&names::journal_subject(name, generation, 0)).await {
         Ok(message) => {

@@ -96,7 +96,7 @@ impl Saga {
         let mut found = Vec::with_capacity(subjects.len());
         for part in direct_get::parts(&subjects, self.jetstream.client().server_info().max_payload) {
             let (messages, _) = direct_get::last_of(&self.jetstream, &stream, part).await?;
-            for message in messages.iter().filter(|message| message.headers.get("KV-Operation").is_none()) {
+            for message in messages.iter().filter(|message| !message.is_deletion()) {
                 let key = keys::unescape(message.subject.strip_prefix(&prefix).unwrap_or_default())?;
                 let journal = message.headers.get(names::JOURNAL_HEADER).and_then(|text| text.as_str().parse().ok());
                 match Instance::read(&message.payload) {
