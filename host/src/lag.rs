@@ -1,10 +1,14 @@
 //! How far behind a handler is. In: what JetStream and the journal say of one input stream. Out: events, seconds, and words.
 //! Pure: time comes in as an argument. Never: a number without its age, or a guess where the stream can be read.
 
+mod history;
+
 use serde::{Deserialize, Serialize};
 
 use crate::numbers::Rates;
 use crate::progress::State;
+
+pub use history::{History, Moment};
 
 /// A report older than this means that no host is telling.
 pub const SILENT_AFTER_SECONDS: f64 = 5.0;
