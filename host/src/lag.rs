@@ -6,7 +6,7 @@ mod history;
 use serde::{Deserialize, Serialize};
 
 use crate::numbers::Rates;
-use crate::progress::State;
+use crate::progress::{Report, State};
 
 pub use history::{History, Moment};
 
@@ -69,6 +69,24 @@ pub struct Said {
     pub reason: String,
     /// When, nanoseconds since 1970; none when it never said anything.
     pub time: Option<i64>,
+}
+
+impl Said {
+    /// What is in a host's report, if there is one.
+    #[must_use]
+    pub fn of(report: Option<&Report>) -> Self {
+        report.map_or_else(Self::default, |report| Self {
+            state: report.state,
+            reason: report.reason.clone(),
+            time: Some(report.time),
+        })
+    }
+}
+
+/// Whether what was said at that time is too old to be told.
+#[must_use]
+pub fn is_old(time: i64, now: i64) -> bool {
+    seconds(now - time) > SILENT_AFTER_SECONDS
 }
 
 /// Puts sample and report together. `now` is in nanoseconds since 1970.

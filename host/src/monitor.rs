@@ -45,9 +45,12 @@ const QUIET_CENSUS_EVERY: Duration = Duration::from_secs(60);
 /// The heads of all streams that are read on this host.
 #[derive(Clone, Default)]
 pub(crate) struct Heads {
-    streams: Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<Option<(Instant, Head)>>>>>>,
+    streams: Arc<Mutex<HashMap<String, Known>>>,
     monitors: Arc<AtomicU32>,
 }
+
+/// The head of one stream, and when it was asked for; whoever asks lets the others wait for the answer.
+type Known = Arc<tokio::sync::Mutex<Option<(Instant, Head)>>>;
 
 /// What a stream holds. Purged and deleted messages are seen in it, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
