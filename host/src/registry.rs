@@ -294,6 +294,19 @@ impl Registry {
         }
     }
 
+    /// Finds out whether this user may deploy, by a deployment that cannot come through.
+    ///
+    /// # Errors
+    /// When he may not, or the server is away.
+    pub(crate) async fn may_deploy(&self, handler: &str) -> Result<(), Error> {
+        match self.handlers.update(handler, bytes::Bytes::new(), i64::MAX as u64).await {
+            Err(error) if error.kind() != kv::UpdateErrorKind::WrongLastRevision => {
+                Err(unreachable("write a deployment")(error))
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// What was deployed under this name, newest first.
     ///
     /// # Errors

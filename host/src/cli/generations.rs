@@ -3,12 +3,15 @@
 use async_nats::jetstream::{self, Context};
 use serde::Serialize;
 
-use super::{Fault, connect, deploy, output};
+use super::{Fault, connect, deploy, output, underway};
 use crate::generation::ledger::{self, Ledger, Refusal, Wanted};
 use crate::progress::{Report, State};
 use crate::rebuild::{self, Reach};
 use crate::registry::{Deployment, Registry};
 use crate::sandbox::wire::Kind;
+
+/// State of a generation that shall take over.
+const PROMOTING: &str = "promoting";
 
 /// A deployed handler with its generations.
 pub(super) struct Generations {
@@ -89,7 +92,10 @@ impl Generations {
             None => self.handler.clone(),
         };
         let report = self.registry.status(&key).await?.unwrap_or_default();
-        let (state, reason) = self.state(number, &report, waiting);
+        let (state, mut reason) = self.state(number, &report, waiting);
+        if state == PROMOTING {
+            reason = self.what_holds_the_promotion().await?;
+        }
         let (digest, label) = shadow.map_or((digest, label), |shadow| (&shadow.digest, &shadow.label));
         Ok(Row {
             handler: self.handler.clone(),
@@ -103,11 +109,17 @@ impl Generations {
         })
     }
 
+    /// Why the promotion that is asked for does not get on; empty where it does, or there is none.
+    pub(super) async fn what_holds_the_promotion(&self) -> Result<String, Fault> {
+        let Some(promotion) = &self.ledger.promotion else { return Ok(String::new()) };
+        underway::what_holds(&self.registry, &self.handler, self.deployment.desired, promotion).await
+    }
+
     fn state(&self, number: u32, report: &Report, waiting: u64) -> (&'static str, String) {
         let promoting = self.ledger.promotion.as_ref().is_some_and(|promotion| promotion.to == number);
         let state = match self.ledger.shadow(number).map(|shadow| shadow.wanted) {
             None => "live",
-            Some(_) if promoting => "promoting",
+            Some(_) if promoting => PROMOTING,
             Some(Wanted::Abandoned) => "abandoned",
             Some(_) if report.state == State::Failing => return ("failing", report.reason.clone()),
             Some(Wanted::Kept) => "kept",

@@ -4,8 +4,9 @@ use async_nats::jetstream;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Fault, connect, output, reasons, versions};
+use super::{Fault, connect, output, reasons, underway, versions};
 use crate::clock;
+use crate::generation::ledger;
 use crate::journal::Counts;
 use crate::lag::{Said, Sample, lag};
 use crate::progress::{Refused, Report};
@@ -33,6 +34,17 @@ struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<Refused>,
     counts: Counts,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    promotion: Option<Promoting>,
+}
+
+/// A generation that shall take over.
+#[derive(Serialize)]
+struct Promoting {
+    generation: u32,
+    /// What it waits for.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    reason: String,
 }
 
 impl List {
@@ -48,7 +60,8 @@ impl List {
                 match deployment {
                     Ok(deployment) => {
                         let (_, counts) = survey::decided(&jetstream, &name).await?;
-                        rows.push(row(name, &deployment, report, counts));
+                        let promotion = promotion(&jetstream, &registry, &name, &deployment).await?;
+                        rows.push(Row { promotion, ..row(name, &deployment, report, counts) });
                     }
                     Err(error) => eprintln!("warning: {error}"),
                 }
@@ -83,6 +96,10 @@ impl List {
             eprintln!("{}: {}", row.handler, reasons::with_hint(&row.handler, &row.state, &row.reason));
         }
         for row in &rows {
+            if let Some(Promoting { generation, reason }) = row.promotion.as_ref().filter(|it| !it.reason.is_empty()) {
+                let reason = output::legible(reason);
+                eprintln!("{}: generation {generation} is being promoted, and waits: {reason}", row.handler);
+            }
             // A handler that runs nothing says so in its reason.
             if let Some(refused) = row.refused.as_ref().filter(|refused| refused.reason != row.reason) {
                 eprintln!("{}: {:.12} was refused: {}", row.handler, refused.digest, output::legible(&refused.reason));
@@ -108,5 +125,18 @@ fn row(name: String, deployment: &Deployment, report: Option<Report>, counts: Co
         host: report.host,
         refused: report.refused,
         counts,
+        promotion: None,
     }
+}
+
+/// The promotion that a handler waits for.
+async fn promotion(
+    jetstream: &jetstream::Context,
+    registry: &Registry,
+    name: &str,
+    deployment: &Deployment,
+) -> Result<Option<Promoting>, Fault> {
+    let Some(promotion) = ledger::look(jetstream, name).await?.promotion else { return Ok(None) };
+    let reason = underway::what_holds(registry, name, deployment.desired, &promotion).await?;
+    Ok(Some(Promoting { generation: promotion.to, reason }))
 }

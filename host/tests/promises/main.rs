@@ -43,4 +43,5 @@ mod sagas_undo;
 mod services;
 mod shadow;
 mod shop;
+mod taken_back;
 mod zombie;
