@@ -27,6 +27,7 @@ mod remove;
 mod resume_compensation;
 mod rollback;
 mod run;
+mod running;
 mod sagas;
 mod send;
 mod shadow;

@@ -22,7 +22,7 @@ use crate::settings::Settings;
 const HISTORY: i64 = 32;
 
 /// A host that has not announced itself for so long is gone.
-const HOST_TTL: Duration = Duration::from_secs(5);
+pub(crate) const HOST_TTL: Duration = Duration::from_secs(5);
 
 /// Bytes of one message of a module at most, and what its headers may need of `max_payload`.
 const CHUNK_BYTES: usize = 128 << 10;
@@ -389,6 +389,16 @@ impl Registry {
             }
         }
         Ok(hosts)
+    }
+
+    /// Revision of a host's last announcement; none where it is gone.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub(crate) async fn announced(&self, host: &str) -> Result<Option<u64>, Error> {
+        let entry =
+            self.hosts.entry(keys::escape_token(host).as_ref()).await.map_err(unreachable("look for a host"))?;
+        Ok(entry.map(|entry| entry.revision))
     }
 
     /// Tells what a host does about a deployment.

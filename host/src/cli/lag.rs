@@ -29,7 +29,7 @@ impl LagCommand {
         } else if !rows.is_empty() {
             output::line(&table(&rows))?;
             for row in rows.iter().filter(|row| !row.reason.is_empty()) {
-                eprintln!("{}: {}", row.handler, reasons::with_hint(&row.handler, &row.state, &row.reason));
+                eprintln!("{}: {}", row.handler, reasons::with_hint(&row.handler, &row.state, &row.reason, false));
             }
         }
         if failed.is_empty() {

@@ -4,7 +4,8 @@ use async_nats::jetstream;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Fault, connect, output, reasons, underway, versions};
+use super::running::{self, Instead, Running};
+use super::{Fault, connect, output, reasons, underway, verdicts, versions};
 use crate::clock;
 use crate::generation::ledger;
 use crate::journal::Counts;
@@ -27,13 +28,20 @@ struct Row {
     state: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     reason: String,
+    /// The module that runs.
     digest: String,
     label: String,
+    /// The module that is deployed, where that is another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wanted: Option<Instead>,
     subjects: Vec<String>,
     host: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<Refused>,
     counts: Counts,
+    /// There is a version to go back to.
+    #[serde(skip)]
+    has_before: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     promotion: Option<Promoting>,
 }
@@ -61,7 +69,11 @@ impl List {
                     Ok(deployment) => {
                         let (_, counts) = survey::decided(&jetstream, &name).await?;
                         let promotion = promotion(&jetstream, &registry, &name, &deployment).await?;
-                        rows.push(Row { promotion, ..row(name, &deployment, report, counts) });
+                        let running =
+                            running::running(&registry, &name, &deployment, &report.clone().unwrap_or_default())
+                                .await?;
+                        let has_before = verdicts::has_before(&registry, &name).await;
+                        rows.push(Row { has_before, promotion, ..row(name, running, report, counts) });
                     }
                     Err(error) => eprintln!("warning: {error}"),
                 }
@@ -93,12 +105,16 @@ impl List {
         let header = ["HANDLER", "STATE", "MODULE", "LABEL", "HOST", "DELIVERED", "APPLIED", "IRRELEVANT", "IGNORED"];
         output::line(&output::table(&header, &[5, 6, 7, 8], cells.collect()))?;
         for row in rows.iter().filter(|row| !row.reason.is_empty()) {
-            eprintln!("{}: {}", row.handler, reasons::with_hint(&row.handler, &row.state, &row.reason));
+            eprintln!("{}: {}", row.handler, reasons::with_hint(&row.handler, &row.state, &row.reason, row.has_before));
         }
         for row in &rows {
             if let Some(Promoting { generation, reason }) = row.promotion.as_ref().filter(|it| !it.reason.is_empty()) {
                 let reason = output::legible(reason);
                 eprintln!("{}: generation {generation} is being promoted, and waits: {reason}", row.handler);
+            }
+            if let Some(wanted) = &row.wanted {
+                eprintln!("{}: {}", row.handler, wanted.sentence());
+                continue;
             }
             // A handler that runs nothing says so in its reason.
             if let Some(refused) = row.refused.as_ref().filter(|refused| refused.reason != row.reason) {
@@ -109,7 +125,8 @@ impl List {
     }
 }
 
-fn row(name: String, deployment: &Deployment, report: Option<Report>, counts: Counts) -> Row {
+fn row(name: String, running: Running, report: Option<Report>, counts: Counts) -> Row {
+    let Running { deployment, wanted } = running;
     let report = report.unwrap_or_default();
     let said =
         Said { state: report.state, reason: report.reason.clone(), time: (report.time > 0).then_some(report.time) };
@@ -121,10 +138,12 @@ fn row(name: String, deployment: &Deployment, report: Option<Report>, counts: Co
         reason: report.reason,
         digest: deployment.digest.to_string(),
         label: deployment.label.clone(),
+        wanted,
         subjects: deployment.filters().to_vec(),
         host: report.host,
         refused: report.refused,
         counts,
+        has_before: false,
         promotion: None,
     }
 }

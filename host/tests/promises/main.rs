@@ -44,4 +44,5 @@ mod services;
 mod shadow;
 mod shop;
 mod taken_back;
+mod wanted;
 mod zombie;
