@@ -365,6 +365,9 @@ impl Promoting {
         if let Err(error) = left {
             tracing::warn!(handler = self.before.name, %error, "what a shadow had could not be removed");
         }
+        if let Err(error) = self.registry.forget_generation(&self.before.name, self.promotion.to).await {
+            tracing::warn!(handler = self.before.name, %error, "what was said of a shadow could not be removed");
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::keys;
 use crate::names;
 use crate::policy::Signature;
 use crate::progress::{Report, State};
+use crate::rebuild;
 use crate::sandbox::Digest;
 use crate::settings::Settings;
 
@@ -437,6 +438,27 @@ impl Registry {
             self.status.purge(handler).await.map_err(unreachable("remove a state"))?;
         }
         self.status.purge(verdict_key(handler, host)).await.map_err(unreachable("remove a verdict"))
+    }
+
+    /// Forgets what was said of a generation that is a shadow no more.
+    ///
+    /// # Errors
+    /// When the server refuses or is away.
+    pub(crate) async fn forget_generation(&self, handler: &str, generation: u32) -> Result<(), Error> {
+        let key = rebuild::status_key(handler, generation);
+        self.status.purge(key).await.map_err(unreachable("remove a state"))
+    }
+
+    /// Forgets all that anybody ever said of a handler that is removed, hosts that are gone included.
+    ///
+    /// # Errors
+    /// When the server refuses or is away.
+    pub(crate) async fn forget_all(&self, handler: &str) -> Result<(), Error> {
+        for key in [handler.to_owned(), format!("{handler}.>")] {
+            let purge = self.status.stream.purge().filter(names::bucket_subject(names::STATUS, &key));
+            purge.await.map_err(unreachable("remove what was said"))?;
+        }
+        Ok(())
     }
 
     /// Tells what a handler is doing.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
@@ -138,6 +139,12 @@ impl Family {
                     self.end().await;
                     return ended;
                 }
+                number = fenced(&mut self.shadows), if self.live_task.is_some() => {
+                    tracing::warn!(handler = self.live.name, generation = number, "another host had it; it begins again");
+                    self.shadows.remove(&number);
+                    // Hosts that overlap take turns at this pace until the live generation is one's alone.
+                    let _ = tokio::time::timeout(WAIT, told_to_stop(&mut stop)).await;
+                }
                 // What we say of our trouble ourselves is no reason to hurry.
                 () = changed.notified(), if again.is_none() => {}
                 () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
@@ -165,7 +172,7 @@ impl Family {
                 Wanted::Building | Wanted::Kept => self.start_shadow(shadow),
                 Wanted::Abandoned => {
                     let generation = Generation::shadow(&self.live.name, shadow.number);
-                    if let Err(error) = rebuild::clear_away(&self.jetstream, &generation).await {
+                    if let Err(error) = rebuild::clear_away(&self.jetstream, &self.maker.registry, &generation).await {
                         tracing::warn!(handler = self.live.name, generation = shadow.number, %error, "not removed yet");
                         continue;
                     }
@@ -239,16 +246,16 @@ impl Family {
 
     /// Says why a promotion does not get on: in the ledger, and where nothing runs meanwhile, of the handler as well.
     async fn tell_trouble(&self, ledgers: &Ledgers, promotion: &Promotion, reason: &str) {
-        if self.live_task.is_none() && !self.failed {
-            let told = format!("generation {} takes over: {reason}", promotion.to);
-            self.live.progress.set(State::Retrying, told);
-        }
         let troubled = |ledger: &mut Ledger| {
             ledger.troubled(promotion.id, reason);
             Ok(())
         };
         if let Err(error) = ledgers.change(&self.live.name, troubled).await {
             tracing::debug!(handler = self.live.name, %error, "nobody hears why the promotion does not get on");
+        }
+        if self.live_task.is_none() && !self.failed {
+            let told = format!("generation {} takes over: {reason}", promotion.to);
+            self.live.progress.set(State::Retrying, told);
         }
     }
 
@@ -363,6 +370,18 @@ async fn ended(task: &mut Option<Task>) -> Ended {
         Some(task) => task.ended().await,
         None => std::future::pending().await,
     }
+}
+
+/// Resolves with a shadow that another host has fenced. One that ended otherwise stays so.
+async fn fenced(shadows: &mut HashMap<u32, Task>) -> u32 {
+    let mut ends: FuturesUnordered<_> =
+        shadows.iter_mut().map(|(number, task)| async move { (*number, task.ended().await) }).collect();
+    while let Some((number, ended)) = ends.next().await {
+        if let Ended::Fenced(_) = ended {
+            return number;
+        }
+    }
+    std::future::pending().await
 }
 
 /// What one shadow's task needs.
