@@ -46,6 +46,9 @@ pub(crate) enum Error {
         /// The server's words.
         reason: String,
     },
+    /// Others write to one of them as fast as we do.
+    #[error("bucket {0} cannot be brought to the same: documents change all the time")]
+    Moving(String),
 }
 
 /// A put or a deletion.
@@ -72,7 +75,6 @@ pub(super) async fn pour(
     mark: Mark,
 ) -> Result<u64, Error> {
     let mut written = 0;
-    let mut reason = String::new();
     for _ in 0..TRIES {
         source.update().await?;
         target.update().await?;
@@ -84,16 +86,19 @@ pub(super) async fn pour(
             match pour_part(jetstream, source, target, part, mark).await? {
                 Ok(count) => written += count,
                 Err(refusal) => {
-                    // Something expired, or somebody else pours the same.
+                    tracing::debug!(
+                        bucket = target.bucket,
+                        refusal,
+                        "something expired, or somebody else pours the same"
+                    );
                     target.begin_anew();
-                    reason = refusal;
                     break;
                 }
             }
             crash::point("pouring");
         }
     }
-    Err(Error::Write { bucket: target.bucket.clone(), reason: format!("it changes all the time ({reason})") })
+    Err(Error::Moving(target.bucket.clone()))
 }
 
 /// Keys whose documents differ, in order.
