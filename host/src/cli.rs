@@ -27,10 +27,12 @@ mod remove;
 mod resume_compensation;
 mod rollback;
 mod run;
+mod running;
 mod sagas;
 mod send;
 mod shadow;
 mod span;
+mod underway;
 mod verdicts;
 mod versions;
 

@@ -7,7 +7,7 @@ use async_nats::jetstream::{self, Context};
 use futures::TryStreamExt as _;
 use millstream_saga::Instance;
 
-use super::{Fault, connect, deploy};
+use super::{Fault, connect, deploy, running};
 use crate::direct_get;
 use crate::keys;
 use crate::names;
@@ -51,6 +51,7 @@ impl Saga {
             return Err(Fault::usage(anyhow::anyhow!("handler {name} is not deployed"))
                 .hint("see what is deployed with `millstream list`"));
         };
+        let deployment = running::of(&registry, name, &deployment).await?.deployment;
         let bytes = registry.module(deployment.digest).await?;
         let settings = deployment.settings.clone();
         let version = tokio::task::spawn_blocking(move || deploy::examine(&bytes, settings)).await??;

@@ -168,7 +168,7 @@ fn remarks(overview: &Overview) -> Vec<String> {
     let mut lines = Vec::new();
     for Handler { handler, state, reason, counts, outcomes_add_up, lag_fault, .. } in &overview.handlers {
         if !reason.is_empty() && reason != lag_fault {
-            lines.push(format!("{handler}: {}", reasons::with_hint(handler, state, reason)));
+            lines.push(format!("{handler}: {}", reasons::with_hint(handler, state, reason, false)));
         }
         if !outcomes_add_up {
             let Counts { delivered, applied, irrelevant, ignored, parked, expired, .. } = counts;

@@ -43,4 +43,6 @@ mod sagas_undo;
 mod services;
 mod shadow;
 mod shop;
+mod taken_back;
+mod wanted;
 mod zombie;

@@ -12,18 +12,18 @@ use crate::generations::{diff, is, listed, tells};
 use crate::harness::{World, at_each_point, module, orders, pause, spend, spend_v2, until};
 
 /// What `promote --json` says.
-fn promote(world: &World, handler: &str, more: &[&str]) -> Value {
+pub fn promote(world: &World, handler: &str, more: &[&str]) -> Value {
     let mut arguments = vec!["promote", handler, "--json"];
     arguments.extend(more);
     serde_json::from_str(&world.ok(&arguments)).expect("JSON")
 }
 
-fn rebuild_v2(world: &World) {
+pub fn rebuild_v2(world: &World) {
     let v2 = module("customer-spend-v2");
     world.ok(&["rebuild", "spend", "--module", v2.to_str().unwrap()]);
 }
 
-async fn shop() -> World {
+pub async fn shop() -> World {
     let world = World::new().await;
     world.stream("ORDERS", &["orders.>"]).await;
     world.stream("RECEIPTS", &["receipts.>"]).await;
@@ -32,7 +32,7 @@ async fn shop() -> World {
 }
 
 /// The receipts that were sent, by the order they are for.
-async fn receipts(world: &World) -> BTreeMap<String, u64> {
+pub async fn receipts(world: &World) -> BTreeMap<String, u64> {
     let mut receipts = BTreeMap::new();
     for command in crate::services::stored(&world.jetstream, "RECEIPTS").await {
         *receipts.entry(command.payload["order"].as_str().expect("an order").to_owned()).or_default() += 1;
@@ -326,6 +326,7 @@ at_each_point! {
     PROMOTING;
     a_host_that_dies_once_both_stand_alike_leads_to_the_same_end: "aligned",
     a_host_that_dies_before_the_old_generation_is_closed_leads_to_the_same_end: "stopping",
+    a_host_that_dies_when_it_is_about_to_cut_leads_to_the_same_end: "cutting",
     a_host_that_dies_after_the_old_generation_is_closed_leads_to_the_same_end: "stopped",
     a_host_that_dies_before_the_new_generation_is_closed_leads_to_the_same_end: "caught-up",
     a_host_that_dies_after_the_new_generation_is_closed_leads_to_the_same_end: "closed",
