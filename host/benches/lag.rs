@@ -184,9 +184,10 @@ async fn cost(module: &[u8], window: Duration) -> anyhow::Result<()> {
         let seconds = begun.elapsed().as_secs_f64();
         let share = |after: f64, before: f64| format!("{:.2} %", (after - before) / seconds * 100.0);
         let host = share(usage::cpu_seconds(std::process::id())?, before[0]);
-        rows.push(vec![name.to_owned(), host, share(server_cpu(&server)?, before[1])]);
+        let memory = format!("{} MiB", usage::resident_bytes(std::process::id())? >> 20);
+        rows.push(vec![name.to_owned(), host, share(server_cpu(&server)?, before[1]), memory]);
     }
-    println!("{}", figures::table(&[&format!("{HANDLERS} HANDLERS"), "HOST", "SERVER"], 1, rows));
+    println!("{}", figures::table(&[&format!("{HANDLERS} HANDLERS"), "HOST", "SERVER", "HOST'S MEMORY"], 1, rows));
     let mut reads = Vec::new();
     for _ in 0..10 {
         let begun = Instant::now();
