@@ -107,7 +107,7 @@ pub async fn of(jetstream: &Context, only: &[String]) -> anyhow::Result<Overview
         return Ok(Overview { time: clock::now(), ..Overview::default() });
     };
     let deployed = registry.deployed(jetstream).await?;
-    let (reports, hosts) = tokio::try_join!(registry.reports(jetstream), registry.live_hosts())?;
+    let (reports, hosts) = tokio::try_join!(registry.reports(jetstream), registry.hosts(jetstream))?;
     let ground = Ground::read(jetstream).await?;
     let wanted = deployed.into_iter().filter(|deployed| only.is_empty() || only.contains(&deployed.handler));
     let read = async |deployed: Deployed| {

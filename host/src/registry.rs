@@ -436,6 +436,15 @@ impl Registry {
         Ok(entry.map(|entry| entry.revision))
     }
 
+    /// The same in one request, and without a consumer, which a host's own user may not make there.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub(crate) async fn hosts(&self, jetstream: &Context) -> Result<Vec<Host>, Error> {
+        let all = latest::of(jetstream, &self.hosts, ">").await.map_err(unreachable("list hosts"))?;
+        Ok(all.into_iter().filter_map(|latest| serde_json::from_slice(&latest.value).ok()).collect())
+    }
+
     /// Tells what a host does about a deployment.
     ///
     /// # Errors

@@ -229,7 +229,8 @@ fn fit(header: &[&str], cells: &mut [Vec<String>]) {
     }
     // The shorter one is only cut where it takes more than half.
     let half = left / 2;
-    let handler = if handler <= half { handler } else { half.max(left.saturating_sub(stream)) }.max(LEAST_NAME);
+    let least = LEAST_NAME.min(handler);
+    let handler = if handler <= half { handler } else { half.max(left.saturating_sub(stream)) }.max(least);
     let stream = left.saturating_sub(handler).max(LEAST_NAME);
     for row in cells {
         for (cell, most) in row.iter_mut().zip([handler, stream]) {
