@@ -30,6 +30,7 @@
 //! | `survey.rs`, `lag.rs`, `lag/` | how far behind | computed from JetStream, not from what a host says |
 //! | `monitor.rs`, `busy.rs`, `census.rs` | what only the host knows: rates, where time goes, counts | no cost per event |
 //! | `numbers.rs`, `overview.rs` | all that a person may want to know, in one value | each figure carries its age |
+//! | `http.rs`, `http/`, `vitals.rs` | a host's metrics, health and page | reads only, unless a token is shown; one reader for all who look |
 //! | `recorded.rs`, `latest.rs` | reads what streams and buckets hold | no consumer is left behind |
 //! | `rehearsal.rs` | runs a new module on the past beside the one that runs | pure; nothing is published or written |
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |
@@ -59,6 +60,7 @@ pub mod envelope;
 pub mod examples;
 pub mod generation;
 pub mod handler;
+pub mod http;
 pub mod inputs;
 pub mod intake;
 pub mod journal;
@@ -95,4 +97,5 @@ pub mod supervisor;
 pub mod survey;
 pub mod timers;
 pub mod version;
+pub mod vitals;
 mod waits;

@@ -15,7 +15,7 @@ use crate::registry::{Deployment, Registry};
 use crate::saga::Facts;
 
 /// A deployed saga.
-pub(super) struct Saga {
+pub(crate) struct Saga {
     pub(super) jetstream: Context,
     pub(super) registry: Registry,
     pub(super) name: String,
@@ -24,7 +24,7 @@ pub(super) struct Saga {
 }
 
 /// An instance, as the bucket has it.
-pub(super) struct Found {
+pub(crate) struct Found {
     /// As the handler wrote it.
     pub(super) key: String,
     pub(super) instance: Instance,
@@ -41,7 +41,7 @@ impl Saga {
     }
 
     /// The same on a connection that is there.
-    pub(super) async fn of(jetstream: Context, name: &str) -> Result<Self, Fault> {
+    pub(crate) async fn of(jetstream: Context, name: &str) -> Result<Self, Fault> {
         let registry = Registry::peek(&jetstream).await?;
         let deployed = match &registry {
             Some(registry) => registry.deployment(name).await?,
@@ -87,6 +87,41 @@ impl Saga {
         Ok(found)
     }
 
+    /// Up to `size` instances behind a key that stand as wanted, by key, and where to go on; none at the end. Looks at `most` at most.
+    pub(crate) async fn page(
+        &self,
+        after: Option<&str>,
+        stands: impl Fn(&Instance) -> bool,
+        size: usize,
+        most: usize,
+    ) -> Result<(Vec<Found>, Option<String>), Fault> {
+        let Ok(bucket) = self.jetstream.get_key_value(&self.name).await else { return Ok((Vec::new(), None)) };
+        let mut escaped: Vec<String> = bucket.keys().await?.try_collect().await?;
+        // In the order of what is asked with, so that a page goes on where the last one ended.
+        let after = after.map(|key| keys::escape(key).into_owned());
+        escaped.retain(|key| after.as_ref().is_none_or(|after| key > after));
+        escaped.sort();
+        let (mut found, mut looked_at) = (Vec::new(), 0);
+        for part in escaped.chunks(size.max(1)) {
+            let part: Vec<&str> = part.iter().map(String::as_str).collect();
+            let mut here = self.read(&part).await?;
+            here.retain(|found| stands(&found.instance));
+            here.sort_by(|one, other| keys::escape(&one.key).cmp(&keys::escape(&other.key)));
+            found.extend(here);
+            looked_at += part.len();
+            if found.len() > size {
+                found.truncate(size);
+                let next = found.last().map(|found| found.key.clone());
+                return Ok((found, next));
+            }
+            if looked_at >= most && looked_at < escaped.len() {
+                let next = part.last().map(|key| keys::unescape(key)).transpose()?;
+                return Ok((found, next));
+            }
+        }
+        Ok((found, None))
+    }
+
     async fn read(&self, escaped: &[&str]) -> Result<Vec<Found>, Fault> {
         let stream = names::bucket_stream(&self.name);
         if escaped.is_empty() || self.jetstream.get_stream(&stream).await.is_err() {
@@ -113,7 +148,7 @@ impl Saga {
 }
 
 /// Nothing lies under this key.
-pub(super) fn no_instance(handler: &str, key: &str) -> Fault {
+pub(crate) fn no_instance(handler: &str, key: &str) -> Fault {
     Fault::failed(anyhow::anyhow!("saga {handler} has no instance {key:?}"))
         .hint(format!("list its instances with `millstream sagas {handler}`"))
 }
