@@ -11,16 +11,19 @@
 
 mod bad_use;
 mod crash_points;
+mod dashboard;
 mod dev;
 mod docs;
 mod generations;
 mod harness;
 mod hostile;
+mod http;
 mod journal;
 mod kill_storm;
 mod lag;
 mod limits;
 mod loss;
+mod metrics;
 mod new;
 mod permissions;
 mod promotion;
