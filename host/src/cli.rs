@@ -27,9 +27,12 @@ mod remove;
 mod resume_compensation;
 pub(crate) mod rollback;
 mod run;
+mod running;
 pub(crate) mod sagas;
 mod send;
 mod shadow;
+mod span;
+mod underway;
 mod verdicts;
 pub(crate) mod versions;
 

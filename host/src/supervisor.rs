@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::handler::Ended;
 use crate::keeper::{Keeper, Wanted};
+use crate::monitor::Heads;
 use crate::policy::Policy;
 use crate::progress::{Progress, State};
 use crate::registry::{self, Host, Registry};
@@ -32,6 +33,7 @@ pub struct Supervisor {
     sandbox: Sandbox,
     cache: Cache,
     policy: Arc<Policy>,
+    heads: Heads,
     host: String,
     /// Only these handlers, or all where empty.
     only: Vec<String>,
@@ -70,8 +72,18 @@ impl Supervisor {
     ) -> anyhow::Result<Self> {
         let registry = Registry::open(&jetstream).await?;
         let sandbox = Sandbox::new()?;
-        let (policy, vitals) = (Arc::new(policy), Arc::default());
-        Ok(Self { jetstream, registry, sandbox, cache, policy, host, only, kept: HashMap::new(), vitals })
+        Ok(Self {
+            jetstream,
+            registry,
+            sandbox,
+            cache,
+            policy: Arc::new(policy),
+            heads: Heads::default(),
+            host,
+            only,
+            kept: HashMap::new(),
+            vitals: Arc::default(),
+        })
     }
 
     /// How this host is, while it runs.
@@ -180,6 +192,7 @@ impl Supervisor {
             sandbox: self.sandbox.clone(),
             cache: self.cache.clone(),
             policy: Arc::clone(&self.policy),
+            heads: self.heads.clone(),
             host: self.host.clone(),
             name: name.clone(),
             progress: Arc::clone(&progress),

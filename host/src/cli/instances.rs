@@ -7,7 +7,7 @@ use async_nats::jetstream::{self, Context};
 use futures::TryStreamExt as _;
 use millstream_saga::Instance;
 
-use super::{Fault, connect, deploy};
+use super::{Fault, connect, deploy, running};
 use crate::direct_get;
 use crate::keys;
 use crate::names;
@@ -51,6 +51,7 @@ impl Saga {
             return Err(Fault::usage(anyhow::anyhow!("handler {name} is not deployed"))
                 .hint("see what is deployed with `millstream list`"));
         };
+        let deployment = running::of(&registry, name, &deployment).await?.deployment;
         let bytes = registry.module(deployment.digest).await?;
         let settings = deployment.settings.clone();
         let version = tokio::task::spawn_blocking(move || deploy::examine(&bytes, settings)).await??;
@@ -131,7 +132,7 @@ impl Saga {
         let mut found = Vec::with_capacity(subjects.len());
         for part in direct_get::parts(&subjects, self.jetstream.client().server_info().max_payload) {
             let (messages, _) = direct_get::last_of(&self.jetstream, &stream, part).await?;
-            for message in messages.iter().filter(|message| message.headers.get("KV-Operation").is_none()) {
+            for message in messages.iter().filter(|message| !message.is_deletion()) {
                 let key = keys::unescape(message.subject.strip_prefix(&prefix).unwrap_or_default())?;
                 let journal = message.headers.get(names::JOURNAL_HEADER).and_then(|text| text.as_str().parse().ok());
                 match Instance::read(&message.payload) {

@@ -59,7 +59,8 @@ impl Remove {
         for stream in &consumers {
             delete_consumer(&jetstream, stream, name).await?;
         }
-        rebuild::take_off(&jetstream, name, self.with_documents).await?;
+        rebuild::take_off(&jetstream, &registry, name, self.with_documents).await?;
+        registry.forget_all(name).await?;
         let timers = if self.with_documents { purge_timers(&jetstream, name).await? } else { 0 };
         for stream in &streams {
             jetstream.delete_stream(stream).await.map_err(Fault::failed)?;

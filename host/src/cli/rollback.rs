@@ -4,7 +4,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::{Fault, connect, deploy, output, verdicts, versions};
+use super::{Fault, connect, deploy, output, running, verdicts, versions};
 use crate::registry::{Deployment, Desired, Past, Registry};
 use crate::version::Succession;
 
@@ -56,7 +56,8 @@ pub(crate) async fn roll_back(registry: &Registry, handler: &str, to: Option<&st
         .module(target.digest)
         .await
         .map_err(|error| Fault::failed(error).hint("deploy it again from its file with `millstream deploy`"))?;
-    check(registry, handler, &current, &target, bytes).await?;
+    let runs = running::of(registry, handler, &current).await?.deployment;
+    check(registry, handler, &runs, &target, bytes).await?;
     let wanted = Deployment { desired: Desired::Running, note: String::new(), ..target };
     let Some(new) = registry.replace(handler, revision, &wanted).await? else {
         return Err(versions::overtaken(handler));
@@ -68,7 +69,7 @@ pub(crate) async fn roll_back(registry: &Registry, handler: &str, to: Option<&st
     };
     Ok(Done {
         handler: handler.to_owned(),
-        from: current.digest.to_string(),
+        from: runs.digest.to_string(),
         to: wanted.digest.to_string(),
         label: wanted.label,
         state,
@@ -79,13 +80,13 @@ pub(crate) async fn roll_back(registry: &Registry, handler: &str, to: Option<&st
 async fn check(
     registry: &Registry,
     name: &str,
-    current: &Deployment,
+    runs: &Deployment,
     target: &Deployment,
     bytes: Vec<u8>,
 ) -> Result<(), Fault> {
     // Without the other's module there is nothing to compare with, and each host decides for itself.
-    let Ok(running) = registry.module(current.digest).await else { return Ok(()) };
-    let (old, new) = (current.settings.clone(), target.settings.clone());
+    let Ok(running) = registry.module(runs.digest).await else { return Ok(()) };
+    let (old, new) = (runs.settings.clone(), target.settings.clone());
     let examined = move || (deploy::examine(&running, old), deploy::examine(&bytes, new));
     let (Ok(running), Ok(wanted)) = tokio::task::spawn_blocking(examined).await.map_err(Fault::failed)? else {
         return Ok(());

@@ -182,3 +182,28 @@ async fn no_user_may_do_what_is_another_s() {
     }
     assert_eq!(world.jetstream.get_stream("ORDERS").await.expect("it is there").cached_info().state.messages, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_is_built_promoted_and_taken_back_with_the_users_that_we_ship() {
+    let world = guarded().await;
+    let module = module("customer-spend");
+    as_user(&world, "deployer", &["deploy", module.to_str().expect("path"), "--no-wait"]);
+    let publisher = client_of(&world.server, "publisher").await;
+    for (order, customer) in [("one", "C1"), ("two", "C2"), ("three", "C1")] {
+        place(&publisher, order, customer, 900).await;
+    }
+    let _host = Host::start(&url(&world.server, "host"), &[]);
+    until("a host", async || (!as_user(&world, "reader", &["list", "--json"]).contains(r#""host":"""#)).then_some(()))
+        .await;
+    as_user(&world, "deployer", &["rebuild", "customer-spend"]);
+    for live in [2, 1] {
+        as_user(&world, "deployer", &["promote", "customer-spend"]);
+        let rows = as_user(&world, "reader", &["rebuild", "customer-spend", "--list", "--json"]);
+        let first: Value = serde_json::from_str(rows.lines().next().expect("a row")).expect("JSON");
+        assert_eq!((&first["generation"], &first["state"]), (&json!(live), &json!("live")), "{rows}");
+    }
+    let document: Value =
+        serde_json::from_str(&as_user(&world, "reader", &["get", "customer-spend", "C1"])).expect("JSON");
+    assert_eq!((&document["orders"], &document["cents"]), (&json!(2), &json!(1800)));
+    assert_eq!(violations(&world), Vec::<String>::new());
+}

@@ -303,6 +303,7 @@ function figures() {
     ...mine.map((alert) => el('p', { class: 'note bad' }, `${alert.alert} for ${ago(alert.since)}: ${alert.text}`)),
     handler.reason ? el('p', { class: `note ${tone(handler.state) === 'bad' ? 'bad' : ''}` }, handler.reason) : null,
     handler.refused && handler.refused.reason !== handler.reason ? el('p', { class: 'note bad' }, `${short(handler.refused.digest)} was refused: ${handler.refused.reason}`) : null,
+    handler.outcomes_add_up ? null : el('p', { class: 'note bad' }, 'The outcomes do not add up to what was delivered: a defect of Millstream. Please report it.'),
     handler.lag_fault ? el('p', { class: 'note bad' }, `the lag cannot be told: ${handler.lag_fault}`) : null,
     facts(fact('State', handler.state), fact('Undecided', counted(row.lag, 'event', 'events')), fact('Oldest', duration(row.age)),
       fact('In', moves && `${rate(moves.in)} / s`), fact('Out', moves && `${rate(moves.out)} / s`), fact('Trend', moves && `${moves.trend > 0 ? '+' : ''}${moves.trend.toFixed(1)} / s`),
