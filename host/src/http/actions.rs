@@ -10,6 +10,7 @@ use super::Host;
 use super::answer::{Failed, refuse};
 use crate::cli::pause::turn;
 use crate::cli::rollback::roll_back;
+use crate::cli::versions::not_deployed;
 use crate::names;
 use crate::registry::Desired;
 
@@ -32,15 +33,20 @@ pub(super) async fn act(
     if let Some(defect) = names::handler_name_defect(&name) {
         return Ok(refuse(StatusCode::NOT_FOUND, defect, "see what is deployed at /api/overview"));
     }
+    if host.registry.current(&name).await?.is_none() {
+        return Err(not_deployed(&name).into());
+    }
     tracing::info!(handler = name, action, "asked for over HTTP");
+    let registry = &host.registry;
     Ok(match action.as_str() {
-        "pause" => Json(turn(&host.registry, &name, Desired::Paused, true).await?).into_response(),
-        "resume" => Json(turn(&host.registry, &name, Desired::Running, true).await?).into_response(),
-        "rollback" => Json(roll_back(&host.registry, &name, None, true).await?).into_response(),
-        _ => refuse(
-            StatusCode::NOT_FOUND,
-            format!("there is no action {action}"),
-            "there are pause, resume and rollback",
-        ),
+        "pause" => Json(turn(registry, &name, Desired::Paused, true).await.map_err(Failed::conflict)?).into_response(),
+        "resume" => {
+            Json(turn(registry, &name, Desired::Running, true).await.map_err(Failed::conflict)?).into_response()
+        }
+        "rollback" => Json(roll_back(registry, &name, None, true).await.map_err(Failed::conflict)?).into_response(),
+        _ => {
+            let hint = "there are pause, resume and rollback";
+            refuse(StatusCode::NOT_FOUND, format!("there is no action {action}"), hint)
+        }
     })
 }

@@ -20,12 +20,19 @@ pub(super) fn refuse(status: StatusCode, error: impl Into<String>, hint: impl In
     (status, Json(Told { error: error.into(), hint: hint.into() })).into_response()
 }
 
-/// What a command could not do.
-pub(super) struct Failed(Fault);
+/// What a command could not do. Where its code says that the asker is wrong, this is how.
+pub(super) struct Failed(Fault, StatusCode);
+
+impl Failed {
+    /// What is asked for is there, and does not allow it.
+    pub(super) const fn conflict(fault: Fault) -> Self {
+        Self(fault, StatusCode::CONFLICT)
+    }
+}
 
 impl<E: Into<Fault>> From<E> for Failed {
     fn from(fault: E) -> Self {
-        Self(fault.into())
+        Self(fault.into(), StatusCode::NOT_FOUND)
     }
 }
 
@@ -34,7 +41,7 @@ impl IntoResponse for Failed {
         let text = self.0.to_string();
         let (error, hint) = text.split_once("\nhint: ").unwrap_or((&text, ""));
         let error = error.strip_prefix("error: ").unwrap_or(error);
-        let status = if self.0.code() == 2 { StatusCode::NOT_FOUND } else { StatusCode::BAD_GATEWAY };
+        let status = if self.0.code() == 2 { self.1 } else { StatusCode::BAD_GATEWAY };
         refuse(status, error, hint)
     }
 }

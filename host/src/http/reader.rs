@@ -71,8 +71,7 @@ impl Reader {
         }
         self.asked.notify_one();
         let _ = news.changed().await;
-        let seen = Arc::clone(&news.borrow());
-        seen
+        Arc::clone(&news.borrow())
     }
 
     /// Everything that is read from here on, for as long as it is held.

@@ -11,11 +11,13 @@
 
 mod bad_use;
 mod crash_points;
+mod dashboard;
 mod dev;
 mod docs;
 mod generations;
 mod harness;
 mod hostile;
+mod http;
 mod journal;
 mod kill_storm;
 mod lag;
@@ -24,6 +26,7 @@ mod lag_numbers;
 mod lag_oracle;
 mod limits;
 mod loss;
+mod metrics;
 mod new;
 mod permissions;
 mod promotion;

@@ -271,7 +271,7 @@ async function handlerView(name, here) {
   $('drawer').dataset.name = name;
   const versions = el('ol', { class: 'list' }, el('li', {}, 'reading …'));
   const big = chart('big');
-  open(name, el('div', { id: 'figures' }), el('div', { id: 'sagas' }), el('h3', {}, 'Deployments'), versions, about.actions ? actions(name) : null);
+  open(name, el('div', { id: 'figures' }), el('div', { id: 'sagas' }), el('div', { id: 'details' }), el('h3', {}, 'Deployments'), versions, about.actions ? actions(name) : null);
   $('figures').chart = big; figures();
   const { deployments } = await ask(`/api/handlers/${encodeURIComponent(name)}`);
   if (here !== location.hash) return;
@@ -303,11 +303,14 @@ function figures() {
     ...mine.map((alert) => el('p', { class: 'note bad' }, `${alert.alert} for ${ago(alert.since)}: ${alert.text}`)),
     handler.reason ? el('p', { class: `note ${tone(handler.state) === 'bad' ? 'bad' : ''}` }, handler.reason) : null,
     handler.refused && handler.refused.reason !== handler.reason ? el('p', { class: 'note bad' }, `${short(handler.refused.digest)} was refused: ${handler.refused.reason}`) : null,
+    handler.outcomes_add_up ? null : el('p', { class: 'note bad' }, 'The outcomes do not add up to what was delivered: a defect of Millstream. Please report it.'),
     handler.lag_fault ? el('p', { class: 'note bad' }, `the lag cannot be told: ${handler.lag_fault}`) : null,
     facts(fact('State', handler.state), fact('Undecided', counted(row.lag, 'event', 'events')), fact('Oldest', duration(row.age)),
       fact('In', moves && `${rate(moves.in)} / s`), fact('Out', moves && `${rate(moves.out)} / s`), fact('Trend', moves && `${moves.trend > 0 ? '+' : ''}${moves.trend.toFixed(1)} / s`),
       fact('Done in', moves && moves.eta != null ? duration(moves.eta) : null), fact('Reported', handler.reported_seconds_ago == null ? 'never' : `${duration(handler.reported_seconds_ago)} ago`), fact('Host', handler.host)),
     box.chart.drawing, el('div', { class: 'scale' }, el('span', {}, '2 min ago'), el('span', {}, `at most ${thousands(Math.max(0, ...row.points))} behind`), el('span', {}, 'now')),
+  ].filter(Boolean));
+  $('details').replaceChildren(...[
     ...handler.lag.flatMap((lag) => [el('h3', {}, `Stream ${lag.stream}`), facts(fact('Undecided', thousands(lag.events)), fact('Oldest', duration(lag.seconds)), fact('Position', thousands(lag.position)), fact('Head', thousands(lag.head)))]),
     parts ? el('h3', {}, 'Where the time goes') : null, parts ? bar : null,
     parts ? el('div', { class: 'legend' }, PARTS.map((part, index) => el('span', { class: `p-${part}` }, `${PART_WORDS[part]} ${(parts[index] * 100).toFixed(0)} %`))) : null,
