@@ -122,7 +122,7 @@ async fn eta(module: &[u8], seconds: u64) -> anyhow::Result<()> {
     let (stop, stopped) = oneshot::channel::<()>();
     let host = tokio::spawn(host.await?.run(async move { drop(stopped.await) }));
     let begun = Instant::now();
-    let mut told = Vec::new();
+    let mut told: Vec<(f64, u64, Option<f64>)> = Vec::new();
     let over = loop {
         let overview = overview::read(&jetstream).await?;
         let now = begun.elapsed().as_secs_f64();
