@@ -38,6 +38,7 @@
 //! example modules), `crash.rs` (where tests end the process).
 
 pub mod acks;
+pub mod alarm;
 pub mod alerts;
 mod batch;
 pub mod blame;

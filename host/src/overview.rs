@@ -64,6 +64,20 @@ pub struct Handler {
     pub numbers: Numbers,
 }
 
+impl Handler {
+    /// Undecided events of all input streams.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.lag.iter().map(|row| row.events).sum()
+    }
+
+    /// Age of the oldest of them, seconds.
+    #[must_use]
+    pub fn oldest_seconds(&self) -> f64 {
+        self.lag.iter().map(|row| row.seconds).fold(0.0, f64::max)
+    }
+}
+
 /// Something that a person should look at, from the time it was seen until it is over.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Alert {
