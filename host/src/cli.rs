@@ -30,6 +30,7 @@ mod run;
 mod sagas;
 mod send;
 mod shadow;
+mod span;
 mod verdicts;
 mod versions;
 

@@ -27,9 +27,10 @@
 //! | `comparison.rs`, `outline.rs` | how two generations differ | what is only a delay is no difference |
 //! | `policy.rs` | what this host runs at all | signatures and ceilings are the host's own |
 //! | `supervisor.rs`, `registry.rs` | which handlers run here | deployments are plain NATS buckets |
-//! | `survey.rs`, `lag.rs` | how far behind | computed from JetStream, not from what a host says |
+//! | `survey.rs`, `lag.rs`, `lag/` | how far behind | computed from JetStream, not from what a host says |
+//! | `monitor.rs`, `busy.rs`, `census.rs` | what only the host knows: rates, where time goes, counts | no cost per event |
 //! | `numbers.rs`, `overview.rs` | all that a person may want to know, in one value | each figure carries its age |
-//! | `recorded.rs` | reads what streams hold | no consumer is left behind |
+//! | `recorded.rs`, `latest.rs` | reads what streams and buckets hold | no consumer is left behind |
 //! | `rehearsal.rs` | runs a new module on the past beside the one that runs | pure; nothing is published or written |
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |
 //!
@@ -42,6 +43,8 @@ pub mod alarm;
 pub mod alerts;
 mod batch;
 pub mod blame;
+mod busy;
+mod census;
 pub mod claim;
 pub mod cli;
 pub mod clock;
@@ -63,7 +66,9 @@ pub mod journal;
 mod keeper;
 pub mod keys;
 pub mod lag;
+mod latest;
 pub mod legible;
+mod monitor;
 pub mod names;
 pub mod numbers;
 pub mod outbox;

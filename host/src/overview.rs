@@ -3,14 +3,19 @@
 //! Out: plain data. Works without any host running. Never: writes a message, or believes a host that is silent.
 
 use async_nats::jetstream::Context;
+use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
+use crate::journal::Counts;
 use crate::lag::{self, Lag, Said, Sample};
 use crate::numbers::Numbers;
 use crate::progress::{Refused, Report};
-use crate::registry::{Deployment, Desired, Registry};
-use crate::survey;
+use crate::registry::{Deployed, Desired, Registry};
+use crate::survey::Ground;
+
+/// Handlers that are read at once.
+const AT_ONCE: usize = 16;
 
 /// All of it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -40,8 +45,14 @@ pub struct Handler {
     pub host: String,
     /// Digest of the module that runs, in hexadecimal; of the one that is deployed where none runs.
     pub digest: String,
+    /// Digest of the module that is deployed.
+    #[serde(default)]
+    pub wanted_digest: String,
     /// State version of its documents.
     pub state_version: u32,
+    /// Its subject filters.
+    #[serde(default)]
+    pub subjects: Vec<String>,
     /// The deployment's label.
     pub label: String,
     /// Revision of the deployment.
@@ -57,7 +68,9 @@ pub struct Handler {
     /// Why the lag cannot be told, where that is so.
     pub lag_fault: String,
     /// Outcomes since the generation began, as in the last record.
-    pub counts: crate::journal::Counts,
+    pub counts: Counts,
+    /// Whether each of these events has exactly one outcome. Where not, Millstream has a defect.
+    pub outcomes_add_up: bool,
     /// Effects that nobody takes at present.
     pub undelivered_effects: usize,
     /// What its host measured; empty where no host reports.
@@ -96,58 +109,90 @@ pub struct Alert {
 /// # Errors
 /// When the server does not answer. A handler that cannot be measured does not hide the others.
 pub async fn read(jetstream: &Context) -> anyhow::Result<Overview> {
-    let mut overview = Overview { time: clock::now(), ..Overview::default() };
-    let Some(registry) = Registry::peek(jetstream).await? else { return Ok(overview) };
-    for (name, deployment) in registry.deployments().await? {
-        let report = registry.status(&name).await?;
-        match deployment {
-            Ok(deployment) => overview.handlers.push(handler(jetstream, &registry, name, &deployment, report).await?),
-            Err(error) => overview.handlers.push(Handler {
-                handler: name,
-                state: lag::FAILING.to_owned(),
-                reason: error.to_string(),
-                ..Handler::default()
-            }),
-        }
-    }
-    overview.hosts = registry.live_hosts().await?.into_iter().map(|host| host.name).collect();
-    overview.hosts.sort();
-    Ok(overview)
+    of(jetstream, &[]).await
 }
 
-async fn handler(
-    jetstream: &Context,
-    registry: &Registry,
-    name: String,
-    deployment: &Deployment,
-    report: Option<Report>,
-) -> anyhow::Result<Handler> {
-    let (rows, lag_fault) = match survey::handler(jetstream, registry, &name, deployment).await {
-        Ok(rows) => (rows, String::new()),
-        Err(error) => (Vec::new(), format!("{error:#}")),
+/// The same of these handlers only, or of all where none is named. One that is not deployed is not in it.
+///
+/// # Errors
+/// As [`read`].
+pub async fn of(jetstream: &Context, only: &[String]) -> anyhow::Result<Overview> {
+    let Some(registry) = Registry::peek(jetstream).await? else {
+        return Ok(Overview { time: clock::now(), ..Overview::default() });
     };
-    let (_, counts) = survey::decided(jetstream, &name).await?;
-    let report = report.unwrap_or_default();
-    let time = (report.time > 0).then_some(report.time);
-    let said = Said { state: report.state, reason: report.reason.clone(), time };
-    let word = lag::lag(&name, "", &Sample { decided: counts.delivered > 0, ..Sample::default() }, &said, clock::now());
-    Ok(Handler {
-        handler: name,
+    let deployed = registry.deployed(jetstream).await?;
+    let (reports, hosts) = tokio::try_join!(registry.reports(jetstream), registry.live_hosts())?;
+    let ground = Ground::read(jetstream).await?;
+    let wanted = deployed.into_iter().filter(|deployed| only.is_empty() || only.contains(&deployed.handler));
+    let read = async |deployed: Deployed| {
+        let report = reports.get(&deployed.handler);
+        handler(jetstream, &ground, deployed, report).await
+    };
+    let handlers = futures::stream::iter(wanted).map(read).buffered(AT_ONCE).collect().await;
+    let mut hosts: Vec<String> = hosts.into_iter().map(|host| host.name).collect();
+    hosts.sort();
+    Ok(Overview { time: clock::now(), handlers, hosts, ..Overview::default() })
+}
+
+/// One handler. Whatever cannot be read is told in it.
+async fn handler(jetstream: &Context, ground: &Ground, deployed: Deployed, report: Option<&Report>) -> Handler {
+    let Deployed { handler, revision, deployment } = deployed;
+    let deployment = match deployment {
+        Ok(deployment) => deployment,
+        Err(error) => {
+            let (state, reason) = (lag::FAILING.to_owned(), error.to_string());
+            let lag_fault = reason.clone();
+            return Handler {
+                handler,
+                revision,
+                state,
+                reason,
+                lag_fault,
+                outcomes_add_up: true,
+                ..Handler::default()
+            };
+        }
+    };
+    let mut faults = Vec::new();
+    let (positions, counts) = ground.decided(jetstream, &handler).await.unwrap_or_else(|error| {
+        faults.push(format!("{error:#}"));
+        Default::default()
+    });
+    let lag = match ground.lag(jetstream, &handler, &deployment, &positions, report).await {
+        // Without positions all would seem to be undecided.
+        Ok(rows) if faults.is_empty() => rows,
+        Ok(_) => Vec::new(),
+        Err(error) => {
+            faults.push(format!("{error:#}"));
+            Vec::new()
+        }
+    };
+    let said = Said::of(report);
+    let sample = Sample { decided: !positions.is_empty(), ..Sample::default() };
+    let now = clock::now();
+    let word = lag::lag(&handler, "", &sample, &said, now);
+    let report = report.cloned().unwrap_or_default();
+    let wanted_digest = deployment.digest.to_string();
+    Handler {
+        handler,
         state: word.state,
         reason: report.reason,
         kind: report.kind,
         host: report.host,
-        digest: if report.digest.is_empty() { deployment.digest.to_string() } else { report.digest },
+        digest: if report.digest.is_empty() { wanted_digest.clone() } else { report.digest },
+        wanted_digest,
         state_version: report.state_version,
-        label: deployment.label.clone(),
+        subjects: deployment.filters().to_vec(),
+        label: deployment.label,
+        revision,
         desired: deployment.desired,
         refused: report.refused,
         reported_seconds_ago: word.reported_seconds_ago,
-        lag: rows,
-        lag_fault,
+        lag,
+        lag_fault: faults.join("; "),
+        outcomes_add_up: counts.add_up(),
         counts,
         undelivered_effects: report.undelivered_effects,
-        numbers: report.numbers,
-        ..Handler::default()
-    })
+        numbers: if lag::is_old(report.time, now) { Numbers::default() } else { report.numbers },
+    }
 }

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use crate::batch::{self, Undecodable};
 use crate::blame::{Blame, Verdict};
+use crate::busy::{Part, Watch};
 use crate::claim::Claim;
 use crate::clock;
 use crate::crash;
@@ -34,7 +35,7 @@ use crate::intake::{self, Arrival, Arrivals, Intake};
 use crate::journal::{self, Change, Counts, Journal, Kind, Position, Record, Standing};
 use crate::names;
 use crate::outbox::{Outbox, Stamp};
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::saga::Sagas;
 use crate::sandbox::{Digest, Failure, Guest, str_slice, wire};
 use crate::show::Pace;
@@ -142,6 +143,13 @@ pub struct Pipeline {
     /// What the last record says is shown and done, and what the one in flight says.
     said: Said,
     saying: Said,
+    /// The batch of the record in flight, for the numbers.
+    landing: Option<progress::Batch>,
+    watch: Arc<Watch>,
+    /// When this claim began, nanoseconds since 1970.
+    began: i64,
+    /// Fuel used since a batch was last sent off.
+    fuel: u64,
     /// The last record with effects.
     acting: u64,
     trimmed_at: u64,
@@ -165,6 +173,7 @@ impl Pipeline {
             outbox.as_ref().map(|outbox| Sweeper::start(&documents.jetstream, &documents.handler, Arc::clone(outbox)));
         let said = Said { shown_through: claim.shown_through, acted_through: claim.acted_through, ..Said::default() };
         let record_bytes = documents.jetstream.client().server_info().max_payload.saturating_sub(journal::RECORD_ROOM);
+        let watch = Arc::clone(owner.progress.watch());
         Self {
             owner,
             version,
@@ -184,6 +193,10 @@ impl Pipeline {
             in_flight: None,
             said,
             saying: said,
+            landing: None,
+            watch,
+            began: clock::now(),
+            fuel: 0,
             acting,
             trimmed_at: claim.last,
             blame: Blame::default(),
@@ -221,6 +234,7 @@ impl Pipeline {
         self.sweep();
         loop {
             let owes_a_word = self.said.acted_through < self.acting;
+            let waiting = self.watch.during(Part::Waiting);
             tokio::select! {
                 biased;
                 () = told_to_stop(stop) => return self.finish().await,
@@ -230,6 +244,7 @@ impl Pipeline {
                 }
                 done = landing(&mut self.in_flight) => self.landed(done)?,
                 arrivals = intake.next() => {
+                    drop(waiting);
                     crash::point("arrived");
                     self.batch(arrivals?, stop).await?;
                 }
@@ -279,8 +294,6 @@ impl Pipeline {
                 }
                 Err(Undecided::Trouble(error)) => return Err(error),
                 Err(Undecided::Guilty { index, class, reason, backtrace }) => {
-                    // The guest may have half a batch in its documents.
-                    self.guest = None;
                     if self.blame.failed(part, index) == Verdict::First {
                         self.finish().await?;
                         let event =
@@ -327,23 +340,38 @@ impl Pipeline {
     async fn decide(&mut self, input: usize, arrivals: &[Arrival]) -> Result<Decision, Undecided> {
         let stream = self.stream_name(input);
         let mut guest = self.guest().map_err(|failure| Undecided::Trouble(Error::Instance(failure)))?;
-        if let Some(sagas) = &mut self.sagas {
-            let decision = sagas.decide(guest.as_mut(), &self.documents, &stream, arrivals, self.record_bytes).await?;
-            self.guest = Some(guest);
-            return Ok(decision);
-        }
-        let batch = batch::encode(&stream, arrivals)
+        let fuel = guest.fuel_used();
+        let decided = match &mut self.sagas {
+            Some(sagas) => {
+                let watch = &self.watch;
+                sagas.decide(guest.as_mut(), watch, &self.documents, &stream, arrivals, self.record_bytes).await
+            }
+            None => self.project(guest.as_mut(), &stream, arrivals).await,
+        };
+        self.fuel = self.fuel.saturating_add(guest.fuel_used().saturating_sub(fuel));
+        // One that failed may have half a batch in its documents.
+        let decision = decided?;
+        self.guest = Some(guest);
+        Ok(decision)
+    }
+
+    /// The same of a projection.
+    async fn project(&self, guest: &mut dyn Guest, stream: &str, arrivals: &[Arrival]) -> Result<Decision, Undecided> {
+        let batch = batch::encode(stream, arrivals)
             .map_err(|Undecodable { index, reason }| Undecided::at(index, Fault::Undecodable, &reason))?;
-        let staged = tokio::task::block_in_place(|| guest.stage(&batch)).map_err(Undecided::failure)?;
+        let staged = self.in_guest(|| guest.stage(&batch))?;
         crash::point("staged");
         decision::check_staged(&staged)?;
         let documents = self.load(&staged).await?;
         crash::point("loaded");
-        let outcome = tokio::task::block_in_place(|| guest.apply(&documents, &[])).map_err(Undecided::failure)?;
+        let outcome = self.in_guest(|| guest.apply(&documents, &[]))?;
         crash::point("applied");
-        let decision = decision::of(arrivals, &staged, &outcome, self.record_bytes)?;
-        self.guest = Some(guest);
-        Ok(decision)
+        decision::of(arrivals, &staged, &outcome, self.record_bytes)
+    }
+
+    fn in_guest<T>(&self, call: impl FnOnce() -> Result<T, Failure>) -> Result<T, Undecided> {
+        let _guest = self.watch.during(Part::Guest);
+        tokio::task::block_in_place(call).map_err(Undecided::failure)
     }
 
     /// The live guest, or a fresh one where it failed or grew too large.
@@ -364,6 +392,7 @@ impl Pipeline {
             .map(|(index, key)| (index, str_slice(&staged.blob, key.name)))
             .collect();
         let names: Vec<&str> = missing.iter().map(|(_, name)| *name).collect();
+        let _loading = self.watch.during(Part::Loading);
         let loaded = self.documents.load(&names).await.map_err(|error| Undecided::Trouble(error.into()))?;
         let mut blob = Vec::with_capacity(loaded.iter().flatten().map(Bytes::len).sum());
         let mut documents = Vec::with_capacity(loaded.len());
@@ -385,8 +414,26 @@ impl Pipeline {
             position.sequence = newest.sequence;
         }
         self.counts.add(&decision.counts);
-        self.pace.set_behind(newest.pending > self.version.settings.batch_events as u64);
-        self.write(Kind::Batch, input, decision, newest.message.reply.clone())
+        let is_behind = newest.pending > self.version.settings.batch_events as u64;
+        self.pace.set_behind(is_behind);
+        let ack = newest.message.reply.clone();
+        let batch = self.told(input, &arrivals, is_behind);
+        self.write(Kind::Batch, input, decision, ack)?;
+        self.landing = Some(batch);
+        Ok(())
+    }
+
+    /// What the numbers say of a batch. Events that were there before us, or wait in a crowd, tell how far behind we were, not how
+    /// quick we are.
+    fn told(&mut self, input: usize, arrivals: &[Arrival], is_behind: bool) -> progress::Batch {
+        let stored = arrivals.first().zip(arrivals.last()).map(|(first, last)| (first.stored, last.stored));
+        progress::Batch {
+            input,
+            events: arrivals.len() as u64,
+            stored: stored.filter(|(first, _)| !is_behind && *first >= self.began),
+            fuel: std::mem::take(&mut self.fuel),
+            guest_memory_bytes: self.guest.as_ref().map_or(0, |guest| guest.memory_bytes()),
+        }
     }
 
     /// Says in a record of its own that all effects are published, unless that is said or not so.
@@ -467,7 +514,9 @@ impl Pipeline {
     async fn finish(&mut self) -> Result<(), Error> {
         match &mut self.in_flight {
             Some(commit) => {
+                let waiting = self.watch.during(Part::Commit);
                 let done = commit.await;
+                drop(waiting);
                 self.landed(done)
             }
             None => Ok(()),
@@ -481,7 +530,10 @@ impl Pipeline {
         if self.said.acts {
             self.acting = self.last;
         }
-        self.tell();
+        match self.landing.take() {
+            Some(batch) => self.owner.progress.landed(&self.positions, &self.counts, &batch),
+            None => self.tell(),
+        }
         self.sweep();
         Ok(())
     }
@@ -524,6 +576,7 @@ impl Pipeline {
     /// Waits while too much is decided but not shown or not published. False: the handler shall stop.
     async fn wait_for_room(&self, stop: &watch::Receiver<bool>) -> bool {
         const LOOK: Duration = Duration::from_millis(100);
+        let _held_back = self.watch.during(Part::HeldBack);
         let settings = &self.version.settings;
         while !*stop.borrow() {
             let (documents, bytes) = self.documents.backlog();
@@ -546,7 +599,9 @@ impl Pipeline {
         if rate == 0 {
             return available;
         }
+        let held_back = self.watch.during(Part::HeldBack);
         tokio::time::sleep_until(self.next_at).await;
+        drop(held_back);
         // Twenty portions a second: even enough for people who watch, large enough to stay cheap.
         let part = available.min(usize::try_from(rate / 20).unwrap_or(usize::MAX).max(1));
         self.next_at = Instant::now() + Duration::from_secs_f64(part as f64 / rate as f64);

@@ -2,6 +2,7 @@
 //! `Deployment` in JSON; what hosts say of them in another. All three are plain NATS: the stock CLI can read and write them.
 //! In: names and bytes. Out: the same, verified. Never: a handler's documents.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 
 use crate::keys;
+use crate::latest::{self, Latest};
 use crate::names;
 use crate::policy::Signature;
 use crate::progress::{Report, State};
@@ -85,6 +87,13 @@ pub struct Past {
     pub time: i64,
     /// The deployment; none where the handler was removed.
     pub deployment: Option<Result<Deployment, Error>>,
+}
+
+/// A deployment that is in force.
+pub(crate) struct Deployed {
+    pub(crate) handler: String,
+    pub(crate) revision: u64,
+    pub(crate) deployment: Result<Deployment, Error>,
 }
 
 /// What a host does about a deployment.
@@ -349,6 +358,31 @@ impl Registry {
             }
         }
         Ok(deployments)
+    }
+
+    /// All deployments by handler with their revisions, those that cannot be read included, in one request.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub(crate) async fn deployed(&self, jetstream: &Context) -> Result<Vec<Deployed>, Error> {
+        let all = latest::of(jetstream, &self.handlers, ">").await.map_err(unreachable("list deployments"))?;
+        let deployed = |latest: Latest| Deployed {
+            deployment: parse(&latest.key, &latest.value),
+            handler: latest.key,
+            revision: latest.revision,
+        };
+        Ok(all.into_iter().map(deployed).collect())
+    }
+
+    /// What the hosts of all handlers said last, in one request.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub(crate) async fn reports(&self, jetstream: &Context) -> Result<HashMap<String, Report>, Error> {
+        // Verdicts and shadows have longer keys.
+        let all = latest::of(jetstream, &self.status, "*").await.map_err(unreachable("read all states"))?;
+        let report = |latest: Latest| Some((latest.key, serde_json::from_slice(&latest.value).ok()?));
+        Ok(all.into_iter().filter_map(report).collect())
     }
 
     /// Says that this host lives.

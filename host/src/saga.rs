@@ -15,6 +15,7 @@ use bytes::Bytes;
 use millstream_saga::{Instance, Outgoing, Rules};
 
 use crate::batch::{self, Undecodable};
+use crate::busy::{Part, Watch};
 use crate::crash;
 use crate::decision::{self, Decision, Fault, Undecided};
 use crate::documents::{Decided, Documents};
@@ -63,6 +64,7 @@ impl Sagas {
     pub(crate) async fn decide(
         &mut self,
         guest: &mut dyn Guest,
+        watch: &Arc<Watch>,
         documents: &Documents,
         stream: &str,
         arrivals: &[Arrival],
@@ -74,12 +76,16 @@ impl Sagas {
         let (mut work, staged) = if stream == names::TIMERS {
             (Work::of_timers(batch, depths)?, None)
         } else {
+            let staging = watch.during(Part::Guest);
             let staged = tokio::task::block_in_place(|| guest.stage(&batch)).map_err(Undecided::failure)?;
+            drop(staging);
             crash::point("staged");
             decision::check_staged(&staged)?;
             (Work::of_events(batch, depths, &staged), Some(staged))
         };
+        let loading = watch.during(Part::Loading);
         self.load(&mut work, documents).await?;
+        drop(loading);
         crash::point("loaded");
         let rules = Rules {
             handler: &self.handler,
@@ -96,10 +102,12 @@ impl Sagas {
             if calls.is_empty() {
                 break;
             }
+            let asking = watch.during(Part::Guest);
             let answers = tokio::task::block_in_place(|| match &staged {
                 Some(staged) => work.ask_about_events(guest, staged, &calls),
                 None => work.ask_about_timers(guest, &calls),
             })?;
+            drop(asking);
             work.fold(&rules, calls, answers)?;
         }
         crash::point("applied");

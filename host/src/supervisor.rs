@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::handler::Ended;
 use crate::keeper::{Keeper, Wanted};
+use crate::monitor::Heads;
 use crate::policy::Policy;
 use crate::progress::{Progress, State};
 use crate::registry::{self, Host, Registry};
@@ -31,6 +32,7 @@ pub struct Supervisor {
     sandbox: Sandbox,
     cache: Cache,
     policy: Arc<Policy>,
+    heads: Heads,
     host: String,
     /// Only these handlers, or all where empty.
     only: Vec<String>,
@@ -68,7 +70,17 @@ impl Supervisor {
     ) -> anyhow::Result<Self> {
         let registry = Registry::open(&jetstream).await?;
         let sandbox = Sandbox::new()?;
-        Ok(Self { jetstream, registry, sandbox, cache, policy: Arc::new(policy), host, only, kept: HashMap::new() })
+        Ok(Self {
+            jetstream,
+            registry,
+            sandbox,
+            cache,
+            policy: Arc::new(policy),
+            heads: Heads::default(),
+            host,
+            only,
+            kept: HashMap::new(),
+        })
     }
 
     /// Runs until `stop` resolves or another host has taken everything.
@@ -164,6 +176,7 @@ impl Supervisor {
             sandbox: self.sandbox.clone(),
             cache: self.cache.clone(),
             policy: Arc::clone(&self.policy),
+            heads: self.heads.clone(),
             host: self.host.clone(),
             name: name.clone(),
             progress: Arc::clone(&progress),

@@ -5,12 +5,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Fault, connect, output, reasons, versions};
-use crate::clock;
 use crate::journal::Counts;
-use crate::lag::{Said, Sample, lag};
-use crate::progress::{Refused, Report};
-use crate::registry::{Deployment, Registry};
-use crate::survey;
+use crate::overview::{self, Handler};
+use crate::progress::Refused;
 
 /// List the deployed handlers.
 #[derive(Debug, Args)]
@@ -40,20 +37,8 @@ impl List {
         if let Some(handler) = &self.versions {
             return versions::print(&versions::registry(connection, handler).await?, handler, json).await;
         }
-        let jetstream = jetstream::new(super::open(connection).await?);
-        let mut rows = Vec::new();
-        if let Some(registry) = Registry::peek(&jetstream).await? {
-            for (name, deployment) in registry.deployments().await? {
-                let report = registry.status(&name).await?;
-                match deployment {
-                    Ok(deployment) => {
-                        let (_, counts) = survey::decided(&jetstream, &name).await?;
-                        rows.push(row(name, &deployment, report, counts));
-                    }
-                    Err(error) => eprintln!("warning: {error}"),
-                }
-            }
-        }
+        let overview = overview::read(&jetstream::new(super::open(connection).await?)).await?;
+        let rows: Vec<Row> = overview.handlers.into_iter().map(row).collect();
         if json {
             for row in &rows {
                 output::json(row)?;
@@ -92,21 +77,7 @@ impl List {
     }
 }
 
-fn row(name: String, deployment: &Deployment, report: Option<Report>, counts: Counts) -> Row {
-    let report = report.unwrap_or_default();
-    let said =
-        Said { state: report.state, reason: report.reason.clone(), time: (report.time > 0).then_some(report.time) };
-    let sample = Sample { decided: counts.delivered > 0, ..Sample::default() };
-    let state = lag(&name, "", &sample, &said, clock::now()).state;
-    Row {
-        handler: name,
-        state,
-        reason: report.reason,
-        digest: deployment.digest.to_string(),
-        label: deployment.label.clone(),
-        subjects: deployment.filters().to_vec(),
-        host: report.host,
-        refused: report.refused,
-        counts,
-    }
+fn row(handler: Handler) -> Row {
+    let Handler { handler, state, reason, wanted_digest, label, subjects, host, refused, counts, .. } = handler;
+    Row { handler, state, reason, digest: wanted_digest, label, subjects, host, refused, counts }
 }

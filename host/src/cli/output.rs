@@ -48,7 +48,17 @@ pub(super) fn line(text: &str) -> anyhow::Result<()> {
 /// Bytes and a line end on stdout.
 pub(super) fn bytes(bytes: &[u8]) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.write_all(b"\n")) {
+    ended(stdout.write_all(bytes).and_then(|()| stdout.write_all(b"\n")))
+}
+
+/// Text on stdout as it is, at once.
+pub(super) fn text(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    ended(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+}
+
+fn ended(written: std::io::Result<()>) -> anyhow::Result<()> {
+    match written {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         other => Ok(other?),
     }

@@ -16,6 +16,7 @@ use super::maker::Maker;
 use crate::crash;
 use crate::handler::{Ended, Handler};
 use crate::keeper::keep_reporting;
+use crate::monitor::Monitor;
 use crate::pipeline::told_to_stop;
 use crate::progress::{Progress, State};
 use crate::promotion::{self, Promoting};
@@ -281,7 +282,9 @@ impl Family {
         }
         let progress = Arc::new(Progress::new(&self.maker.host, &shadow.digest.to_string()));
         let key = rebuild::status_key(&self.live.name, shadow.number);
-        let reporting = tokio::spawn(keep_reporting(self.maker.registry.clone(), key, Arc::clone(&progress)));
+        let monitor = Monitor::new(&self.jetstream, &self.maker.heads, &progress);
+        let reporting = keep_reporting(self.maker.registry.clone(), key, Arc::clone(&progress), monitor);
+        let reporting = tokio::spawn(reporting);
         let (stop, stopped) = watch::channel(false);
         let life = ShadowLife {
             jetstream: self.jetstream.clone(),

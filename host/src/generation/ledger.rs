@@ -2,6 +2,7 @@
 //! In: wishes of people and of hosts. Out: the next value, written by compare-and-set, or the sentence why not. A handler without a
 //! value has generation 1, live. Never: proves anything; what a generation is, its own last record says.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
@@ -10,6 +11,7 @@ use async_nats::jetstream::kv::{self, CreateErrorKind, Store, UpdateErrorKind};
 use serde::{Deserialize, Serialize};
 
 use crate::journal::Position;
+use crate::latest::{self, Latest};
 use crate::names;
 use crate::policy::Signature;
 use crate::sandbox::Digest;
@@ -441,6 +443,22 @@ pub async fn look(jetstream: &Context, handler: &str) -> Result<Ledger, Error> {
         Err(error) if error.kind() == KeyValueErrorKind::GetBucket => Ok(Ledger::default()),
         Err(error) => Err(unreachable(handler)(error)),
     }
+}
+
+/// The numbers of all live generations, of handlers that ever had another than the first.
+///
+/// # Errors
+/// When the server is away.
+pub(crate) async fn all_live(jetstream: &Context) -> Result<HashMap<String, u32>, Error> {
+    let store = match jetstream.get_key_value(names::GENERATIONS).await {
+        Ok(store) => store,
+        Err(error) if error.kind() == KeyValueErrorKind::GetBucket => return Ok(HashMap::new()),
+        Err(error) => return Err(unreachable("all handlers")(error)),
+    };
+    let all = latest::of(jetstream, &store, "*").await.map_err(unreachable("all handlers"))?;
+    // One that cannot be read is told of by its host; readers show the first.
+    let live = |latest: Latest| Some((parse(&latest.key, &latest.value).ok()?.live, latest.key));
+    Ok(all.into_iter().filter_map(live).map(|(live, handler)| (handler, live)).collect())
 }
 
 /// Reads a ledger's JSON.
