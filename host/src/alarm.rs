@@ -91,6 +91,12 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// Of a handler that was not there a moment ago: it begins with its first event.
+    #[must_use]
+    pub fn of_new() -> Self {
+        Self { is_new: true, ..Self::default() }
+    }
+
     /// Looks. `raised` says which alerts are raised already, by whomever.
     pub fn look(&mut self, now: i64, sight: &Sight<'_>, raised: impl Fn(Alarm) -> bool) -> Vec<Change> {
         self.remember(now, sight);
@@ -130,7 +136,7 @@ impl Watch {
     fn remember(&mut self, now: i64, sight: &Sight<'_>) {
         let handler = sight.handler;
         if self.last == 0 || !(0..=GAP).contains(&(now - self.last)) {
-            let is_new = if self.last == 0 { handler.counts.delivered == 0 } else { self.is_new };
+            let is_new = self.is_new || (self.last == 0 && handler.counts.delivered == 0);
             *self = Self { first: now, is_new, grew: std::mem::take(&mut self.grew), ..Self::default() };
         }
         self.last = now;

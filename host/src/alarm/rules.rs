@@ -11,6 +11,9 @@ use crate::registry::Desired;
 /// A handler of which nobody has ever said anything may be on its way to its host.
 const NEVER_REPORTED: i64 = 15 * SECOND;
 
+/// How long whoever begins to watch lets others begin to report.
+const BEGINS_WITHIN: i64 = 5 * SECOND;
+
 /// For how long a loss, or a new dead letter, is news.
 const LOST: i64 = 600 * SECOND;
 const DEAD: i64 = 60 * SECOND;
@@ -150,7 +153,9 @@ impl Watch {
         if handler.desired == Desired::Paused || handler.state == FAILING {
             return Verdict::Mute;
         }
-        bad_if(self.is_silent(now, handler), || match handler.reported_seconds_ago {
+        // Hosts that are all started at once need a moment.
+        let is_silent = self.is_silent(now, handler) && now - self.first >= BEGINS_WITHIN;
+        bad_if(is_silent, || match handler.reported_seconds_ago {
             Some(ago) => format!("host {} has said nothing for {}", cut(&handler.host, REASON), duration(ago)),
             None => "no host says that it runs it".to_owned(),
         })
@@ -172,8 +177,8 @@ fn near_limits(near: &[Near]) -> Verdict {
 
 fn outcomes(handler: &Handler) -> Verdict {
     let counts = &handler.counts;
-    let sum = counts.applied + counts.irrelevant + counts.ignored + counts.parked + counts.expired;
-    bad_if(sum != counts.delivered, || {
-        format!("{} events were delivered, but {} have an outcome", thousands(counts.delivered), thousands(sum))
+    bad_if(!counts.add_up(), || {
+        let told = counts.applied + counts.irrelevant + counts.ignored + counts.parked + counts.expired;
+        format!("{} events were delivered, but {} have an outcome", thousands(counts.delivered), thousands(told))
     })
 }
