@@ -2,16 +2,17 @@
 //! data on stdout, all else on stderr. Never: does a command's work itself.
 
 mod abandon;
+mod alerts;
 pub mod connect;
 mod demo;
 mod deploy;
 mod dev;
 mod diff;
-mod explain;
+pub(crate) mod explain;
 mod fault;
 mod generations;
 mod get;
-mod instances;
+pub(crate) mod instances;
 mod lag;
 mod list;
 mod new;
@@ -31,6 +32,7 @@ mod sagas;
 mod send;
 mod shadow;
 mod span;
+mod top;
 mod verdicts;
 mod versions;
 
@@ -77,6 +79,10 @@ enum Command {
     Get(get::Get),
     /// Show how far behind the handlers are.
     Lag(lag::LagCommand),
+    /// Watch the handlers on a full screen.
+    Top(top::Top),
+    /// List the alerts that are raised.
+    Alerts(alerts::Alerts),
     /// List the instances of a saga.
     Sagas(sagas::Sagas),
     /// Tell the story of one instance of a saga.
@@ -145,6 +151,8 @@ impl Command {
             Self::Remove(remove) => remove.run(connection, json).await,
             Self::Get(get) => get.run(connection, json).await,
             Self::Lag(lag) => lag.run(connection, json).await,
+            Self::Top(top) => top.run(connection).await,
+            Self::Alerts(alerts) => alerts.run(connection, json).await,
             Self::Sagas(sagas) => sagas.run(connection, json).await,
             Self::Explain(explain) => explain.run(connection, json).await,
             Self::ResumeCompensation(resume) => resume.run(connection, json).await,

@@ -15,7 +15,7 @@ use crate::registry::{Deployment, Registry};
 use crate::saga::Facts;
 
 /// A deployed saga.
-pub(super) struct Saga {
+pub(crate) struct Saga {
     pub(super) jetstream: Context,
     pub(super) registry: Registry,
     pub(super) name: String,
@@ -24,7 +24,7 @@ pub(super) struct Saga {
 }
 
 /// An instance, as the bucket has it.
-pub(super) struct Found {
+pub(crate) struct Found {
     /// As the handler wrote it.
     pub(super) key: String,
     pub(super) instance: Instance,
@@ -41,7 +41,7 @@ impl Saga {
     }
 
     /// The same on a connection that is there.
-    pub(super) async fn of(jetstream: Context, name: &str) -> Result<Self, Fault> {
+    pub(crate) async fn of(jetstream: Context, name: &str) -> Result<Self, Fault> {
         let registry = Registry::peek(&jetstream).await?;
         let deployed = match &registry {
             Some(registry) => registry.deployment(name).await?,
@@ -112,7 +112,7 @@ impl Saga {
 }
 
 /// Nothing lies under this key.
-pub(super) fn no_instance(handler: &str, key: &str) -> Fault {
+pub(crate) fn no_instance(handler: &str, key: &str) -> Fault {
     Fault::failed(anyhow::anyhow!("saga {handler} has no instance {key:?}"))
         .hint(format!("list its instances with `millstream sagas {handler}`"))
 }

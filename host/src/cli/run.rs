@@ -3,11 +3,15 @@
 
 use async_nats::jetstream;
 use clap::Args;
+use tokio::task::JoinSet;
 
 use super::{Fault, connect};
+use crate::micro;
 use crate::policy::Policy;
 use crate::sandbox::Cache;
 use crate::supervisor::{Outcome, Supervisor};
+use crate::watchman::Watchman;
+use crate::webhook::{Secret, Webhooks};
 
 /// Run the deployed handlers on this host.
 #[derive(Debug, Args)]
@@ -24,6 +28,36 @@ pub(super) struct Run {
     /// The most that a deployment may set, such as limits.memory_bytes=67108864; may be given several times.
     #[arg(long = "ceiling", value_name = "NAME=VALUE", env = "MILLSTREAM_CEILING", value_delimiter = ',')]
     ceilings: Vec<String>,
+    #[command(flatten)]
+    alerting: Alerting,
+}
+
+/// Whom this host tells of alerts.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Alerts")]
+struct Alerting {
+    /// Post alerts to this address as JSON; may be given several times.
+    #[arg(long = "webhook", value_name = "URL", env = "MILLSTREAM_WEBHOOK", hide_env_values = true)]
+    webhooks: Vec<String>,
+    /// Sign what is posted with HMAC-SHA256 under this secret.
+    #[arg(
+        long,
+        value_name = "SECRET",
+        env = "MILLSTREAM_WEBHOOK_SECRET",
+        hide_env_values = true,
+        requires = "webhooks"
+    )]
+    webhook_secret: Option<String>,
+}
+
+impl Alerting {
+    fn webhooks(&self) -> Result<Webhooks, Fault> {
+        let secret = self.webhook_secret.clone().filter(|secret| !secret.is_empty()).map(Secret::new);
+        let addresses: Vec<String> = self.webhooks.iter().filter(|address| !address.is_empty()).cloned().collect();
+        Webhooks::new(&addresses, secret.as_ref()).map_err(|error| {
+            Fault::usage(error).hint("give --webhook https://host/path; a secret goes into --webhook-secret")
+        })
+    }
 }
 
 impl Run {
@@ -32,14 +66,25 @@ impl Run {
             Fault::usage(error)
                 .hint("a public nkey begins with U or A; the settings are those of `millstream deploy --set`")
         })?;
+        let webhooks = self.alerting.webhooks()?;
         let client = super::open(connection).await?;
         let host = self.host.unwrap_or_else(host_name);
         let info = client.server_info();
         let address = format!("{}:{}", info.host, info.port);
         tracing::info!(host, server = %address, "running the deployed handlers; end with Ctrl-C");
+        let jetstream = jetstream::new(client);
         let supervisor =
-            Supervisor::new(jetstream::new(client), host.clone(), Cache::for_user(), policy, self.handlers).await?;
-        match supervisor.run(told_to_stop()).await? {
+            Supervisor::new(jetstream.clone(), host.clone(), Cache::for_user(), policy, self.handlers).await?;
+        let mut beside = JoinSet::new();
+        beside.spawn(Watchman::new(jetstream.clone(), host.clone(), webhooks).run());
+        beside.spawn(async move {
+            if let Err(error) = micro::serve(jetstream).await {
+                tracing::warn!("{error:#}");
+            }
+        });
+        let outcome = supervisor.run(told_to_stop()).await;
+        beside.shutdown().await;
+        match outcome? {
             Outcome::Stopped(unfinished) if unfinished.is_empty() => {
                 tracing::info!(host, "stopped; everything decided is in the buckets");
                 Ok(())

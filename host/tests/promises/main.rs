@@ -9,6 +9,7 @@
     unreachable_pub
 )]
 
+mod alerts;
 mod bad_use;
 mod crash_points;
 mod dev;
@@ -21,6 +22,7 @@ mod kill_storm;
 mod lag;
 mod limits;
 mod loss;
+mod micro;
 mod new;
 mod permissions;
 mod promotion;
@@ -43,4 +45,5 @@ mod sagas_undo;
 mod services;
 mod shadow;
 mod shop;
+mod top;
 mod zombie;
