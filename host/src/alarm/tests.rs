@@ -328,7 +328,8 @@ fn what_a_handler_did_while_nobody_looked_is_nobody_s_fault() {
 
 #[test]
 fn conditions_of_the_moment_are_raised_and_cleared() {
-    let set: [(Alarm, fn(&mut Case), fn(&mut Case)); 9] = [
+    type Turn = fn(&mut Case);
+    let set: [(Alarm, Turn, Turn); 9] = [
         (
             Alarm::Failing,
             |case| {

@@ -1,5 +1,6 @@
 //! Alerts: what a person should know is told in time, once, and is over when it is over; what is only a state is never told.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -273,12 +274,14 @@ async fn a_webhook_gets_a_signed_post_after_a_first_try_that_fails() {
     world.publish(&orders(0, 2)).await;
     world.caught_up("chain").await;
     // It must have been seen so: the first of all events may be old.
-    let mut seen = 0;
+    let seen = Cell::new(0);
     until("its host says that it is caught up", async || {
         let report = world.report("chain").await?;
         let time = report["time"].as_i64()?;
-        seen = if seen == 0 && report["counts"]["delivered"] == 2 { time } else { seen };
-        (seen != 0 && time - seen > 5_000_000_000).then_some(())
+        if seen.get() == 0 && report["counts"]["delivered"] == 2 {
+            seen.set(time);
+        }
+        (seen.get() != 0 && time - seen.get() > 5_000_000_000).then_some(())
     })
     .await;
     world.publish(&orders(2, 200)).await;

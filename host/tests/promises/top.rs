@@ -64,8 +64,10 @@ impl Screen {
     }
 
     /// How it ended, and that the screen before it is back.
-    async fn ended(mut self) -> u32 {
-        let status = until("it ends", async || self.child.try_wait().expect("a child")).await;
+    async fn ended(self) -> u32 {
+        let child = Mutex::new(self.child);
+        let ended = || child.lock().expect("not poisoned").try_wait().expect("a child");
+        let status = until("it ends", async || ended()).await;
         until("the terminal is restored", async || {
             self.shown.lock().expect("not poisoned").contains("\u{1b}[?1049l").then_some(())
         })
