@@ -2,6 +2,7 @@
 //! data on stdout, all else on stderr. Never: does a command's work itself.
 
 mod abandon;
+mod alerts;
 pub mod connect;
 mod demo;
 mod deploy;
@@ -32,6 +33,7 @@ pub(crate) mod sagas;
 mod send;
 mod shadow;
 mod span;
+mod top;
 mod underway;
 mod verdicts;
 pub(crate) mod versions;
@@ -79,6 +81,10 @@ enum Command {
     Get(get::Get),
     /// Show how far behind the handlers are.
     Lag(lag::LagCommand),
+    /// Watch the handlers on a full screen.
+    Top(top::Top),
+    /// List the alerts that are raised.
+    Alerts(alerts::Alerts),
     /// List the instances of a saga.
     Sagas(sagas::Sagas),
     /// Tell the story of one instance of a saga.
@@ -147,6 +153,8 @@ impl Command {
             Self::Remove(remove) => remove.run(connection, json).await,
             Self::Get(get) => get.run(connection, json).await,
             Self::Lag(lag) => lag.run(connection, json).await,
+            Self::Top(top) => top.run(connection).await,
+            Self::Alerts(alerts) => alerts.run(connection, json).await,
             Self::Sagas(sagas) => sagas.run(connection, json).await,
             Self::Explain(explain) => explain.run(connection, json).await,
             Self::ResumeCompensation(resume) => resume.run(connection, json).await,

@@ -31,6 +31,10 @@
 //! | `monitor.rs`, `busy.rs`, `census.rs` | what only the host knows: rates, where time goes, counts | no cost per event |
 //! | `numbers.rs`, `overview.rs` | all that a person may want to know, in one value | each figure carries its age |
 //! | `http.rs`, `http/`, `vitals.rs` | a host's metrics, health and page | reads only, unless a token is shown; one reader for all who look |
+//! | `alarm.rs`, `alarm/` | when somebody should be told, and when it is over | pure; noise, pauses and rebuilds raise nothing |
+//! | `watchman.rs`, `board.rs` | raises and clears alerts for all hosts | compare-and-set: each is told once |
+//! | `webhook.rs` | alerts go out by HTTP | signed; never waited for |
+//! | `micro.rs` | a NATS service that answers lag, status and stories | reads only |
 //! | `recorded.rs`, `latest.rs` | reads what streams and buckets hold | no consumer is left behind |
 //! | `rehearsal.rs` | runs a new module on the past beside the one that runs | pure; nothing is published or written |
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |
@@ -40,9 +44,11 @@
 //! example modules), `crash.rs` (where tests end the process).
 
 pub mod acks;
+pub mod alarm;
 pub mod alerts;
 mod batch;
 pub mod blame;
+pub mod board;
 mod busy;
 mod census;
 pub mod claim;
@@ -69,6 +75,7 @@ pub mod keys;
 pub mod lag;
 mod latest;
 pub mod legible;
+pub mod micro;
 mod monitor;
 pub mod names;
 pub mod numbers;
@@ -99,3 +106,5 @@ pub mod timers;
 pub mod version;
 pub mod vitals;
 mod waits;
+pub mod watchman;
+pub mod webhook;

@@ -2,17 +2,22 @@
 //! `lag`, `top`, the dashboard, `/metrics` and the NATS service all show this, so they cannot disagree. In: JetStream and what hosts say.
 //! Out: plain data. Works without any host running. Never: writes a message, or believes a host that is silent.
 
+mod glance;
+
 use async_nats::jetstream::Context;
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 
+use crate::board;
 use crate::clock;
 use crate::journal::Counts;
 use crate::lag::{self, Lag, Said, Sample};
 use crate::numbers::Numbers;
 use crate::progress::{Refused, Report};
-use crate::registry::{Deployed, Desired, Registry};
+use crate::registry::{Deployed, Deployment, Desired, Registry};
 use crate::survey::Ground;
+
+pub use glance::{Glance, Glimpse};
 
 /// Handlers that are read at once.
 const AT_ONCE: usize = 16;
@@ -77,6 +82,20 @@ pub struct Handler {
     pub numbers: Numbers,
 }
 
+impl Handler {
+    /// Undecided events of all input streams.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.lag.iter().map(|row| row.events).sum()
+    }
+
+    /// Age of the oldest of them, seconds.
+    #[must_use]
+    pub fn oldest_seconds(&self) -> f64 {
+        self.lag.iter().map(|row| row.seconds).fold(0.0, f64::max)
+    }
+}
+
 /// Something that a person should look at, from the time it was seen until it is over.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Alert {
@@ -107,7 +126,9 @@ pub async fn of(jetstream: &Context, only: &[String]) -> anyhow::Result<Overview
         return Ok(Overview { time: clock::now(), ..Overview::default() });
     };
     let deployed = registry.deployed(jetstream).await?;
-    let (reports, hosts) = tokio::try_join!(registry.reports(jetstream), registry.hosts(jetstream))?;
+    let (reports, hosts) = tokio::try_join!(registry.reports(jetstream), registry.host_names(jetstream))?;
+    let mut alerts = board::alerts(jetstream).await?;
+    alerts.retain(|alert| only.is_empty() || only.contains(&alert.handler));
     let ground = Ground::read(jetstream).await?;
     let wanted = deployed.into_iter().filter(|deployed| only.is_empty() || only.contains(&deployed.handler));
     let read = async |deployed: Deployed| {
@@ -115,9 +136,7 @@ pub async fn of(jetstream: &Context, only: &[String]) -> anyhow::Result<Overview
         handler(jetstream, &ground, deployed, report).await
     };
     let handlers = futures::stream::iter(wanted).map(read).buffered(AT_ONCE).collect().await;
-    let mut hosts: Vec<String> = hosts.into_iter().map(|host| host.name).collect();
-    hosts.sort();
-    Ok(Overview { time: clock::now(), handlers, hosts, ..Overview::default() })
+    Ok(Overview { time: clock::now(), handlers, hosts, alerts })
 }
 
 /// One handler. Whatever cannot be read is told in it.
@@ -153,10 +172,29 @@ async fn handler(jetstream: &Context, ground: &Ground, deployed: Deployed, repor
             Vec::new()
         }
     };
-    let said = Said::of(report);
-    let sample = Sample { decided: !positions.is_empty(), ..Sample::default() };
+    let read = Read { lag, lag_fault: faults.join("; "), counts, decided: !positions.is_empty() };
+    told(handler, revision, deployment, report, &Said::of(report), read)
+}
+
+/// What was read of one handler, or its host measured.
+struct Read {
+    lag: Vec<Lag>,
+    lag_fault: String,
+    counts: Counts,
+    decided: bool,
+}
+
+fn told(
+    handler: String,
+    revision: u64,
+    deployment: Deployment,
+    report: Option<&Report>,
+    said: &Said,
+    read: Read,
+) -> Handler {
+    let Read { lag, lag_fault, counts, decided } = read;
     let now = clock::now();
-    let word = lag::lag(&handler, "", &sample, &said, now);
+    let word = lag::lag(&handler, "", &Sample { decided, ..Sample::default() }, said, now);
     let report = report.cloned().unwrap_or_default();
     let wanted_digest = deployment.digest.to_string();
     Handler {
@@ -175,10 +213,10 @@ async fn handler(jetstream: &Context, ground: &Ground, deployed: Deployed, repor
         refused: report.refused,
         reported_seconds_ago: word.reported_seconds_ago,
         lag,
-        lag_fault: faults.join("; "),
+        lag_fault,
         outcomes_add_up: counts.add_up(),
         counts,
         undelivered_effects: report.undelivered_effects,
-        numbers: if lag::is_old(report.time, now) { Numbers::default() } else { report.numbers },
+        numbers: if said.time.is_none_or(|time| lag::is_old(time, now)) { Numbers::default() } else { report.numbers },
     }
 }

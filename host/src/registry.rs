@@ -388,13 +388,37 @@ impl Registry {
         Ok(all.into_iter().map(deployed).collect())
     }
 
+    /// Names of the hosts that announced themselves lately, in order, in one request and without a consumer.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub(crate) async fn host_names(&self, jetstream: &Context) -> Result<Vec<String>, Error> {
+        let all = latest::of(jetstream, &self.hosts, "*").await.map_err(unreachable("list hosts"))?;
+        let name = |latest: Latest| Some(serde_json::from_slice::<Host>(&latest.value).ok()?.name);
+        let mut names: Vec<String> = all.into_iter().filter_map(name).collect();
+        names.sort();
+        Ok(names)
+    }
+
     /// What the hosts of all handlers said last, in one request.
     ///
     /// # Errors
     /// When the server is away.
     pub(crate) async fn reports(&self, jetstream: &Context) -> Result<HashMap<String, Report>, Error> {
         // Verdicts and shadows have longer keys.
-        let all = latest::of(jetstream, &self.status, "*").await.map_err(unreachable("read all states"))?;
+        self.reports_under(jetstream, "*").await
+    }
+
+    /// What hosts said last of generations that are not live, by key.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub(crate) async fn shadow_reports(&self, jetstream: &Context) -> Result<HashMap<String, Report>, Error> {
+        self.reports_under(jetstream, "*.generation.*").await
+    }
+
+    async fn reports_under(&self, jetstream: &Context, pattern: &str) -> Result<HashMap<String, Report>, Error> {
+        let all = latest::of(jetstream, &self.status, pattern).await.map_err(unreachable("read all states"))?;
         let report = |latest: Latest| Some((latest.key, serde_json::from_slice(&latest.value).ok()?));
         Ok(all.into_iter().filter_map(report).collect())
     }
@@ -434,15 +458,6 @@ impl Registry {
         let entry =
             self.hosts.entry(keys::escape_token(host).as_ref()).await.map_err(unreachable("look for a host"))?;
         Ok(entry.map(|entry| entry.revision))
-    }
-
-    /// The same in one request, and without a consumer, which a host's own user may not make there.
-    ///
-    /// # Errors
-    /// When the server is away.
-    pub(crate) async fn hosts(&self, jetstream: &Context) -> Result<Vec<Host>, Error> {
-        let all = latest::of(jetstream, &self.hosts, ">").await.map_err(unreachable("list hosts"))?;
-        Ok(all.into_iter().filter_map(|latest| serde_json::from_slice(&latest.value).ok()).collect())
     }
 
     /// Tells what a host does about a deployment.

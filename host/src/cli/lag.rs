@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_nats::jetstream::{self, Context};
 use clap::Args;
 
-use super::{Fault, connect, output, reasons, span};
+use super::{Fault, alerts, connect, output, reasons, span};
 use crate::journal::Counts;
 use crate::lag::{self, Lag};
 use crate::numbers::Rates;
@@ -163,9 +163,12 @@ fn frame(block: &str) -> String {
     format!("\u{1b}[H{}\u{1b}[J", block.lines().map(|line| format!("{line}\u{1b}[K\n")).collect::<String>())
 }
 
-/// What people should know beside the table: why something does not run, and a sum that is wrong.
+/// What people should know beside the table: what is raised, why something does not run, and a sum that is wrong.
 fn remarks(overview: &Overview) -> Vec<String> {
     let mut lines = Vec::new();
+    if !overview.alerts.is_empty() {
+        lines.push(format!("{}; see `millstream alerts`", alerts::summary(&overview.alerts)));
+    }
     for Handler { handler, state, reason, counts, outcomes_add_up, lag_fault, .. } in &overview.handlers {
         if !reason.is_empty() && reason != lag_fault {
             lines.push(format!("{handler}: {}", reasons::with_hint(handler, state, reason, false)));

@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{Fault, connect, output, versions};
+use crate::board;
 use crate::generation::Generation;
 use crate::inputs;
 use crate::intake;
@@ -64,6 +65,10 @@ impl Remove {
         let timers = if self.with_documents { purge_timers(&jetstream, name).await? } else { 0 };
         for stream in &streams {
             jetstream.delete_stream(stream).await.map_err(Fault::failed)?;
+        }
+        // Hosts do the same; there may be none.
+        if let Err(error) = board::clear_all(&jetstream, name).await {
+            eprintln!("warning: its alerts are left to a host to clear: {error}");
         }
         let removed = Removed { handler: name.clone(), consumers, streams, timers };
         if json {

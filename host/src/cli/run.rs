@@ -5,12 +5,16 @@ use std::net::SocketAddr;
 
 use async_nats::jetstream;
 use clap::Args;
+use tokio::task::JoinSet;
 
 use super::{Fault, connect};
 use crate::http::{self, Asked, Door};
+use crate::micro;
 use crate::policy::Policy;
 use crate::sandbox::Cache;
 use crate::supervisor::{Outcome, Supervisor};
+use crate::watchman::Watchman;
+use crate::webhook::{Secret, Webhooks};
 
 /// Run the deployed handlers on this host.
 #[derive(Debug, Args)]
@@ -29,6 +33,8 @@ pub(super) struct Run {
     ceilings: Vec<String>,
     #[command(flatten)]
     web: Web,
+    #[command(flatten)]
+    alerting: Alerting,
 }
 
 /// What the host shows over HTTP.
@@ -73,6 +79,34 @@ fn address(text: &str) -> Option<SocketAddr> {
     text.parse().ok().or_else(|| local(text.strip_prefix("localhost:").or(text.strip_prefix(':')).unwrap_or(text)))
 }
 
+/// Whom this host tells of alerts.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Alerts")]
+struct Alerting {
+    /// Post alerts to this address as JSON; may be given several times.
+    #[arg(long = "webhook", value_name = "URL", env = "MILLSTREAM_WEBHOOK", hide_env_values = true)]
+    webhooks: Vec<String>,
+    /// Sign what is posted with HMAC-SHA256 under this secret.
+    #[arg(
+        long,
+        value_name = "SECRET",
+        env = "MILLSTREAM_WEBHOOK_SECRET",
+        hide_env_values = true,
+        requires = "webhooks"
+    )]
+    webhook_secret: Option<String>,
+}
+
+impl Alerting {
+    fn webhooks(&self) -> Result<Webhooks, Fault> {
+        let secret = self.webhook_secret.clone().filter(|secret| !secret.is_empty()).map(Secret::new);
+        let addresses: Vec<String> = self.webhooks.iter().filter(|address| !address.is_empty()).cloned().collect();
+        Webhooks::new(&addresses, secret.as_ref()).map_err(|error| {
+            Fault::usage(error).hint("give --webhook https://host/path; a secret goes into --webhook-secret")
+        })
+    }
+}
+
 impl Run {
     pub(super) async fn run(self, connection: &connect::Connection) -> Result<(), Fault> {
         let policy = Policy::new(self.require_signed, &self.ceilings).map_err(|error| {
@@ -80,6 +114,7 @@ impl Run {
                 .hint("a public nkey begins with U or A; the settings are those of `millstream deploy --set`")
         })?;
         let door = self.web.door().await?;
+        let webhooks = self.alerting.webhooks()?;
         let client = super::open(connection).await?;
         let host = self.host.unwrap_or_else(host_name);
         let info = client.server_info();
@@ -89,13 +124,21 @@ impl Run {
         let only = self.handlers.clone();
         let supervisor =
             Supervisor::new(jetstream.clone(), host.clone(), Cache::for_user(), policy, self.handlers).await?;
-        let token = self.web.token().map(str::to_owned);
-        let asked = Asked { jetstream, name: host.clone(), vitals: supervisor.vitals(), only, token };
-        let serving = door.map(|door| tokio::spawn(serve(door, asked)));
-        let outcome = supervisor.run(told_to_stop()).await;
-        if let Some(serving) = serving {
-            serving.abort();
+        let mut beside = JoinSet::new();
+        if let Some(door) = door {
+            let token = self.web.token().map(str::to_owned);
+            let jetstream = jetstream.clone();
+            let asked = Asked { jetstream, name: host.clone(), vitals: supervisor.vitals(), only, token };
+            beside.spawn(serve(door, asked));
         }
+        beside.spawn(Watchman::new(jetstream.clone(), host.clone(), webhooks).run());
+        beside.spawn(async move {
+            if let Err(error) = micro::serve(jetstream).await {
+                tracing::warn!("{error:#}");
+            }
+        });
+        let outcome = supervisor.run(told_to_stop()).await;
+        beside.shutdown().await;
         match outcome? {
             Outcome::Stopped(unfinished) if unfinished.is_empty() => {
                 tracing::info!(host, "stopped; everything decided is in the buckets");

@@ -516,6 +516,14 @@ pub async fn look(jetstream: &Context, handler: &str) -> Result<Ledger, Error> {
 /// # Errors
 /// When the server is away.
 pub(crate) async fn all_live(jetstream: &Context) -> Result<HashMap<String, u32>, Error> {
+    Ok(all(jetstream).await?.into_iter().map(|(handler, ledger)| (handler, ledger.live)).collect())
+}
+
+/// The ledgers of all handlers that have one.
+///
+/// # Errors
+/// When the server is away.
+pub(crate) async fn all(jetstream: &Context) -> Result<HashMap<String, Ledger>, Error> {
     let store = match jetstream.get_key_value(names::GENERATIONS).await {
         Ok(store) => store,
         Err(error) if error.kind() == KeyValueErrorKind::GetBucket => return Ok(HashMap::new()),
@@ -523,8 +531,8 @@ pub(crate) async fn all_live(jetstream: &Context) -> Result<HashMap<String, u32>
     };
     let all = latest::of(jetstream, &store, "*").await.map_err(unreachable("all handlers"))?;
     // One that cannot be read is told of by its host; readers show the first.
-    let live = |latest: Latest| Some((parse(&latest.key, &latest.value).ok()?.live, latest.key));
-    Ok(all.into_iter().filter_map(live).map(|(live, handler)| (handler, live)).collect())
+    let readable = |latest: Latest| Some((parse(&latest.key, &latest.value).ok()?, latest.key));
+    Ok(all.into_iter().filter_map(readable).map(|(ledger, handler)| (handler, ledger)).collect())
 }
 
 /// Reads a ledger's JSON.

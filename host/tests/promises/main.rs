@@ -9,6 +9,7 @@
     unreachable_pub
 )]
 
+mod alerts;
 mod bad_use;
 mod crash_points;
 mod dashboard;
@@ -27,6 +28,7 @@ mod lag_oracle;
 mod limits;
 mod loss;
 mod metrics;
+mod micro;
 mod new;
 mod permissions;
 mod promotion;
@@ -50,5 +52,6 @@ mod services;
 mod shadow;
 mod shop;
 mod taken_back;
+mod top;
 mod wanted;
 mod zombie;
