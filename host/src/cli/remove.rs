@@ -142,6 +142,10 @@ impl Remove {
         let hosts = registry.live_hosts().await?;
         for host in hosts.iter().filter(|host| host.looks_after(&self.handler)) {
             while registry.verdict(&self.handler, &host.name).await?.is_some() {
+                // It ended a moment ago, and the handler with it.
+                if registry.announced(&host.name).await?.is_none() {
+                    break;
+                }
                 if Instant::now() > deadline {
                     return Err(Fault::failed(anyhow::anyhow!(
                         "the deployment is gone, but host {} has not ended the handler within {WAIT:?}; \
