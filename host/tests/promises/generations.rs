@@ -128,6 +128,7 @@ async fn a_generation_that_another_host_had_for_a_moment_begins_again() {
     world.publish(&events[..300]).await;
     let host = world.host(&[]);
     world.ok(&["rebuild", "spend"]);
+    is(&world, "spend", 2, "ready").await;
     let journal = Journal::open(&world.jetstream, "spend", 1).await.expect("the journal").of(2);
     for part in 1..3 {
         let (last, bytes) = journal.last().await.expect("an answer").expect("a record");
@@ -185,12 +186,14 @@ async fn nothing_is_said_of_a_generation_that_is_gone_nor_left_of_a_handler_that
         .await;
     };
     world.ok(&["rebuild", "spend"]);
+    is(&world, "spend", 2, "ready").await;
     said_of(&[2]).await;
     // Promoted: 2 is live, 1 is kept.
     world.ok(&["promote", "spend"]);
     said_of(&[1]).await;
     // Pruned: 3 is live, 2 is kept, 1 goes.
     world.ok(&["rebuild", "spend"]);
+    is(&world, "spend", 3, "ready").await;
     world.ok(&["promote", "spend"]);
     said_of(&[2]).await;
     world.ok(&["rebuild", "spend"]);

@@ -35,6 +35,7 @@ async fn reaction(point: &str) -> (World, crate::harness::Host) {
     world.publish(&orders(0, 500)).await;
     let host = world.host(&[("MILLSTREAM_STOP_AT", &format!("{point}:1"))]);
     world.ok(&["rebuild", "receipt"]);
+    is(&world, "receipt", 2, "ready").await;
     until("the first receipts", async || (receipts(&world).await.len() == 500).then_some(())).await;
     (world, host)
 }
@@ -133,6 +134,7 @@ async fn a_promotion_that_nobody_carries_out_says_so_and_is_taken_back() {
     world.publish(&orders(0, 500)).await;
     let mut host = world.host(&[("MILLSTREAM_STOP_AT", "aligned:1")]);
     rebuild_v2(&world);
+    is(&world, "spend", 2, "ready").await;
     let _waits = asked(&world, "spend", 2);
     until("it has begun", async || host.is_stopped().then_some(())).await;
     host.kill();
@@ -175,6 +177,7 @@ async fn a_promotion_that_is_tried_again_and_again_says_why() {
     world.publish(&orders(0, 500)).await;
     let host = world.host(&[("MILLSTREAM_STOP_AT", "closed:1")]);
     rebuild_v2(&world);
+    is(&world, "spend", 2, "ready").await;
     somebody_s_bucket(&world, "spend_g1").await;
     let tried = async |what: &str| {
         until(what, async || {
