@@ -95,8 +95,19 @@ impl Saga {
         size: usize,
         most: usize,
     ) -> Result<(Vec<Found>, Option<String>), Fault> {
-        let Ok(bucket) = self.jetstream.get_key_value(&self.name).await else { return Ok((Vec::new(), None)) };
-        let mut escaped: Vec<String> = bucket.keys().await?.try_collect().await?;
+        // A saga that never ran has no bucket. A host's user may ask for its subjects, and make no consumer.
+        let Ok(bucket) = self.jetstream.get_stream_no_info(names::bucket_stream(&self.name)).await else {
+            return Ok((Vec::new(), None));
+        };
+        let prefix = names::bucket_subject(&self.name, "");
+        let mut escaped: Vec<String> = match bucket.info_with_subjects(format!("{prefix}>")).await {
+            Ok(subjects) => {
+                let keys = subjects.map_ok(|(subject, _)| subject.strip_prefix(&prefix).unwrap_or_default().to_owned());
+                keys.try_collect().await?
+            }
+            Err(_) if self.jetstream.get_key_value(&self.name).await.is_err() => return Ok((Vec::new(), None)),
+            Err(error) => return Err(error.into()),
+        };
         // In the order of what is asked with, so that a page goes on where the last one ended.
         let after = after.map(|key| keys::escape(key).into_owned());
         escaped.retain(|key| after.as_ref().is_none_or(|after| key > after));

@@ -8,10 +8,10 @@ use async_nats::connection::State as Connection;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use futures::TryStreamExt as _;
 use tokio::sync::Mutex;
 
 use super::Host;
+use crate::registry;
 
 /// The registry is asked no more often, whoever probes.
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -64,9 +64,8 @@ async fn not_ready(host: &Host) -> Vec<String> {
 }
 
 /// Handlers that this host should take up.
-async fn deployed(host: &Host) -> anyhow::Result<Vec<String>> {
-    let mut names: Vec<String> = host.registry.handlers.keys().await?.try_collect().await?;
-    names.retain(|name| host.only.is_empty() || host.only.contains(name));
-    names.sort();
-    Ok(names)
+async fn deployed(host: &Host) -> Result<Vec<String>, registry::Error> {
+    let deployed = host.registry.deployed(&host.jetstream).await?;
+    let names = deployed.into_iter().map(|deployed| deployed.handler);
+    Ok(names.filter(|name| host.only.is_empty() || host.only.contains(name)).collect())
 }

@@ -8,6 +8,7 @@ use async_nats::jetstream::{self, Context, stream};
 use millstream::server::Server;
 use serde_json::{Value, json};
 
+use crate::harness::web::{address_in, get};
 use crate::harness::{Host, World, cli, module, until};
 use crate::services::stored;
 
@@ -93,7 +94,8 @@ async fn a_saga_does_its_whole_work_with_the_users_that_we_ship() {
     let window = Duration::from_secs(1);
     until("the window passes", async || (stored_at.elapsed() > window).then_some(())).await;
 
-    let _host = Host::start(&url(&world.server, "host"), &[]);
+    let host = Host::start(&url(&world.server, "host"), &[("MILLSTREAM_HTTP", "127.0.0.1:0")]);
+    let address = until("it tells where it shows itself", async || address_in(&host.log())).await;
     let services = order_services::Services {
         limit_cents: 1000,
         lost_customer: "C9".to_owned(),
@@ -130,6 +132,14 @@ async fn a_saga_does_its_whole_work_with_the_users_that_we_ship() {
         futures::StreamExt::next(&mut subjects).await.is_none().then_some(())
     })
     .await;
+    let shown = get(address, "/api/handlers/order-fulfilment/sagas?status=compensated").json();
+    let keys: Vec<&Value> = shown["instances"].as_array().expect("instances").iter().map(|one| &one["key"]).collect();
+    assert_eq!(keys, ["alone", "dear", "lost"]);
+    let story = get(address, "/api/handlers/order-fulfilment/sagas/dear").json();
+    assert_eq!(story["reason"], "1200 cents are over the limit of 1000");
+    assert_eq!(get(address, "/api/handlers/order-fulfilment").json()["deployments"][0]["runs"], true);
+    assert!(get(address, "/metrics").body.contains("millstream_handler_lag_known{handler=\"order-fulfilment\""));
+    assert_eq!(get(address, "/readyz").body, "ready\n");
     for looks in [vec!["list"], vec!["lag"], vec!["get", "order-fulfilment", "early"]] {
         assert!(as_user(&world, "reader", &looks).contains("order-fulfilment") || looks[0] == "get", "{looks:?}");
     }
