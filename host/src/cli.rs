@@ -2,22 +2,23 @@
 //! data on stdout, all else on stderr. Never: does a command's work itself.
 
 mod abandon;
+mod alerts;
 pub mod connect;
 mod dead;
 mod demo;
 mod deploy;
 mod dev;
 mod diff;
-mod explain;
+pub(crate) mod explain;
 mod fault;
 mod generations;
 mod get;
-mod instances;
+pub(crate) mod instances;
 mod lag;
 mod list;
 mod new;
 mod output;
-mod pause;
+pub(crate) mod pause;
 pub mod progress;
 mod promote;
 pub mod publish;
@@ -28,13 +29,17 @@ mod rehearse;
 mod remove;
 mod replay;
 mod resume_compensation;
-mod rollback;
+pub(crate) mod rollback;
 mod run;
-mod sagas;
+mod running;
+pub(crate) mod sagas;
 mod send;
 mod shadow;
+mod span;
+mod top;
+mod underway;
 mod verdicts;
-mod versions;
+pub(crate) mod versions;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -87,6 +92,10 @@ enum Command {
     Discard(redrive::Discard),
     /// Run a module on a parked key that was saved.
     Replay(replay::Replay),
+    /// Watch the handlers on a full screen.
+    Top(top::Top),
+    /// List the alerts that are raised.
+    Alerts(alerts::Alerts),
     /// List the instances of a saga.
     Sagas(sagas::Sagas),
     /// Tell the story of one instance of a saga.
@@ -161,6 +170,8 @@ impl Command {
             Self::Dead(dead) => dead.run(connection, json).await,
             Self::Redrive(redrive) => redrive.run(connection, json).await,
             Self::Discard(discard) => discard.run(connection, json).await,
+            Self::Top(top) => top.run(connection).await,
+            Self::Alerts(alerts) => alerts.run(connection, json).await,
             Self::Sagas(sagas) => sagas.run(connection, json).await,
             Self::Explain(explain) => explain.run(connection, json).await,
             Self::ResumeCompensation(resume) => resume.run(connection, json).await,

@@ -15,9 +15,10 @@ pub const ACTING: [&str; 3] = ["publishing", "published", "acted"];
 pub const PARKING: [&str; 3] = ["burying", "buried", "unparked"];
 
 /// The places of a promotion, in its order.
-pub const PROMOTING: [&str; 12] = [
+pub const PROMOTING: [&str; 13] = [
     "aligned",
     "stopping",
+    "cutting",
     "stopped",
     "caught-up",
     "closed",

@@ -27,7 +27,7 @@ use crate::parking::dead::DeadLetters;
 use crate::parking::{self, Parked};
 use crate::pipeline::{self, Found, Parts, Pipeline};
 use crate::positions;
-use crate::progress::{Progress, State};
+use crate::progress::{Ground, Progress, State};
 use crate::sandbox::Digest;
 use crate::settings::Settings;
 use crate::show;
@@ -368,6 +368,12 @@ impl Handler {
         }
         let mut publisher = Publisher::start(outbox.clone(), &journal, claim.id);
         let placed = positions::place(&mut claim, &inputs, version.settings.on_lost_events);
+        self.progress.begins_on(Ground {
+            inputs: inputs.clone(),
+            handler: self.name.clone(),
+            bucket: documents.bucket.clone(),
+            has_instances: version.saga.as_ref().is_some_and(|facts| !facts.stateless),
+        });
         let at: Vec<(Input, u64)> =
             inputs.into_iter().zip(&claim.positions).map(|(input, position)| (input, position.sequence)).collect();
         let (pace, shown) = (Arc::default(), Arc::clone(&documents));

@@ -80,6 +80,12 @@ impl Counts {
         self.expired += more.expired;
         self.lost += more.lost;
     }
+
+    /// Whether each event that was delivered has an outcome.
+    #[must_use]
+    pub fn add_up(&self) -> bool {
+        self.delivered == self.applied + self.irrelevant + self.ignored + self.parked + self.expired
+    }
 }
 
 /// A document after a batch.

@@ -15,6 +15,7 @@ use crate::generation::Generation;
 use crate::generation::family::Family;
 use crate::generation::maker::{Maker, Unprepared};
 use crate::handler::{Ended, Handler};
+use crate::monitor::{Heads, Monitor};
 use crate::pipeline::told_to_stop;
 use crate::policy::Policy;
 use crate::progress::{Progress, Refused, Report, State};
@@ -43,6 +44,7 @@ pub(crate) struct Keeper {
     pub(crate) sandbox: Sandbox,
     pub(crate) cache: Cache,
     pub(crate) policy: Arc<Policy>,
+    pub(crate) heads: Heads,
     pub(crate) host: String,
     pub(crate) name: String,
     pub(crate) progress: Arc<Progress>,
@@ -100,7 +102,9 @@ impl Keeper {
         if let Some(before) = self.recall(&mut stop).await {
             self.progress.recalls(&before);
         }
-        let reporting = tokio::spawn(keep_reporting(self.registry.clone(), self.name.clone(), self.progress.clone()));
+        let monitor = Monitor::new(&self.jetstream, &self.heads, &self.progress);
+        let (registry, progress) = (self.registry.clone(), Arc::clone(&self.progress));
+        let reporting = tokio::spawn(keep_reporting(registry, self.name.clone(), progress, monitor));
         let mut running = None;
         let ended = loop {
             let want = wanted.borrow_and_update().clone();
@@ -423,6 +427,7 @@ impl Keeper {
             sandbox: self.sandbox.clone(),
             cache: self.cache.clone(),
             policy: Arc::clone(&self.policy),
+            heads: self.heads.clone(),
             host: self.host.clone(),
         }
     }
@@ -469,14 +474,17 @@ enum Next {
     Over(Ended),
 }
 
-/// Writes a handler's numbers every second, and at once when anything but numbers changes.
-pub(crate) async fn keep_reporting(registry: Registry, name: String, progress: Arc<Progress>) {
+/// Samples a handler and writes its numbers every second, and writes them at once when anything but numbers changes.
+pub(crate) async fn keep_reporting(registry: Registry, name: String, progress: Arc<Progress>, mut monitor: Monitor) {
     let mut ticks = tokio::time::interval(REPORT_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // The handlers of a host begin together; from here on they take turns within the second.
+    ticks.reset_after(phase(&name));
     let mut turns = progress.turns();
+    turns.mark_changed();
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            _ = ticks.tick() => monitor.look().await,
             _ = turns.changed() => {}
         }
         let report = progress.report(clock::now());
@@ -487,4 +495,10 @@ pub(crate) async fn keep_reporting(registry: Registry, name: String, progress: A
             tracing::debug!(handler = name, %error, "status not written");
         }
     }
+}
+
+/// A moment within the second that is this handler's own.
+fn phase(name: &str) -> Duration {
+    let sum = name.bytes().fold(7_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    REPORT_EVERY * (sum % 1000) / 1000
 }

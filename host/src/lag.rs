@@ -1,10 +1,14 @@
 //! How far behind a handler is. In: what JetStream and the journal say of one input stream. Out: events, seconds, and words.
 //! Pure: time comes in as an argument. Never: a number without its age, or a guess where the stream can be read.
 
+mod history;
+
 use serde::{Deserialize, Serialize};
 
 use crate::numbers::Rates;
-use crate::progress::State;
+use crate::progress::{Report, State};
+
+pub use history::{History, Moment};
 
 /// A report older than this means that no host is telling.
 pub const SILENT_AFTER_SECONDS: f64 = 5.0;
@@ -65,6 +69,24 @@ pub struct Said {
     pub reason: String,
     /// When, nanoseconds since 1970; none when it never said anything.
     pub time: Option<i64>,
+}
+
+impl Said {
+    /// What is in a host's report, if there is one.
+    #[must_use]
+    pub fn of(report: Option<&Report>) -> Self {
+        report.map_or_else(Self::default, |report| Self {
+            state: report.state,
+            reason: report.reason.clone(),
+            time: Some(report.time),
+        })
+    }
+}
+
+/// Whether what was said at that time is too old to be told.
+#[must_use]
+pub fn is_old(time: i64, now: i64) -> bool {
+    seconds(now - time) > SILENT_AFTER_SECONDS
 }
 
 /// Puts sample and report together. `now` is in nanoseconds since 1970.

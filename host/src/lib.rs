@@ -28,9 +28,15 @@
 //! | `comparison.rs`, `outline.rs` | how two generations differ | what is only a delay is no difference |
 //! | `policy.rs` | what this host runs at all | signatures and ceilings are the host's own |
 //! | `supervisor.rs`, `registry.rs` | which handlers run here | deployments are plain NATS buckets |
-//! | `survey.rs`, `lag.rs` | how far behind | computed from JetStream, not from what a host says |
+//! | `survey.rs`, `lag.rs`, `lag/` | how far behind | computed from JetStream, not from what a host says |
+//! | `monitor.rs`, `busy.rs`, `census.rs` | what only the host knows: rates, where time goes, counts | no cost per event |
 //! | `numbers.rs`, `overview.rs` | all that a person may want to know, in one value | each figure carries its age |
-//! | `recorded.rs` | reads what streams hold | no consumer is left behind |
+//! | `http.rs`, `http/`, `vitals.rs` | a host's metrics, health and page | reads only, unless a token is shown; one reader for all who look |
+//! | `alarm.rs`, `alarm/` | when somebody should be told, and when it is over | pure; noise, pauses and rebuilds raise nothing |
+//! | `watchman.rs`, `board.rs` | raises and clears alerts for all hosts | compare-and-set: each is told once |
+//! | `webhook.rs` | alerts go out by HTTP | signed; never waited for |
+//! | `micro.rs` | a NATS service that answers lag, status and stories | reads only |
+//! | `recorded.rs`, `latest.rs` | reads what streams and buckets hold | no consumer is left behind |
 //! | `rehearsal.rs` | runs a new module on the past beside the one that runs | pure; nothing is published or written |
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |
 //!
@@ -39,9 +45,13 @@
 //! example modules), `crash.rs` (where tests end the process).
 
 pub mod acks;
+pub mod alarm;
 pub mod alerts;
 mod batch;
 pub mod blame;
+pub mod board;
+mod busy;
+mod census;
 pub mod claim;
 pub mod cli;
 pub mod clock;
@@ -57,13 +67,17 @@ pub mod envelope;
 pub mod examples;
 pub mod generation;
 pub mod handler;
+pub mod http;
 pub mod inputs;
 pub mod intake;
 pub mod journal;
 mod keeper;
 pub mod keys;
 pub mod lag;
+mod latest;
 pub mod legible;
+pub mod micro;
+mod monitor;
 pub mod names;
 pub mod numbers;
 pub mod outbox;
@@ -92,4 +106,7 @@ pub mod supervisor;
 pub mod survey;
 pub mod timers;
 pub mod version;
+pub mod vitals;
 mod waits;
+pub mod watchman;
+pub mod webhook;

@@ -16,6 +16,12 @@ pub const HOSTS: &str = "MILLSTREAM_HOSTS";
 /// KV bucket of handlers' generations, a key per handler that ever had a second one.
 pub const GENERATIONS: &str = "MILLSTREAM_GENERATIONS";
 
+/// KV bucket of alerts that are raised, a key per handler and alert.
+pub const ALERTS: &str = "MILLSTREAM_ALERTS";
+
+/// Stands in the place of a handler for what concerns all of them; no handler can have this name.
+const EVERYBODY: &str = "MILLSTREAM_ACCOUNT";
+
 /// Stream of all handlers' timers.
 pub const TIMERS: &str = millstream_saga::TIMER_STREAM;
 
@@ -158,6 +164,18 @@ pub fn dead_subject(handler: &str, generation: u32, escaped: &str) -> String {
 #[must_use]
 pub fn event_subject(handler: &str, what: &str) -> String {
     format!("millstream.events.{handler}.{what}")
+}
+
+/// Whom an alert is about, in keys and subjects.
+#[must_use]
+pub fn alert_owner(handler: &str) -> &str {
+    if handler.is_empty() { EVERYBODY } else { handler }
+}
+
+/// An alert's key in the bucket of alerts.
+#[must_use]
+pub fn alert_key(handler: &str, alert: &str) -> String {
+    format!("{}.{alert}", alert_owner(handler))
 }
 
 /// The stream under a KV bucket.

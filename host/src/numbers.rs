@@ -66,13 +66,27 @@ pub struct Latency {
     pub sum: u64,
 }
 
+impl Latency {
+    /// Counts one observation, nanoseconds.
+    pub fn observe(&mut self, nanoseconds: i64) {
+        let microseconds = u64::try_from(nanoseconds / 1000).unwrap_or_default();
+        let bucket = LATENCY_MICROSECONDS.partition_point(|bound| *bound < microseconds);
+        if let Some(count) = self.buckets.get_mut(bucket) {
+            *count += 1;
+        }
+        self.sum = self.sum.saturating_add(microseconds);
+    }
+}
+
 /// One input stream, sampled by the host.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Measured {
     /// Stream name.
     pub stream: String,
-    /// When it was sampled, nanoseconds since 1970.
+    /// Events decided: it only grows, and does not wait for a sample.
+    pub decided: u64,
+    /// When the rest was sampled, nanoseconds since 1970; 0 before the first time.
     pub time: i64,
     /// Undecided events.
     pub events: u64,
@@ -98,6 +112,18 @@ pub struct Rates {
     pub trend: f64,
     /// Seconds until nothing is undecided at this pace; none where it does not shrink or is nothing.
     pub eta_seconds: Option<f64>,
+}
+
+/// A pace below which nothing is said to end, events per second.
+const STILL: f64 = 0.01;
+
+impl Rates {
+    /// The same, with the end of so many undecided events.
+    #[must_use]
+    pub fn with_end_of(self, events: u64) -> Self {
+        let eta_seconds = (events > 0 && self.trend < -STILL).then(|| events as f64 / -self.trend);
+        Self { eta_seconds, ..self }
+    }
 }
 
 /// What is stored, bytes; sampled every few seconds.
@@ -140,4 +166,21 @@ pub struct Census {
     pub timers_pending: u64,
     /// Of these, the ones whose time has passed.
     pub timers_overdue: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_latency_is_counted_in_the_first_bucket_that_holds_it() {
+        let mut latency = Latency::default();
+        for (microseconds, bucket) in [(-5, 0), (0, 0), (250, 0), (251, 1), (5_000_000, 13), (5_000_001, 14)] {
+            let before = latency.buckets;
+            latency.observe(microseconds * 1000);
+            let changed: Vec<usize> = (0..before.len()).filter(|at| latency.buckets[*at] != before[*at]).collect();
+            assert_eq!(changed, [bucket], "{microseconds}");
+        }
+        assert_eq!((latency.buckets.iter().sum::<u64>(), latency.sum), (6, 250 + 251 + 5_000_000 + 5_000_001));
+    }
 }

@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 use crate::batch::{self, Undecodable};
 use crate::blame::{Blame, Verdict};
+use crate::busy::{Part, Watch};
 use crate::claim::Claim;
 use crate::clock;
 use crate::crash;
@@ -42,7 +43,7 @@ use crate::outbox::{Outbox, Stamp};
 use crate::parking::aside::{Aside, Blamed, Culprits};
 use crate::parking::dead::DeadLetters;
 use crate::parking::{self, Parked, Room};
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::saga::Sagas;
 use crate::sandbox::{Digest, Failure, Guest, str_slice, wire};
 use crate::show::Pace;
@@ -214,6 +215,13 @@ pub struct Pipeline {
     /// What the last record says is shown and done, and what the one in flight says.
     said: Said,
     saying: Said,
+    /// The batch of the record in flight, for the numbers.
+    landing: Option<progress::Batch>,
+    watch: Arc<Watch>,
+    /// When this claim began, nanoseconds since 1970.
+    began: i64,
+    /// Fuel used since a batch was last sent off.
+    fuel: u64,
     /// The last record with effects.
     acting: u64,
     /// The last record with parked units, or ones that are parked no more.
@@ -249,6 +257,7 @@ impl Pipeline {
             ..Said::default()
         };
         let record_bytes = documents.jetstream.client().server_info().max_payload.saturating_sub(journal::RECORD_ROOM);
+        let watch = Arc::clone(owner.progress.watch());
         Self {
             owner,
             version,
@@ -268,6 +277,10 @@ impl Pipeline {
             in_flight: None,
             said,
             saying: said,
+            landing: None,
+            watch,
+            began: clock::now(),
+            fuel: 0,
             acting,
             burying: 0,
             trimmed_at: claim.last,
@@ -312,6 +325,7 @@ impl Pipeline {
         self.sweep();
         loop {
             let owes_a_word = self.said.acted_through < self.acting || self.said.buried_through < self.burying;
+            let waiting = self.watch.during(Part::Waiting);
             tokio::select! {
                 biased;
                 () = told_to_stop(stop) => return self.finish().await,
@@ -322,6 +336,7 @@ impl Pipeline {
                 done = landing(&mut self.in_flight) => self.landed(done)?,
                 () = self.redriving.is_due() => self.look_for_wishes().await?,
                 arrivals = intake.next() => {
+                    drop(waiting);
                     crash::point("arrived");
                     self.batch(arrivals?, stop).await?;
                 }
@@ -435,26 +450,47 @@ impl Pipeline {
         let room = Room { keys: if leave.may_park { self.room().keys } else { 0 }, ..self.room() };
         let bounds = Bounds { stream, room, record_bytes: self.record_bytes };
         let mut guest = self.guest().map_err(|failure| Undecided::Trouble(Error::Instance(failure)))?;
-        if let Some(sagas) = &mut self.sagas {
-            let leave = (&self.parked, leave);
-            let decision = sagas.decide(guest.as_mut(), &self.documents, arrivals, leave, bounds).await?;
-            self.guest = Some(guest);
-            return Ok(decision);
-        }
+        let fuel = guest.fuel_used();
+        let decided = match &mut self.sagas {
+            Some(sagas) => {
+                let leave = (&self.parked, leave);
+                sagas.decide(guest.as_mut(), &self.watch, &self.documents, arrivals, leave, bounds).await
+            }
+            None => self.project(guest.as_mut(), arrivals, leave, bounds).await,
+        };
+        self.fuel = self.fuel.saturating_add(guest.fuel_used().saturating_sub(fuel));
+        // One that failed may have half a batch in its documents.
+        let decision = decided?;
+        self.guest = Some(guest);
+        Ok(decision)
+    }
+
+    /// The same of a projection.
+    async fn project(
+        &self,
+        guest: &mut dyn Guest,
+        arrivals: &[Arrival],
+        leave: Leave<'_>,
+        bounds: Bounds<'_>,
+    ) -> Result<Decision, Undecided> {
+        let stream = bounds.stream;
         let batch = batch::encode(stream, arrivals)
             .map_err(|Undecodable { index, reason }| Undecided::at(index, Fault::Undecodable, &reason))?;
-        let staged = tokio::task::block_in_place(|| guest.stage(&batch)).map_err(Undecided::failure)?;
+        let staged = self.in_guest(|| guest.stage(&batch))?;
         crash::point("staged");
         leave.check(&staged)?;
         let mut aside = Aside::default();
         let skip = leave.routes(&mut aside, &staged, &self.parked);
         let documents = self.load(&staged, &skip).await?;
         crash::point("loaded");
-        let outcome = tokio::task::block_in_place(|| guest.apply(&documents, &skip)).map_err(Undecided::failure)?;
+        let outcome = self.in_guest(|| guest.apply(&documents, &skip))?;
         crash::point("applied");
-        let decision = decision::of(arrivals, &staged, &outcome, (aside, &skip), bounds)?;
-        self.guest = Some(guest);
-        Ok(decision)
+        decision::of(arrivals, &staged, &outcome, (aside, &skip), bounds)
+    }
+
+    fn in_guest<T>(&self, call: impl FnOnce() -> Result<T, Failure>) -> Result<T, Undecided> {
+        let _guest = self.watch.during(Part::Guest);
+        tokio::task::block_in_place(call).map_err(Undecided::failure)
     }
 
     /// The live guest, or a fresh one where it failed or grew too large.
@@ -486,6 +522,7 @@ impl Pipeline {
             .map(|(index, key)| (index, str_slice(&staged.blob, key.name)))
             .collect();
         let names: Vec<&str> = missing.iter().map(|(_, name)| *name).collect();
+        let _loading = self.watch.during(Part::Loading);
         let loaded = self.documents.load(&names).await.map_err(|error| Undecided::Trouble(error.into()))?;
         let mut blob = Vec::with_capacity(loaded.iter().flatten().map(Bytes::len).sum());
         let mut documents = Vec::with_capacity(loaded.len());
@@ -507,10 +544,28 @@ impl Pipeline {
             position.sequence = newest.sequence;
         }
         self.counts.add(&decision.counts);
-        self.pace.set_behind(newest.pending > self.version.settings.batch_events as u64);
+        let is_behind = newest.pending > self.version.settings.batch_events as u64;
+        self.pace.set_behind(is_behind);
+        let ack = newest.message.reply.clone();
+        let batch = self.told(input, &arrivals, is_behind);
         self.parked.park(&decision.parks, self.counts.delivered, clock::now());
         self.redriving.wakes(&self.parked);
-        self.write(Kind::Batch, input, decision, None, newest.message.reply.clone())
+        self.write(Kind::Batch, input, decision, None, ack)?;
+        self.landing = Some(batch);
+        Ok(())
+    }
+
+    /// What the numbers say of a batch. Events that were there before us, or wait in a crowd, tell how far behind we were, not how
+    /// quick we are.
+    fn told(&mut self, input: usize, arrivals: &[Arrival], is_behind: bool) -> progress::Batch {
+        let stored = arrivals.first().zip(arrivals.last()).map(|(first, last)| (first.stored, last.stored));
+        progress::Batch {
+            input,
+            events: arrivals.len() as u64,
+            stored: stored.filter(|(first, _)| !is_behind && *first >= self.began),
+            fuel: std::mem::take(&mut self.fuel),
+            guest_memory_bytes: self.guest.as_ref().map_or(0, |guest| guest.memory_bytes()),
+        }
     }
 
     /// Says in a record of its own that all effects are published, unless that is said or not so.
@@ -603,7 +658,9 @@ impl Pipeline {
     async fn finish(&mut self) -> Result<(), Error> {
         match &mut self.in_flight {
             Some(commit) => {
+                let waiting = self.watch.during(Part::Commit);
                 let done = commit.await;
+                drop(waiting);
                 self.landed(done)
             }
             None => Ok(()),
@@ -621,7 +678,11 @@ impl Pipeline {
         if self.said.buries {
             self.burying = self.last;
         }
-        self.tell();
+        match self.landing.take() {
+            Some(batch) => self.owner.progress.landed(&self.positions, &self.counts, &batch),
+            None => self.tell(),
+        }
+        self.owner.progress.parked(self.parked.len() as u64, self.parked.oldest());
         self.sweep();
         Ok(())
     }
@@ -664,6 +725,7 @@ impl Pipeline {
     /// Waits while too much is decided but not shown or not published. False: the handler shall stop.
     async fn wait_for_room(&self, stop: &watch::Receiver<bool>) -> bool {
         const LOOK: Duration = Duration::from_millis(100);
+        let _held_back = self.watch.during(Part::HeldBack);
         let settings = &self.version.settings;
         while !*stop.borrow() {
             let (documents, bytes) = self.documents.backlog();
@@ -686,7 +748,9 @@ impl Pipeline {
         if rate == 0 {
             return available;
         }
+        let held_back = self.watch.during(Part::HeldBack);
         tokio::time::sleep_until(self.next_at).await;
+        drop(held_back);
         // Twenty portions a second: even enough for people who watch, large enough to stay cheap.
         let part = available.min(usize::try_from(rate / 20).unwrap_or(usize::MAX).max(1));
         self.next_at = Instant::now() + Duration::from_secs_f64(part as f64 / rate as f64);

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use millstream_saga::{Instance, Outgoing, Rules};
 
 use crate::batch::{self, Undecodable};
+use crate::busy::{Part, Watch};
 use crate::crash;
 use crate::decision::{self, Bounds, Decision, Fault, Undecided};
 use crate::documents::{Decided, Documents};
@@ -71,6 +72,7 @@ impl Sagas {
     pub(crate) async fn decide(
         &mut self,
         guest: &mut dyn Guest,
+        watch: &Arc<Watch>,
         documents: &Documents,
         arrivals: &[Arrival],
         (parked, leave): (&Parked, Leave<'_>),
@@ -85,7 +87,9 @@ impl Sagas {
             work.leave_timers(&mut aside, parked, leave);
             (work, None)
         } else {
+            let staging = watch.during(Part::Guest);
             let staged = tokio::task::block_in_place(|| guest.stage(&batch)).map_err(Undecided::failure)?;
+            drop(staging);
             crash::point("staged");
             leave.check(&staged)?;
             let skip = leave.routes(&mut aside, &staged, parked);
@@ -93,7 +97,9 @@ impl Sagas {
             work.leave_routes(&skip);
             (work, Some(staged))
         };
+        let loading = watch.during(Part::Loading);
         self.load(&mut work, documents).await?;
+        drop(loading);
         crash::point("loaded");
         let rules = Rules {
             handler: &self.handler,
@@ -110,10 +116,12 @@ impl Sagas {
             if calls.is_empty() {
                 break;
             }
+            let asking = watch.during(Part::Guest);
             let answers = tokio::task::block_in_place(|| match &staged {
                 Some(staged) => work.ask_about_events(guest, staged, &calls),
                 None => work.ask_about_timers(guest, &calls),
             })?;
+            drop(asking);
             work.fold(&rules, calls, answers)?;
         }
         crash::point("applied");

@@ -62,6 +62,14 @@ pub struct Settings {
     pub max_failing_keys: usize,
     /// Generations that were live once and follow in case somebody wants them back. Each costs as much as the handler.
     pub keep_generations: usize,
+    /// Undecided events from which on an alert is raised. 0: none, for what is much is not known here.
+    pub alert_lag_events: u64,
+    /// Age of the oldest undecided event, seconds, from which on an alert is raised. 0: none.
+    pub alert_lag_seconds: u64,
+    /// Whether an alert is raised when lag grows and grows, however small it is.
+    pub alert_lag_growing: bool,
+    /// Seconds without any decision, while events wait, until an alert is raised. 0: none. 30: longer than a server's restart.
+    pub alert_stuck_seconds: u64,
     /// Bounds of the sandbox.
     pub limits: Limits,
 }
@@ -109,6 +117,10 @@ impl Default for Settings {
             max_parked_keys: 1000,
             max_failing_keys: 10,
             keep_generations: 1,
+            alert_lag_events: 0,
+            alert_lag_seconds: 0,
+            alert_lag_growing: true,
+            alert_stuck_seconds: 30,
             limits: Limits::default(),
         }
     }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{Fault, connect, output, versions};
+use crate::board;
 use crate::generation::{Generation, ledger};
 use crate::inputs;
 use crate::intake;
@@ -61,14 +62,19 @@ impl Remove {
         for stream in &consumers {
             delete_consumer(&jetstream, stream, name).await?;
         }
-        rebuild::take_off(&jetstream, name, self.with_documents).await?;
+        rebuild::take_off(&jetstream, &registry, name, self.with_documents).await?;
         if self.with_documents {
             let live = ledger::live(&jetstream, name).await.map_err(Fault::failed)?;
             forget_parked(&jetstream, &Generation::live(name, live)).await?;
         }
+        registry.forget_all(name).await?;
         let timers = if self.with_documents { purge_timers(&jetstream, name).await? } else { 0 };
         for stream in &streams {
             jetstream.delete_stream(stream).await.map_err(Fault::failed)?;
+        }
+        // Hosts do the same; there may be none.
+        if let Err(error) = board::clear_all(&jetstream, name).await {
+            eprintln!("warning: its alerts are left to a host to clear: {error}");
         }
         let removed = Removed { handler: name.clone(), consumers, streams, timers };
         if json {
@@ -147,6 +153,10 @@ impl Remove {
         let hosts = registry.live_hosts().await?;
         for host in hosts.iter().filter(|host| host.looks_after(&self.handler)) {
             while registry.verdict(&self.handler, &host.name).await?.is_some() {
+                // It ended a moment ago, and the handler with it.
+                if registry.announced(&host.name).await?.is_none() {
+                    break;
+                }
                 if Instant::now() > deadline {
                     return Err(Fault::failed(anyhow::anyhow!(
                         "the deployment is gone, but host {} has not ended the handler within {WAIT:?}; \

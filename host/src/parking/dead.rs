@@ -29,6 +29,9 @@ use crate::publication::Publication;
 /// Keys whose letters are stored at the same time; those of one key go one after the other.
 const LANES: usize = 64;
 
+/// What is told of each key that is newly parked. That keys are parked at all is an alert of another name.
+const KEY_PARKED: &str = "key-parked";
+
 /// Letters of one request, and their bytes.
 const PAGE: usize = 500;
 const PAGE_BYTES: usize = 4 << 20;
@@ -157,7 +160,8 @@ impl DeadLetters {
                 "stream": park.stream, "sequence": park.sequence, "subject": park.subject,
             });
             let id = format!("{}.parked.{}.{}.{ordinal}", origin.handler, origin.generation, origin.journal);
-            let told = alerts::tell_once(&self.jetstream, origin.handler, "parked", &id, self.replicas, &told).await;
+            let news = alerts::News { id: &id, time: origin.time, body: &told };
+            let told = alerts::tell_once(&self.jetstream, origin.handler, KEY_PARKED, self.replicas, &news).await;
             if let Err(error) = told {
                 tracing::warn!(handler = origin.handler, %error, "nobody is told that a key is parked");
             }

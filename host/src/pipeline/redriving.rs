@@ -280,11 +280,12 @@ impl Pipeline {
             }
         };
         let what = if wish.discard.is_some() { "discarded" } else { "redriven" };
-        let news = json!({ "wanted": wish, "outcome": outcome });
+        let body = json!({ "wanted": wish, "outcome": outcome });
         let id = format!("{handler}.{what}.{}.{}", self.dead.generation.number, wish.id);
+        let news = alerts::News { id: &id, time: outcome.time, body: &body };
         let (jetstream, replicas) = (&self.documents.jetstream, self.version.settings.replicas);
         if self.dead.generation.acts()
-            && let Err(error) = alerts::tell_once(jetstream, handler, what, &id, replicas, &news).await
+            && let Err(error) = alerts::tell_once(jetstream, handler, what, replicas, &news).await
         {
             tracing::warn!(handler, %error, "nobody is told that parked units were taken up");
         }

@@ -9,18 +9,26 @@
     unreachable_pub
 )]
 
+mod alerts;
 mod bad_use;
 mod crash_points;
+mod dashboard;
 mod dev;
 mod docs;
 mod generations;
 mod harness;
 mod hostile;
+mod http;
 mod journal;
 mod kill_storm;
 mod lag;
+mod lag_check;
+mod lag_numbers;
+mod lag_oracle;
 mod limits;
 mod loss;
+mod metrics;
+mod micro;
 mod new;
 mod parking;
 mod parking_crash;
@@ -46,4 +54,7 @@ mod sagas_undo;
 mod services;
 mod shadow;
 mod shop;
+mod taken_back;
+mod top;
+mod wanted;
 mod zombie;
