@@ -11,9 +11,10 @@ pub const POINTS: [&str; 10] =
 pub const ACTING: [&str; 3] = ["publishing", "published", "acted"];
 
 /// The places of a promotion, in its order.
-pub const PROMOTING: [&str; 12] = [
+pub const PROMOTING: [&str; 13] = [
     "aligned",
     "stopping",
+    "cutting",
     "stopped",
     "caught-up",
     "closed",

@@ -30,6 +30,7 @@
 //! | `survey.rs`, `lag.rs`, `lag/` | how far behind | computed from JetStream, not from what a host says |
 //! | `monitor.rs`, `busy.rs`, `census.rs` | what only the host knows: rates, where time goes, counts | no cost per event |
 //! | `numbers.rs`, `overview.rs` | all that a person may want to know, in one value | each figure carries its age |
+//! | `http.rs`, `http/`, `vitals.rs` | a host's metrics, health and page | reads only, unless a token is shown; one reader for all who look |
 //! | `alarm.rs`, `alarm/` | when somebody should be told, and when it is over | pure; noise, pauses and rebuilds raise nothing |
 //! | `watchman.rs`, `board.rs` | raises and clears alerts for all hosts | compare-and-set: each is told once |
 //! | `webhook.rs` | alerts go out by HTTP | signed; never waited for |
@@ -65,6 +66,7 @@ pub mod envelope;
 pub mod examples;
 pub mod generation;
 pub mod handler;
+pub mod http;
 pub mod inputs;
 pub mod intake;
 pub mod journal;
@@ -102,6 +104,7 @@ pub mod supervisor;
 pub mod survey;
 pub mod timers;
 pub mod version;
+pub mod vitals;
 mod waits;
 pub mod watchman;
 pub mod webhook;

@@ -114,6 +114,18 @@ pub struct Rates {
     pub eta_seconds: Option<f64>,
 }
 
+/// A pace below which nothing is said to end, events per second.
+const STILL: f64 = 0.01;
+
+impl Rates {
+    /// The same, with the end of so many undecided events.
+    #[must_use]
+    pub fn with_end_of(self, events: u64) -> Self {
+        let eta_seconds = (events > 0 && self.trend < -STILL).then(|| events as f64 / -self.trend);
+        Self { eta_seconds, ..self }
+    }
+}
+
 /// What is stored, bytes; sampled every few seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -17,6 +17,7 @@ use crate::latest::{self, Latest};
 use crate::names;
 use crate::policy::Signature;
 use crate::progress::{Report, State};
+use crate::rebuild;
 use crate::sandbox::Digest;
 use crate::settings::Settings;
 
@@ -24,7 +25,7 @@ use crate::settings::Settings;
 const HISTORY: i64 = 32;
 
 /// A host that has not announced itself for so long is gone.
-const HOST_TTL: Duration = Duration::from_secs(5);
+pub(crate) const HOST_TTL: Duration = Duration::from_secs(5);
 
 /// Bytes of one message of a module at most, and what its headers may need of `max_payload`.
 const CHUNK_BYTES: usize = 128 << 10;
@@ -303,6 +304,19 @@ impl Registry {
         }
     }
 
+    /// Finds out whether this user may deploy, by a deployment that cannot come through.
+    ///
+    /// # Errors
+    /// When he may not, or the server is away.
+    pub(crate) async fn may_deploy(&self, handler: &str) -> Result<(), Error> {
+        match self.handlers.update(handler, bytes::Bytes::new(), i64::MAX as u64).await {
+            Err(error) if error.kind() != kv::UpdateErrorKind::WrongLastRevision => {
+                Err(unreachable("write a deployment")(error))
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// What was deployed under this name, newest first.
     ///
     /// # Errors
@@ -436,6 +450,16 @@ impl Registry {
         Ok(hosts)
     }
 
+    /// Revision of a host's last announcement; none where it is gone.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub(crate) async fn announced(&self, host: &str) -> Result<Option<u64>, Error> {
+        let entry =
+            self.hosts.entry(keys::escape_token(host).as_ref()).await.map_err(unreachable("look for a host"))?;
+        Ok(entry.map(|entry| entry.revision))
+    }
+
     /// Tells what a host does about a deployment.
     ///
     /// # Errors
@@ -472,6 +496,27 @@ impl Registry {
             self.status.purge(handler).await.map_err(unreachable("remove a state"))?;
         }
         self.status.purge(verdict_key(handler, host)).await.map_err(unreachable("remove a verdict"))
+    }
+
+    /// Forgets what was said of a generation that is a shadow no more.
+    ///
+    /// # Errors
+    /// When the server refuses or is away.
+    pub(crate) async fn forget_generation(&self, handler: &str, generation: u32) -> Result<(), Error> {
+        let key = rebuild::status_key(handler, generation);
+        self.status.purge(key).await.map_err(unreachable("remove a state"))
+    }
+
+    /// Forgets all that anybody ever said of a handler that is removed, hosts that are gone included.
+    ///
+    /// # Errors
+    /// When the server refuses or is away.
+    pub(crate) async fn forget_all(&self, handler: &str) -> Result<(), Error> {
+        for key in [handler.to_owned(), format!("{handler}.>")] {
+            let purge = self.status.stream.purge().filter(names::bucket_subject(names::STATUS, &key));
+            purge.await.map_err(unreachable("remove what was said"))?;
+        }
+        Ok(())
     }
 
     /// Tells what a handler is doing.

@@ -18,6 +18,7 @@ use crate::policy::Policy;
 use crate::progress::{Progress, State};
 use crate::registry::{self, Host, Registry};
 use crate::sandbox::{Cache, Sandbox};
+use crate::vitals::{Loop, Taken, Vitals};
 
 /// How often the handlers are looked at, and the host says that it lives.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -37,6 +38,7 @@ pub struct Supervisor {
     /// Only these handlers, or all where empty.
     only: Vec<String>,
     kept: HashMap<String, Kept>,
+    vitals: Arc<Vitals>,
 }
 
 /// A handler's task.
@@ -70,17 +72,14 @@ impl Supervisor {
     ) -> anyhow::Result<Self> {
         let registry = Registry::open(&jetstream).await?;
         let sandbox = Sandbox::new()?;
-        Ok(Self {
-            jetstream,
-            registry,
-            sandbox,
-            cache,
-            policy: Arc::new(policy),
-            heads: Heads::default(),
-            host,
-            only,
-            kept: HashMap::new(),
-        })
+        let (policy, vitals, heads) = (Arc::new(policy), Arc::default(), Heads::default());
+        Ok(Self { jetstream, registry, sandbox, cache, policy, heads, host, only, kept: HashMap::new(), vitals })
+    }
+
+    /// How this host is, while it runs.
+    #[must_use]
+    pub fn vitals(&self) -> Arc<Vitals> {
+        Arc::clone(&self.vitals)
     }
 
     /// Runs until `stop` resolves or another host has taken everything.
@@ -92,6 +91,7 @@ impl Supervisor {
         let announcing = tokio::spawn(keep_announcing(
             self.registry.clone(),
             Host { name: self.host.clone(), handlers: self.only.clone() },
+            self.vitals(),
         ));
         let outcome = tokio::select! {
             biased;
@@ -111,6 +111,7 @@ impl Supervisor {
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            self.vitals.beat(Loop::Deployments);
             // A watch that ends (the server went away) is begun again: it tells everything anew.
             let mut deployments = match self.registry.handlers.watch_with_history(">").await {
                 Ok(watch) => watch,
@@ -153,7 +154,12 @@ impl Supervisor {
         }
         match registry::parse(&name, &entry.value) {
             Ok(deployment) => self.want(name, Wanted { revision: entry.revision, deployment }),
-            Err(error) => tracing::error!(handler = name, %error, "deployment ignored"),
+            Err(error) => {
+                tracing::error!(handler = name, %error, "deployment ignored");
+                if !self.kept.contains_key(&name) {
+                    self.vitals.take(&name, Taken::Unreadable);
+                }
+            }
         }
     }
 
@@ -184,11 +190,13 @@ impl Supervisor {
         let (wanted, follows) = watch::channel(wanted);
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(keeper.run(follows, stopped));
+        self.vitals.take(&name, Taken::Kept(Arc::clone(&progress)));
         self.kept.insert(name, Kept { wanted, stop, progress, task });
     }
 
     /// Ends a handler that was removed, and what this host said of it: who removed it waits for that.
     async fn end(&mut self, name: &str) {
+        self.vitals.leave(name);
         let Some(kept) = self.kept.remove(name) else { return };
         let _ = kept.stop.send(true);
         let _ = kept.task.await;
@@ -222,6 +230,10 @@ impl Supervisor {
 
     /// Answers an outcome when there is nothing left to do for this host.
     fn look_after(&self) -> Option<Outcome> {
+        self.vitals.beat(Loop::Deployments);
+        for (name, _) in self.kept.iter().filter(|(_, kept)| kept.task.is_finished()) {
+            self.vitals.take(name, Taken::Lost);
+        }
         let fenced = self.kept.iter().filter(|(_, kept)| kept.progress.state() == State::Fenced);
         let fenced: Vec<String> = fenced.map(|(name, _)| name.clone()).collect();
         (!fenced.is_empty() && fenced.len() == self.kept.len()).then_some(Outcome::Fenced(fenced))
@@ -229,11 +241,12 @@ impl Supervisor {
 }
 
 /// Says every second that this host lives.
-async fn keep_announcing(registry: Registry, host: Host) {
+async fn keep_announcing(registry: Registry, host: Host, vitals: Arc<Vitals>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        vitals.beat(Loop::Announcing);
         if let Err(error) = registry.announce(&host).await {
             tracing::debug!(%error, "host not announced");
         }

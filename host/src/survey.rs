@@ -77,6 +77,8 @@ impl Ground {
                 .and_then(|report| report.numbers.streams.iter().find(|measured| measured.stream == input.stream));
             let rates =
                 measured.filter(|measured| !lag::is_old(measured.time, now)).and_then(|measured| measured.rates);
+            // What waits was counted just now, and better.
+            let rates = rates.map(|rates| rates.with_end_of(sample.events));
             rows.push(Lag { rates, ..lag::lag(name, &input.stream, &sample, &said, now) });
         }
         Ok(rows)

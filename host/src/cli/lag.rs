@@ -171,7 +171,7 @@ fn remarks(overview: &Overview) -> Vec<String> {
     }
     for Handler { handler, state, reason, counts, outcomes_add_up, lag_fault, .. } in &overview.handlers {
         if !reason.is_empty() && reason != lag_fault {
-            lines.push(format!("{handler}: {}", reasons::with_hint(handler, state, reason)));
+            lines.push(format!("{handler}: {}", reasons::with_hint(handler, state, reason, false)));
         }
         if !outcomes_add_up {
             let Counts { delivered, applied, irrelevant, ignored, parked, expired, .. } = counts;
@@ -232,7 +232,8 @@ fn fit(header: &[&str], cells: &mut [Vec<String>]) {
     }
     // The shorter one is only cut where it takes more than half.
     let half = left / 2;
-    let handler = if handler <= half { handler } else { half.max(left.saturating_sub(stream)) }.max(LEAST_NAME);
+    let least = LEAST_NAME.min(handler);
+    let handler = if handler <= half { handler } else { half.max(left.saturating_sub(stream)) }.max(least);
     let stream = left.saturating_sub(handler).max(LEAST_NAME);
     for row in cells {
         for (cell, most) in row.iter_mut().zip([handler, stream]) {

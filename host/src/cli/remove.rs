@@ -60,7 +60,8 @@ impl Remove {
         for stream in &consumers {
             delete_consumer(&jetstream, stream, name).await?;
         }
-        rebuild::take_off(&jetstream, name, self.with_documents).await?;
+        rebuild::take_off(&jetstream, &registry, name, self.with_documents).await?;
+        registry.forget_all(name).await?;
         let timers = if self.with_documents { purge_timers(&jetstream, name).await? } else { 0 };
         for stream in &streams {
             jetstream.delete_stream(stream).await.map_err(Fault::failed)?;
@@ -146,6 +147,10 @@ impl Remove {
         let hosts = registry.live_hosts().await?;
         for host in hosts.iter().filter(|host| host.looks_after(&self.handler)) {
             while registry.verdict(&self.handler, &host.name).await?.is_some() {
+                // It ended a moment ago, and the handler with it.
+                if registry.announced(&host.name).await?.is_none() {
+                    break;
+                }
                 if Instant::now() > deadline {
                     return Err(Fault::failed(anyhow::anyhow!(
                         "the deployment is gone, but host {} has not ended the handler within {WAIT:?}; \

@@ -8,7 +8,7 @@ use async_nats::jetstream;
 use clap::Args;
 
 use super::progress::{Progress, grouped};
-use super::{Fault, connect, deploy, output, span, versions};
+use super::{Fault, connect, deploy, output, running, span, versions};
 use crate::clock;
 use crate::direct_get::From;
 use crate::inputs;
@@ -55,6 +55,7 @@ impl Shadow {
         let name = self.name.clone().unwrap_or_else(|| described.description.name.clone());
         let registry = versions::registry(connection, &name).await?;
         let Some(deployment) = registry.deployment(&name).await? else { return Err(versions::not_deployed(&name)) };
+        let deployment = running::of(&registry, &name, &deployment).await?.deployment;
         let running = registry.module(deployment.digest).await?;
         let settings = deployment.settings.clone();
         let (old, new) = tokio::task::spawn_blocking(move || {

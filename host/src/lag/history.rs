@@ -15,9 +15,6 @@ const LEAST: i64 = 1_500_000_000;
 /// After a longer silence between two samples everything begins anew.
 const GAP: i64 = 30_000_000_000;
 
-/// A pace below which nothing is said to end, events per second.
-const STILL: f64 = 0.01;
-
 /// One sample.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment {
@@ -89,8 +86,7 @@ impl History {
         let out_rate = (last.decided - first.decided) as f64 / seconds;
         let trend = in_rate - out_rate;
         let events = self.last.map_or(0, |last| last.events);
-        let eta_seconds = (events > 0 && trend < -STILL).then(|| events as f64 / -trend);
-        Some(Rates { in_rate, out_rate, trend, eta_seconds })
+        Some(Rates { in_rate, out_rate, trend, eta_seconds: None }.with_end_of(events))
     }
 }
 

@@ -37,14 +37,14 @@ fn deployment(bytes: &[u8]) -> Deployment {
 }
 
 /// Deploys without any of the checks that `millstream deploy` makes, as stock tools can.
-async fn put(world: &World, handler: &str, bytes: &[u8]) -> u64 {
+pub async fn put(world: &World, handler: &str, bytes: &[u8]) -> u64 {
     let registry = Registry::open(&world.jetstream).await.expect("the registry");
     registry.put_module(bytes).await.expect("stored");
     registry.deploy(handler, &deployment(bytes)).await.expect("deployed")
 }
 
 /// What the only host says of this revision.
-async fn verdict(world: &World, handler: &str, revision: u64) -> Verdict {
+pub async fn verdict(world: &World, handler: &str, revision: u64) -> Verdict {
     let registry = Registry::open(&world.jetstream).await.expect("the registry");
     until("a verdict", async || {
         let hosts = registry.live_hosts().await.expect("the hosts");
@@ -63,7 +63,7 @@ async fn digests(world: &World, handler: &str) -> Vec<[u8; 32]> {
     records.filter(|record| record.kind == Kind::Batch).map(|record| record.digest).collect()
 }
 
-fn deploy(world: &World, path: &std::path::Path, more: &[&str]) -> Value {
+pub fn deploy(world: &World, path: &std::path::Path, more: &[&str]) -> Value {
     let arguments = [&["deploy", path.to_str().expect("path"), "--json"], more].concat();
     serde_json::from_str(&world.ok(&arguments)).expect("JSON")
 }
