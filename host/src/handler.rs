@@ -235,7 +235,12 @@ impl Handler {
             if self.progress.delivered() > before {
                 wait = FIRST_WAIT;
             }
-            let Err(error) = result else { return Ended::Stopped };
+            let error = match result {
+                Ok(Some(_)) => return Ended::Stopped,
+                // An earlier life may have left something to show.
+                Ok(None) => return Ended::Interrupted("told to stop before it was claimed".to_owned()),
+                Err(error) => error,
+            };
             let reason = error.explain(self.versions.borrow().saga.is_some());
             match error.class() {
                 Class::Fence => {

@@ -121,6 +121,9 @@ impl Keeper {
         };
         let ended = match ended {
             Some(ended) => ended,
+            None if running.is_none() && matches!(self.progress.state(), State::Starting | State::Retrying) => {
+                Ended::Interrupted("told to stop before it was prepared".to_owned())
+            }
             None => end(&mut running).await,
         };
         reporting.abort();

@@ -12,6 +12,7 @@ use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 
+use crate::inputs;
 use crate::keys;
 use crate::latest::{self, Latest};
 use crate::names;
@@ -239,9 +240,9 @@ impl Registry {
     /// # Errors
     /// When the server is away.
     pub async fn peek(jetstream: &Context) -> Result<Option<Self>, Error> {
-        match jetstream.get_key_value(names::HANDLERS).await {
+        match jetstream.get_stream(names::bucket_stream(names::HANDLERS)).await {
             Ok(_) => Self::open(jetstream).await.map(Some),
-            Err(error) if error.kind() == async_nats::jetstream::context::KeyValueErrorKind::GetBucket => Ok(None),
+            Err(error) if inputs::is_missing(&error) => Ok(None),
             Err(error) => Err(unreachable("open the deployments")(error)),
         }
     }

@@ -105,10 +105,10 @@ mod tests {
     fn a_loop_that_stands_still_is_named_and_an_idle_host_is_well() {
         let vitals = Vitals::default();
         assert!(vitals.complaints(Instant::now()).is_empty(), "before anything began");
+        let before = Instant::now();
         vitals.beat(Loop::Deployments);
-        let now = Instant::now();
-        assert!(vitals.complaints(now + STILL_AFTER).is_empty());
-        let later = vitals.complaints(now + STILL_AFTER + Duration::from_secs(1));
+        assert!(vitals.complaints(before + STILL_AFTER).is_empty());
+        let later = vitals.complaints(Instant::now() + STILL_AFTER + Duration::from_secs(1));
         assert_eq!(later, ["the loop that follows the deployments has not turned for 16 s"]);
         vitals.beat(Loop::Announcing);
         vitals.take("chain", Taken::Lost);

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use super::SECOND;
 
 /// The windows, and how much older the oldest event must get in them, seconds.
-const SHORT: (i64, f64) = (28 * SECOND, 1.0);
+const SHORT: (i64, f64) = (26 * SECOND, 1.0);
 const LONG: (i64, f64) = (300 * SECOND, 2.0);
 
 /// By how much a rise must exceed what the lag moves beside it.

@@ -12,7 +12,7 @@ struct Screen {
     master: Box<dyn MasterPty + Send>,
     child: Box<dyn Child + Send + Sync>,
     types: Box<dyn Write + Send>,
-    shown: Arc<Mutex<String>>,
+    shown: Arc<Mutex<vt100::Parser>>,
 }
 
 impl Screen {
@@ -23,12 +23,12 @@ impl Screen {
         command.args(["--server", url, "top"]);
         command.env("TERM", "xterm-256color");
         let child = pair.slave.spawn_command(command).expect("millstream runs");
-        let shown = Arc::new(Mutex::new(String::new()));
+        let shown = Arc::new(Mutex::new(vt100::Parser::new(size.rows, size.cols, 0)));
         let (mut reader, all) = (pair.master.try_clone_reader().expect("a reader"), Arc::clone(&shown));
         std::thread::spawn(move || {
             let mut part = [0; 4096];
             while let Ok(count @ 1..) = reader.read(&mut part) {
-                all.lock().expect("not poisoned").push_str(&String::from_utf8_lossy(&part[..count]));
+                all.lock().expect("not poisoned").process(&part[..count]);
             }
         });
         let types = pair.master.take_writer().expect("a writer");
@@ -40,23 +40,15 @@ impl Screen {
         self.types.flush().expect("typed");
     }
 
-    /// What was shown since the last time, without what moves and colours.
+    /// What is on it.
     fn text(&self) -> String {
-        let all = self.shown.lock().expect("not poisoned").clone();
-        let mut text = String::new();
-        let mut letters = all.chars();
-        while let Some(letter) = letters.next() {
-            if letter == '\u{1b}' {
-                letters.by_ref().find(|letter| letter.is_ascii_alphabetic());
-            } else {
-                text.push(letter);
-            }
-        }
-        text
+        self.shown.lock().expect("not poisoned").screen().contents()
     }
 
-    fn clear(&self) {
-        self.shown.lock().expect("not poisoned").clear();
+    fn resize(&self, rows: u16, cols: u16) {
+        self.shown.lock().expect("not poisoned").screen_mut().set_size(rows, cols);
+        let size = PtySize { rows, cols, pixel_width: 0, pixel_height: 0 };
+        self.master.resize(size).expect("resized");
     }
 
     async fn shows(&self, what: &str) {
@@ -69,7 +61,7 @@ impl Screen {
         let ended = || child.lock().expect("not poisoned").try_wait().expect("a child");
         let status = until("it ends", async || ended()).await;
         until("the terminal is restored", async || {
-            self.shown.lock().expect("not poisoned").contains("\u{1b}[?1049l").then_some(())
+            (!self.shown.lock().expect("not poisoned").screen().alternate_screen()).then_some(())
         })
         .await;
         status.exit_code()
@@ -85,14 +77,17 @@ async fn top_shows_a_handler_s_lag_and_quits() {
     let mut screen = Screen::start(&world.server.url());
     screen.shows("4,321").await;
     screen.shows("not started").await;
-    screen.clear();
+    screen.shows("q quit").await;
     screen.types("\r");
     screen.shows("position 0 of 4,321").await;
     screen.shows("Deployments").await;
     // Smaller, while it runs.
-    screen.clear();
-    screen.master.resize(PtySize { rows: 20, cols: 60, pixel_width: 0, pixel_height: 0 }).expect("resized");
+    screen.resize(20, 60);
     screen.shows("position 0 of 4,321").await;
+    until("the keys are in its last row", async || {
+        screen.text().lines().nth(19).is_some_and(|row| row.starts_with("q quit")).then_some(())
+    })
+    .await;
     let _host = world.host(&[]);
     world.caught_up("chain").await;
     screen.shows("position 4,321").await;

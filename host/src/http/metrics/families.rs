@@ -75,6 +75,12 @@ pub(super) fn of_handlers(page: &mut Page, told: &[Told<'_>]) {
     page.family(Counter, "millstream_handler_delivered_events_total", "Events that records cover.");
     each(page, told, |one| Some(one.handler.counts.delivered));
     page.family(
+        Gauge,
+        "millstream_handler_outcomes_add_up",
+        "Whether the outcomes are as many as the delivered events.",
+    );
+    each(page, told, |one| Some(one.handler.outcomes_add_up));
+    page.family(
         Counter,
         "millstream_handler_lost_events_total",
         "Events that a stream dropped before they were decided.",
