@@ -1,10 +1,10 @@
 //! The alerts that are raised, where everybody can see them: a KV bucket with a key per handler and alert. In: alerts to raise and to
 //! clear. Out: whether it was us who did. Compare-and-set, so of several hosts one raises and one clears. Never: tells anybody.
 
-use async_nats::jetstream::context::{GetStreamErrorKind, KeyValueErrorKind};
+use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{self, CreateErrorKind, Store, UpdateErrorKind};
-use async_nats::jetstream::{Context, ErrorCode};
 
+use crate::buckets;
 use crate::latest;
 use crate::names;
 use crate::overview::Alert;
@@ -94,22 +94,7 @@ pub async fn clear_all(jetstream: &Context, handler: &str) -> Result<(), Error> 
 }
 
 async fn peek(jetstream: &Context) -> Result<Option<Store>, Error> {
-    match jetstream.get_key_value(names::ALERTS).await {
-        Ok(store) => Ok(Some(store)),
-        Err(error) if error.kind() == KeyValueErrorKind::GetBucket => is_missing(jetstream).await.map(|()| None),
-        Err(error) => Err(unreachable(error)),
-    }
-}
-
-/// A bucket that does not answer is not one without alerts.
-async fn is_missing(jetstream: &Context) -> Result<(), Error> {
-    match jetstream.get_stream(names::bucket_stream(names::ALERTS)).await {
-        Ok(_) => Err(unreachable("it was not there a moment ago")),
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(()),
-            _ => Err(unreachable(error)),
-        },
-    }
+    buckets::peek(jetstream, names::ALERTS).await.map_err(unreachable)
 }
 
 async fn open(jetstream: &Context) -> Result<Store, Error> {

@@ -31,7 +31,7 @@ pub(crate) async fn take(jetstream: &Context, bucket: &str) -> Result<Census, di
         let page = direct_get::page(jetstream, &stream, &all, From::Sequence(from), PAGE, PAGE_BYTES).await?;
         let Some(last) = page.last() else { break };
         from = last.sequence + 1;
-        for message in page.iter().filter(|message| message.headers.get("KV-Operation").is_none()) {
+        for message in page.iter().filter(|message| !message.is_deletion()) {
             if let Some((key, instance)) = instance(bucket, message) {
                 count(&mut census, &key, &instance, now);
             }

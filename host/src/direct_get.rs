@@ -74,7 +74,7 @@ impl Last {
 /// Whether these are the headers of a message that says that a key of a bucket is gone (ADR-8).
 #[must_use]
 pub fn is_deletion(headers: &HeaderMap) -> bool {
-    headers.get("KV-Operation").is_some()
+    headers.get("KV-Operation").is_some_and(|operation| operation.as_str() != "PUT")
 }
 
 /// Where to begin to read.

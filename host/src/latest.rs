@@ -36,7 +36,7 @@ pub(crate) async fn of(jetstream: &Context, bucket: &Store, pattern: &str) -> Re
 }
 
 fn latest(bucket: &Store, message: direct_get::Last) -> Option<Latest> {
-    if message.headers.get("KV-Operation").is_some_and(|operation| operation.as_str() != "PUT") {
+    if message.is_deletion() {
         return None;
     }
     let key = message.subject.strip_prefix(&bucket.prefix)?.to_owned();

@@ -36,7 +36,7 @@
 //! | `watchman.rs`, `board.rs` | raises and clears alerts for all hosts | compare-and-set: each is told once |
 //! | `webhook.rs` | alerts go out by HTTP | signed; never waited for |
 //! | `micro.rs` | a NATS service that answers lag, status and stories | reads only |
-//! | `recorded.rs`, `latest.rs` | reads what streams and buckets hold | no consumer is left behind |
+//! | `recorded.rs`, `latest.rs`, `buckets.rs` | reads what streams and buckets hold | no consumer is left behind |
 //! | `rehearsal.rs` | runs a new module on the past beside the one that runs | pure; nothing is published or written |
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |
 //!
@@ -50,6 +50,7 @@ pub mod alerts;
 mod batch;
 pub mod blame;
 pub mod board;
+mod buckets;
 mod busy;
 mod census;
 pub mod claim;

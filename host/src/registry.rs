@@ -12,7 +12,7 @@ use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 
-use crate::inputs;
+use crate::buckets;
 use crate::keys;
 use crate::latest::{self, Latest};
 use crate::names;
@@ -240,10 +240,9 @@ impl Registry {
     /// # Errors
     /// When the server is away.
     pub async fn peek(jetstream: &Context) -> Result<Option<Self>, Error> {
-        match jetstream.get_stream(names::bucket_stream(names::HANDLERS)).await {
-            Ok(_) => Self::open(jetstream).await.map(Some),
-            Err(error) if inputs::is_missing(&error) => Ok(None),
-            Err(error) => Err(unreachable("open the deployments")(error)),
+        match buckets::peek(jetstream, names::HANDLERS).await.map_err(unreachable("open the deployments"))? {
+            Some(_) => Self::open(jetstream).await.map(Some),
+            None => Ok(None),
         }
     }
 

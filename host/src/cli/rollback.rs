@@ -5,7 +5,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Fault, connect, deploy, output, running, verdicts, versions};
-use crate::registry::{Deployment, Desired, Past, Registry};
+use crate::registry::{self, Deployment, Desired, Past, Registry};
 use crate::version::Succession;
 
 /// Go back to an earlier version.
@@ -85,7 +85,11 @@ async fn check(
     bytes: Vec<u8>,
 ) -> Result<(), Fault> {
     // Without the other's module there is nothing to compare with, and each host decides for itself.
-    let Ok(running) = registry.module(runs.digest).await else { return Ok(()) };
+    let running = match registry.module(runs.digest).await {
+        Ok(running) => running,
+        Err(registry::Error::NoModule(_) | registry::Error::Damaged { .. }) => return Ok(()),
+        Err(error) => return Err(Fault::failed(error)),
+    };
     let (old, new) = (runs.settings.clone(), target.settings.clone());
     let examined = move || (deploy::examine(&running, old), deploy::examine(&bytes, new));
     let (Ok(running), Ok(wanted)) = tokio::task::spawn_blocking(examined).await.map_err(Fault::failed)? else {

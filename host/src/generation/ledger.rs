@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::context::KeyValueErrorKind;
 use async_nats::jetstream::kv::{self, CreateErrorKind, Store, UpdateErrorKind};
 use serde::{Deserialize, Serialize};
 
+use crate::buckets;
 use crate::journal::Position;
 use crate::latest::{self, Latest};
 use crate::names;
@@ -504,10 +504,9 @@ pub async fn live(jetstream: &Context, handler: &str) -> Result<u32, Error> {
 /// # Errors
 /// When it cannot be read, or the server is away.
 pub async fn look(jetstream: &Context, handler: &str) -> Result<Ledger, Error> {
-    match jetstream.get_key_value(names::GENERATIONS).await {
-        Ok(store) => Ok(Ledgers { store }.read(handler).await?.0),
-        Err(error) if error.kind() == KeyValueErrorKind::GetBucket => Ok(Ledger::default()),
-        Err(error) => Err(unreachable(handler)(error)),
+    match buckets::peek(jetstream, names::GENERATIONS).await.map_err(unreachable(handler))? {
+        Some(store) => Ok(Ledgers { store }.read(handler).await?.0),
+        None => Ok(Ledger::default()),
     }
 }
 
@@ -524,11 +523,8 @@ pub(crate) async fn all_live(jetstream: &Context) -> Result<HashMap<String, u32>
 /// # Errors
 /// When the server is away.
 pub(crate) async fn all(jetstream: &Context) -> Result<HashMap<String, Ledger>, Error> {
-    let store = match jetstream.get_key_value(names::GENERATIONS).await {
-        Ok(store) => store,
-        Err(error) if error.kind() == KeyValueErrorKind::GetBucket => return Ok(HashMap::new()),
-        Err(error) => return Err(unreachable("all handlers")(error)),
-    };
+    let store = buckets::peek(jetstream, names::GENERATIONS).await.map_err(unreachable("all handlers"))?;
+    let Some(store) = store else { return Ok(HashMap::new()) };
     let all = latest::of(jetstream, &store, "*").await.map_err(unreachable("all handlers"))?;
     // One that cannot be read is told of by its host; readers show the first.
     let readable = |latest: Latest| Some((parse(&latest.key, &latest.value).ok()?, latest.key));

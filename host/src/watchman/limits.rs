@@ -3,17 +3,23 @@
 //! messages on purpose, unless undecided ones are next.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use async_nats::jetstream::Context;
+use async_nats::jetstream::context::GetStreamError;
 use async_nats::jetstream::stream::DiscardPolicy;
 
 use crate::alarm::Near;
+use crate::inputs;
 use crate::names;
 use crate::overview::Handler;
 
 /// How often each is asked about, nanoseconds, and how many in one look.
 const ASK_EVERY: i64 = 30_000_000_000;
 const ASKS: usize = 40;
+
+/// A server that answers no sooner is left in peace until the next look.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// The part of a stream from its beginning that is dropped next.
 const NEXT: u64 = 10;
@@ -25,9 +31,11 @@ pub(super) struct Limits {
     account: i64,
 }
 
+#[derive(Default)]
 struct Known {
     asked: i64,
-    fill: Option<Fill>,
+    /// What the server said last: none before it ever did, none inside where the stream is not there.
+    fill: Option<Option<Fill>>,
 }
 
 /// What a stream holds of what it may.
@@ -53,25 +61,37 @@ impl Limits {
         let mut due: Vec<String> = wanted.into_iter().filter(|stream| now - asked(stream) >= ASK_EVERY).collect();
         due.sort_by_key(&asked);
         for stream in due.into_iter().take(ASKS) {
-            let fill = self.ask(&stream).await;
-            self.streams.insert(stream, Known { asked: now, fill });
+            // A slow server must not hold up what is looked at besides, nor clear what was seen before.
+            let told = tokio::time::timeout(ANSWER_WITHIN, self.ask(&stream)).await;
+            let known = self.streams.entry(stream).or_default();
+            known.asked = now;
+            match told {
+                Ok(Ok(fill)) => known.fill = Some(fill),
+                Ok(Err(_)) => {}
+                Err(_) => return,
+            }
         }
     }
 
-    async fn ask(&self, stream: &str) -> Option<Fill> {
-        let opened = self.jetstream.get_stream_no_info(stream).await.ok()?;
-        let info = opened.get_info().await.ok()?;
+    /// None: it is not there.
+    async fn ask(&self, stream: &str) -> Result<Option<Fill>, GetStreamError> {
+        let opened = match self.jetstream.get_stream(stream).await {
+            Ok(opened) => opened,
+            Err(error) if inputs::is_missing(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let info = opened.cached_info();
         let share = |held: u64, most: i64| if most > 0 { held as f64 / most as f64 } else { 0.0 };
         let bytes = share(info.state.bytes, info.config.max_bytes);
         let messages = share(info.state.messages, info.config.max_messages);
         let (share, of) = if bytes >= messages { (bytes, "bytes") } else { (messages, "messages") };
-        Some(Fill {
+        Ok(Some(Fill {
             share,
             of,
             drops_oldest: info.config.discard == DiscardPolicy::Old,
             first: info.state.first_sequence,
             last: info.state.last_sequence,
-        })
+        }))
     }
 
     /// How near a handler's streams are to their limits; none before all were asked about.
@@ -79,7 +99,7 @@ impl Limits {
         let mut near = Vec::new();
         for stream in streams(handler) {
             // One that is not there, or does not tell, has no limits.
-            let Some(fill) = &self.streams.get(&stream)?.fill else { continue };
+            let Some(fill) = self.streams.get(&stream)?.fill.as_ref()? else { continue };
             near.extend(fill.near(&stream, handler));
         }
         Some(near)
