@@ -132,7 +132,9 @@ impl List {
 }
 
 async fn row(jetstream: &jetstream::Context, registry: &Registry, handler: Handler) -> Result<Row, Fault> {
-    let Handler { handler, state, reason, digest, wanted_digest, label, subjects, host, refused, counts, numbers, .. } = handler;
+    let Handler {
+        handler, state, reason, digest, wanted_digest, label, subjects, host, refused, counts, numbers, ..
+    } = handler;
     let has_before = verdicts::has_before(registry, &handler).await;
     let known = Row {
         handler,
