@@ -107,5 +107,5 @@ async fn open(jetstream: &Context) -> Result<Store, Error> {
         history: 1,
         ..kv::Config::default()
     };
-    jetstream.create_key_value(config).await.map_err(unreachable)
+    buckets::make(jetstream, config).await.map_err(unreachable)
 }

@@ -13,6 +13,7 @@ pub(crate) mod explain;
 mod fault;
 mod generations;
 mod get;
+mod hosts;
 pub(crate) mod instances;
 mod lag;
 mod list;

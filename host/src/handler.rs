@@ -28,7 +28,7 @@ use crate::parking::{self, Parked};
 use crate::pipeline::{self, Found, Parts, Pipeline};
 use crate::positions;
 use crate::progress::{Ground, Progress, State};
-use crate::sandbox::Digest;
+use crate::sandbox::{self, Digest};
 use crate::settings::Settings;
 use crate::show;
 use crate::timers;
@@ -179,6 +179,8 @@ impl Error {
             | Self::Acks(_)
             | Self::Inputs(_)
             | Self::Pipeline(pipeline::Error::Inputs(_) | pipeline::Error::Lost { .. }) => Class::Retry,
+            // The host has no room for it at present: no fault of the module's.
+            Self::Pipeline(pipeline::Error::Instance(failure)) if failure.class == sandbox::Class::Host => Class::Retry,
             Self::Position(_) | Self::Pipeline(pipeline::Error::Failing { .. } | pipeline::Error::Instance(_)) => {
                 Class::Stop
             }
@@ -244,7 +246,7 @@ impl Handler {
             let reason = error.explain(self.versions.borrow().saga.is_some());
             match error.class() {
                 Class::Fence => {
-                    self.progress.set(State::Fenced, &reason);
+                    self.progress.set(State::StandingBy, &reason);
                     return Ended::Fenced(reason);
                 }
                 Class::Stop => {

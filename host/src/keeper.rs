@@ -17,8 +17,9 @@ use crate::generation::maker::{Maker, Unprepared};
 use crate::handler::{Ended, Handler};
 use crate::monitor::{Heads, Monitor};
 use crate::pipeline::told_to_stop;
+use crate::placement::holdings::Holdings;
 use crate::policy::Policy;
-use crate::progress::{Progress, Refused, Report, State};
+use crate::progress::{Progress, Refused, State};
 use crate::registry::{Deployment, Desired, Outcome, Registry, Verdict};
 use crate::sandbox::{Cache, Sandbox};
 use crate::version::{self, Succession, Version};
@@ -48,6 +49,7 @@ pub(crate) struct Keeper {
     pub(crate) host: String,
     pub(crate) name: String,
     pub(crate) progress: Arc<Progress>,
+    pub(crate) holdings: Arc<Holdings>,
 }
 
 /// A handler that runs.
@@ -87,6 +89,13 @@ struct Probation {
     from: u64,
 }
 
+/// A version that was prepared while another host ran the handler.
+struct Ready {
+    /// Revision of its deployment.
+    revision: u64,
+    version: Version,
+}
+
 /// Ends what runs. Stays whole if nobody waits for the end.
 async fn end(running: &mut Option<Running>) -> Ended {
     let Some(one) = running else { return Ended::Stopped };
@@ -97,23 +106,26 @@ async fn end(running: &mut Option<Running>) -> Ended {
 }
 
 impl Keeper {
-    /// Follows `wanted` until told to stop. Answers how the handler ended.
-    pub(crate) async fn run(self, mut wanted: watch::Receiver<Wanted>, mut stop: watch::Receiver<bool>) -> Ended {
-        if let Some(before) = self.recall(&mut stop).await {
-            self.progress.recalls(&before);
-        }
+    /// Follows `wanted` until told to stop, and runs the handler while `is_ours` says so. Answers how the handler ended.
+    pub(crate) async fn run(
+        self,
+        mut wanted: watch::Receiver<Wanted>,
+        mut is_ours: watch::Receiver<bool>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Ended {
+        self.progress.set(State::StandingBy, "");
         let monitor = Monitor::new(&self.jetstream, &self.heads, &self.progress);
         let (registry, progress) = (self.registry.clone(), Arc::clone(&self.progress));
         let reporting = tokio::spawn(keep_reporting(registry, self.name.clone(), progress, monitor));
-        let mut running = None;
+        let (mut running, mut ready) = (None, None);
         let ended = loop {
             let want = wanted.borrow_and_update().clone();
             tokio::select! {
                 biased;
                 () = told_to_stop(&mut stop) => break None,
-                () = self.follow(want, &mut running) => {}
+                () = self.follow(want, &mut is_ours, &mut running, &mut ready) => {}
             }
-            match self.wait(&mut running, &mut wanted, &mut stop).await {
+            match self.wait(&mut running, &mut wanted, &mut is_ours, &mut stop).await {
                 Next::Follow => {}
                 Next::Stop => break None,
                 Next::Over(ended) => break Some(ended),
@@ -128,6 +140,7 @@ impl Keeper {
         };
         reporting.abort();
         let _ = reporting.await;
+        self.holdings.let_go(&self.name);
         ended
     }
 
@@ -136,6 +149,7 @@ impl Keeper {
         &self,
         running: &mut Option<Running>,
         wanted: &mut watch::Receiver<Wanted>,
+        is_ours: &mut watch::Receiver<bool>,
         stop: &mut watch::Receiver<bool>,
     ) -> Next {
         loop {
@@ -149,6 +163,7 @@ impl Keeper {
                 biased;
                 () = told_to_stop(stop) => return Next::Stop,
                 changed = wanted.changed() => return if changed.is_ok() { Next::Follow } else { Next::Stop },
+                changed = is_ours.changed() => return if changed.is_ok() { Next::Follow } else { Next::Stop },
                 ended = ends => ended,
             };
             let Some(mut over) = running.take() else { continue };
@@ -165,7 +180,11 @@ impl Keeper {
                         }
                     }
                 }
-                Ok(Ended::Fenced(reason)) => tracing::error!(handler = self.name, reason, "fenced"),
+                Ok(Ended::Fenced(reason)) => {
+                    tracing::error!(handler = self.name, reason, "fenced");
+                    self.progress.set(State::StandingBy, reason);
+                    self.holdings.lose(&self.name);
+                }
                 Ok(ended @ (Ended::Stopped | Ended::Interrupted(_))) => return Next::Over(ended),
                 Err(error) => {
                     let reason =
@@ -179,13 +198,50 @@ impl Keeper {
         }
     }
 
+    /// Leaves the handler to other hosts, but is ready for it: what is deployed is prepared and judged.
+    async fn stand_by(&self, wanted: &Wanted, running: &mut Option<Running>, ready: &mut Option<Ready>) {
+        if running.is_some() {
+            end(running).await;
+        }
+        if self.progress.state() != State::StandingBy {
+            self.progress.set(State::StandingBy, "");
+        }
+        self.holdings.let_go(&self.name);
+        if wanted.deployment.desired == Desired::Paused {
+            return self.judge(wanted, Outcome::Paused, String::new()).await;
+        }
+        *ready = None;
+        match self.prepared(&wanted.deployment).await {
+            Ok(version) => {
+                *ready = Some(Ready { revision: wanted.revision, version });
+                self.holdings.declines(&self.name, false);
+                self.judge(wanted, Outcome::StandingBy, String::new()).await;
+            }
+            Err(defect) => {
+                self.holdings.declines(&self.name, true);
+                self.judge(wanted, Outcome::Refused, format!("{defect:#}")).await;
+            }
+        }
+    }
+
     /// Brings the handler to what is wanted, as far as it can be, and gives this host's verdict.
-    async fn follow(&self, wanted: Wanted, running: &mut Option<Running>) {
+    async fn follow(
+        &self,
+        wanted: Wanted,
+        is_ours: &mut watch::Receiver<bool>,
+        running: &mut Option<Running>,
+        ready: &mut Option<Ready>,
+    ) {
+        if !*is_ours.borrow_and_update() {
+            return self.stand_by(&wanted, running, ready).await;
+        }
+        if self.progress.state() == State::StandingBy {
+            self.recall().await;
+            self.progress.set(State::Starting, "");
+        }
         if wanted.deployment.desired == Desired::Paused {
             end(running).await;
-            if self.progress.state() != State::Fenced {
-                self.progress.set(State::Paused, "");
-            }
+            self.progress.set(State::Paused, "");
             return self.judge(&wanted, Outcome::Paused, String::new()).await;
         }
         if let Some(running) = running {
@@ -194,11 +250,19 @@ impl Keeper {
         if running.as_ref().is_some_and(|running| running.failed) {
             end(running).await;
         }
-        match self.prepared(&wanted.deployment).await {
-            Ok(version) => self.take(wanted, Arc::new(version), running).await,
+        let prepared = match ready.take().filter(|ready| ready.revision == wanted.revision) {
+            Some(ready) => Ok(ready.version),
+            None => self.prepared(&wanted.deployment).await,
+        };
+        match prepared {
+            Ok(version) => {
+                self.holdings.declines(&self.name, false);
+                self.take(wanted, Arc::new(version), running).await;
+            }
             Err(defect) => {
+                self.holdings.declines(&self.name, true);
                 let reason = format!("{defect:#}");
-                if running.is_none() && self.progress.state() != State::Fenced {
+                if running.is_none() {
                     *running = self.fall_back(&wanted, &reason).await;
                 }
                 self.refuse(&wanted, reason, running.is_some()).await;
@@ -231,9 +295,6 @@ impl Keeper {
                 end(running).await;
                 *running = Some(self.start(&wanted.deployment, Arc::clone(&version), probation));
             }
-            None if self.progress.state() == State::Fenced => {
-                return self.judge(&wanted, Outcome::StandingBy, String::new()).await;
-            }
             None => {
                 if let Some(reason) = self.defect_of_first(&version) {
                     return self.refuse(&wanted, reason, false).await;
@@ -255,7 +316,7 @@ impl Keeper {
                 let report = self.progress.report(0);
                 match report.state {
                     State::Running if report.digest == digest => return (Outcome::Running, String::new()),
-                    State::Fenced => return (Outcome::StandingBy, String::new()),
+                    State::StandingBy => return (Outcome::StandingBy, String::new()),
                     State::Failing => return (Outcome::Refused, report.reason),
                     State::Starting | State::Retrying | State::Running | State::Paused => {
                         let _ = turns.changed().await;
@@ -267,14 +328,14 @@ impl Keeper {
         tokio::time::timeout(TAKE_WITHIN, settled).await.unwrap_or_else(waiting)
     }
 
-    /// What was said of the handler last, before this host says anything.
-    async fn recall(&self, stop: &mut watch::Receiver<bool>) -> Option<Report> {
+    /// Learns what was said of the handler last, before this host says anything.
+    async fn recall(&self) {
         loop {
             match self.registry.status(&self.name).await {
-                Ok(before) => return before,
+                Ok(before) => return self.progress.recalls(&before.unwrap_or_default()),
                 Err(error) => tracing::warn!(handler = self.name, %error, "trying again"),
             }
-            tokio::select! { () = told_to_stop(stop) => return None, () = tokio::time::sleep(REPORT_EVERY) => {} }
+            tokio::time::sleep(REPORT_EVERY).await;
         }
     }
 
@@ -396,7 +457,7 @@ impl Keeper {
         tracing::error!(handler = self.name, reason, "deployment refused");
         let digest = wanted.deployment.digest.to_string();
         self.progress.refused(Some(Refused { digest, reason: reason.clone() }));
-        if !runs && self.progress.state() != State::Fenced {
+        if !runs {
             self.progress.set(State::Failing, &reason);
         }
         self.judge(wanted, Outcome::Refused, reason).await;
@@ -451,9 +512,9 @@ impl Keeper {
         }
     }
 
-    /// The last word of a handler that stopped stays until a new deployment; a fenced host has none.
+    /// The last word of a handler that stopped stays until a new deployment; a host that stands by has none.
     async fn last_word(&self) {
-        if self.progress.state() != State::Fenced {
+        if self.progress.state() != State::StandingBy {
             let _ = self.registry.report(&self.name, &self.progress.report(clock::now())).await;
         }
     }
@@ -491,8 +552,9 @@ pub(crate) async fn keep_reporting(registry: Registry, name: String, progress: A
             _ = turns.changed() => {}
         }
         let report = progress.report(clock::now());
-        if report.state == State::Fenced {
-            return;
+        // Another host speaks for it.
+        if report.state == State::StandingBy {
+            continue;
         }
         if let Err(error) = registry.report(&name, &report).await {
             tracing::debug!(handler = name, %error, "status not written");

@@ -116,7 +116,7 @@ fn state(said: State, ago: Option<f64>, decided: bool) -> String {
         State::Retrying => "retrying",
         State::Failing => return FAILING.to_owned(),
         State::Paused => "paused",
-        State::Fenced => "fenced",
+        State::StandingBy => "standing by",
     };
     match ago {
         None if decided => "not reporting".to_owned(),

@@ -2,7 +2,7 @@
 //! keys. Out: what lies there, by key. Never: a key that was deleted, or more requests at a time than a few.
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::kv::{Operation, Store};
+use async_nats::jetstream::kv::{Entry, Operation, Store};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 
@@ -16,6 +16,8 @@ const AT_ONCE: usize = 16;
 pub(crate) struct Latest {
     pub(crate) key: String,
     pub(crate) revision: u64,
+    /// When it was put, nanoseconds since 1970, by the server's clock.
+    pub(crate) stored: i64,
     pub(crate) value: Bytes,
 }
 
@@ -40,7 +42,7 @@ fn latest(bucket: &Store, message: direct_get::Last) -> Option<Latest> {
         return None;
     }
     let key = message.subject.strip_prefix(&bucket.prefix)?.to_owned();
-    Some(Latest { key, revision: message.sequence, value: message.payload })
+    Some(Latest { key, revision: message.sequence, stored: message.stored, value: message.payload })
 }
 
 async fn one_by_one(bucket: &Store, pattern: &str) -> Result<Vec<Latest>, String> {
@@ -50,5 +52,8 @@ async fn one_by_one(bucket: &Store, pattern: &str) -> Result<Vec<Latest>, String
     let entries = futures::stream::iter(keys).map(async |key| bucket.entry(key).await).buffer_unordered(AT_ONCE);
     let entries: Vec<_> = entries.try_collect().await.map_err(|error| error.to_string())?;
     let put = entries.into_iter().flatten().filter(|entry| entry.operation == Operation::Put);
-    Ok(put.map(|entry| Latest { key: entry.key, revision: entry.revision, value: entry.value }).collect())
+    let stored = |entry: &Entry| i64::try_from(entry.created.unix_timestamp_nanos()).unwrap_or(i64::MAX);
+    let latest =
+        |entry: Entry| Latest { revision: entry.revision, stored: stored(&entry), key: entry.key, value: entry.value };
+    Ok(put.map(latest).collect())
 }

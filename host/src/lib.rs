@@ -27,7 +27,8 @@
 //! | `promotion.rs`, `promotion/` | one generation takes over from another | one cut; no effect twice, none missing |
 //! | `comparison.rs`, `outline.rs` | how two generations differ | what is only a delay is no difference |
 //! | `policy.rs` | what this host runs at all | signatures and ceilings are the host's own |
-//! | `supervisor.rs`, `registry.rs` | which handlers run here | deployments are plain NATS buckets |
+//! | `supervisor.rs`, `registry.rs` | what is deployed, and a keeper for each handler | deployments are plain NATS buckets |
+//! | `placement.rs`, `placement/` | which host runs which handler | a view may be wrong: the journal's claim fences |
 //! | `survey.rs`, `lag.rs`, `lag/` | how far behind | computed from JetStream, not from what a host says |
 //! | `monitor.rs`, `busy.rs`, `census.rs` | what only the host knows: rates, where time goes, counts | no cost per event |
 //! | `numbers.rs`, `overview.rs` | all that a person may want to know, in one value | each figure carries its age |
@@ -86,6 +87,7 @@ mod outline;
 pub mod overview;
 pub mod parking;
 pub mod pipeline;
+mod placement;
 pub mod policy;
 mod positions;
 pub mod progress;

@@ -160,6 +160,12 @@ pub fn dead_subject(handler: &str, generation: u32, escaped: &str) -> String {
     format!("millstream.dead.{handler}.{generation}.{escaped}")
 }
 
+/// Where a host answers whoever asks whether it is there.
+#[must_use]
+pub fn host_subject(host: &str) -> String {
+    format!("millstream.host.{}", crate::keys::escape_token(host))
+}
+
 /// Where something that happened to a handler is told.
 #[must_use]
 pub fn event_subject(handler: &str, what: &str) -> String {

@@ -33,8 +33,8 @@ pub enum State {
     Failing,
     /// Stopped by the deployment.
     Paused,
-    /// Another host took it.
-    Fenced,
+    /// Left to another host, which may have taken it.
+    StandingBy,
 }
 
 /// A deployment that is not run.

@@ -139,9 +139,30 @@ pub struct Host {
     /// Its name.
     #[serde(default)]
     pub name: String,
-    /// The handlers that it looks after; all where empty.
+    /// The handlers that it may look after; all where empty.
     #[serde(default)]
     pub handlers: Vec<String>,
+    /// Number of this life: a host that begins again under its name is another.
+    #[serde(default)]
+    pub life: u64,
+    /// When it began, nanoseconds since 1970, by its own clock.
+    #[serde(default)]
+    pub since: i64,
+    /// The release that it runs.
+    #[serde(default)]
+    pub version: String,
+    /// The handlers that it looks after.
+    #[serde(default)]
+    pub holds: Vec<String>,
+    /// The handlers whose deployment it cannot run.
+    #[serde(default)]
+    pub declines: Vec<String>,
+    /// It ends, and gives away what it holds.
+    #[serde(default)]
+    pub leaving: bool,
+    /// It answers at its own subject.
+    #[serde(default)]
+    pub answers: bool,
 }
 
 impl Host {
@@ -150,6 +171,13 @@ impl Host {
     pub fn looks_after(&self, handler: &str) -> bool {
         self.handlers.is_empty() || self.handlers.iter().any(|name| name == handler)
     }
+}
+
+/// A host, and when it said so.
+pub(crate) struct Heard {
+    pub(crate) host: Host,
+    /// Nanoseconds since 1970, by the server's clock.
+    pub(crate) stored: i64,
 }
 
 /// What can go wrong with the registry.
@@ -191,6 +219,7 @@ fn unreachable<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> Error 
 /// The three stores.
 #[derive(Clone)]
 pub struct Registry {
+    jetstream: Context,
     modules: ObjectStore,
     /// Deployments; watch it to follow them.
     pub(crate) handlers: Store,
@@ -216,23 +245,16 @@ impl Registry {
     pub async fn open(jetstream: &Context) -> Result<Self, Error> {
         let modules = match jetstream.get_object_store(names::MODULES).await {
             Ok(store) => store,
-            Err(_) => jetstream
-                .create_object_store(object_store::Config {
-                    bucket: names::MODULES.to_owned(),
-                    description: Some("Millstream modules by sha256".to_owned()),
-                    ..object_store::Config::default()
-                })
-                .await
-                .map_err(unreachable("open the module store"))?,
+            Err(_) => modules(jetstream).await?,
         };
         let handlers =
             bucket(jetstream, names::HANDLERS, "Millstream deployments by handler", HISTORY, Duration::ZERO).await?;
         let status =
             bucket(jetstream, names::STATUS, "What Millstream hosts say of their handlers", 1, Duration::ZERO).await?;
-        let hosts = bucket(jetstream, names::HOSTS, "Live Millstream hosts", 1, HOST_TTL).await?;
+        let hosts = hosts(jetstream).await?;
         let largest = jetstream.client().server_info().max_payload;
         let chunk_bytes = largest.saturating_sub(CHUNK_ROOM).clamp(1, CHUNK_BYTES);
-        Ok(Self { modules, handlers, status, hosts, chunk_bytes })
+        Ok(Self { jetstream: jetstream.clone(), modules, handlers, status, hosts, chunk_bytes })
     }
 
     /// Opens the stores for reading only: none where Millstream has never been used on this server.
@@ -393,11 +415,20 @@ impl Registry {
     /// # Errors
     /// When the server is away.
     pub(crate) async fn host_names(&self, jetstream: &Context) -> Result<Vec<String>, Error> {
+        Ok(self.hosts_heard(jetstream).await?.into_iter().map(|heard| heard.host.name).collect())
+    }
+
+    /// The hosts that announced themselves lately, by name, in one request and without a consumer.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub(crate) async fn hosts_heard(&self, jetstream: &Context) -> Result<Vec<Heard>, Error> {
         let all = latest::of(jetstream, &self.hosts, "*").await.map_err(unreachable("list hosts"))?;
-        let name = |latest: Latest| Some(serde_json::from_slice::<Host>(&latest.value).ok()?.name);
-        let mut names: Vec<String> = all.into_iter().filter_map(name).collect();
-        names.sort();
-        Ok(names)
+        let heard =
+            |latest: Latest| Some(Heard { host: serde_json::from_slice(&latest.value).ok()?, stored: latest.stored });
+        let mut hosts: Vec<Heard> = all.into_iter().filter_map(heard).collect();
+        hosts.sort_by(|one, other| one.host.name.cmp(&other.host.name));
+        Ok(hosts)
     }
 
     /// What the hosts of all handlers said last, in one request.
@@ -433,21 +464,36 @@ impl Registry {
         self.hosts.put(key.as_ref(), value.into()).await.map(drop).map_err(unreachable("announce this host"))
     }
 
+    /// Says that this host is gone.
+    ///
+    /// # Errors
+    /// When the server refuses or is away.
+    pub(crate) async fn retire(&self, host: &str) -> Result<(), Error> {
+        self.hosts.delete(keys::escape_token(host).as_ref()).await.map_err(unreachable("take a host from the list"))
+    }
+
+    /// Makes the list of hosts anew where somebody deleted it.
+    ///
+    /// # Errors
+    /// When the server refuses or is away.
+    pub(crate) async fn mend_hosts(&self, jetstream: &Context) -> Result<(), Error> {
+        hosts(jetstream).await.map(drop)
+    }
+
+    /// What hosts say of themselves, from what they said last on.
+    ///
+    /// # Errors
+    /// When the server refuses or is away.
+    pub(crate) async fn watch_hosts(&self) -> Result<kv::Watch, Error> {
+        self.hosts.watch_with_history("*").await.map_err(unreachable("watch the hosts"))
+    }
+
     /// The hosts that announced themselves lately.
     ///
     /// # Errors
     /// When the server is away.
     pub async fn live_hosts(&self) -> Result<Vec<Host>, Error> {
-        let keys = self.hosts.keys().await.map_err(unreachable("list hosts"))?;
-        let keys: Vec<String> = keys.try_collect().await.map_err(unreachable("list hosts"))?;
-        let mut hosts = Vec::with_capacity(keys.len());
-        for key in keys {
-            // One that has fallen silent meanwhile is gone.
-            if let Some(value) = self.hosts.get(&key).await.map_err(unreachable("list hosts"))? {
-                hosts.extend(serde_json::from_slice::<Host>(&value).ok());
-            }
-        }
-        Ok(hosts)
+        Ok(self.hosts_heard(&self.jetstream).await?.into_iter().map(|heard| heard.host).collect())
     }
 
     /// Revision of a host's last announcement; none where it is gone.
@@ -564,6 +610,27 @@ pub fn parse(handler: &str, value: &[u8]) -> Result<Deployment, Error> {
     Ok(deployment)
 }
 
+async fn modules(jetstream: &Context) -> Result<ObjectStore, Error> {
+    let mut refused = Err(Error::Unreachable { what: "open the module store", reason: String::new() });
+    for num_replicas in buckets::REPLICAS {
+        let config = object_store::Config {
+            bucket: names::MODULES.to_owned(),
+            description: Some("Millstream modules by sha256".to_owned()),
+            num_replicas,
+            ..object_store::Config::default()
+        };
+        refused = jetstream.create_object_store(config).await.map_err(unreachable("open the module store"));
+        if refused.is_ok() {
+            break;
+        }
+    }
+    refused
+}
+
+async fn hosts(jetstream: &Context) -> Result<Store, Error> {
+    bucket(jetstream, names::HOSTS, "Live Millstream hosts", 1, HOST_TTL).await
+}
+
 async fn bucket(
     jetstream: &Context,
     name: &str,
@@ -581,5 +648,5 @@ async fn bucket(
         max_age,
         ..kv::Config::default()
     };
-    jetstream.create_key_value(config).await.map_err(unreachable("make a bucket"))
+    buckets::make(jetstream, config).await.map_err(unreachable("make a bucket"))
 }

@@ -7,13 +7,16 @@ mod cache;
 mod engine;
 mod instance;
 mod limits;
+mod memory;
 mod module;
+mod share;
 
 pub use answer::{check_outcome, check_staged, slice, str_slice};
 pub use cache::Cache;
 pub use engine::Sandbox;
 pub use instance::{Instance, LogLine};
 pub use limits::Limits;
+pub use memory::Memory;
 pub use module::{Digest, Error, Module, Source};
 
 use std::sync::Arc;

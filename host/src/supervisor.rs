@@ -1,7 +1,7 @@
-//! Runs every deployed handler on this host. In: the deployments, watched. Out: a keeper per handler, told of each deployment,
-//! stopped on request. Never: decides what becomes of a deployment; that is its keeper's.
+//! Looks after every deployed handler on this host. In: the deployments, watched, and the other hosts. Out: a keeper per handler, told of
+//! each deployment and whether the handler is this host's, stopped on request. Never: decides what becomes of a deployment; that is its keeper's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,18 +10,30 @@ use async_nats::jetstream::kv::{Entry, Operation};
 use futures::StreamExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
+use crate::claim;
+use crate::clock;
 use crate::handler::Ended;
 use crate::keeper::{Keeper, Wanted};
 use crate::monitor::Heads;
+use crate::placement::holdings::Holdings;
+use crate::placement::lease::Lease;
+use crate::placement::{self, Held, View, Word};
 use crate::policy::Policy;
 use crate::progress::{Progress, State};
 use crate::registry::{self, Host, Registry};
 use crate::sandbox::{Cache, Sandbox};
 use crate::vitals::{Loop, Taken, Vitals};
 
-/// How often the handlers are looked at, and the host says that it lives.
+/// How often the handlers are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether a handler should be taken or handed over, if nothing changes that anybody tells.
+const PLACE_EVERY: Duration = Duration::from_millis(200);
+
+/// What `moves_per_minute` counts in.
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// How long a host that shall stop waits for its handlers. What they leave is done at the next start.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -34,16 +46,22 @@ pub struct Supervisor {
     cache: Cache,
     policy: Arc<Policy>,
     heads: Heads,
-    host: String,
-    /// Only these handlers, or all where empty.
-    only: Vec<String>,
+    /// As it announces itself, but for what it holds.
+    me: Host,
     kept: HashMap<String, Kept>,
     vitals: Arc<Vitals>,
+    holdings: Arc<Holdings>,
+    moves: Moves,
 }
 
 /// A handler's task.
 struct Kept {
     wanted: watch::Sender<Wanted>,
+    is_ours: watch::Sender<bool>,
+    /// Since when nobody looks after it, as far as this host knows.
+    free_since: Instant,
+    /// This host or another looks after it.
+    is_placed: bool,
     stop: watch::Sender<bool>,
     progress: Arc<Progress>,
     task: JoinHandle<Ended>,
@@ -54,9 +72,31 @@ struct Kept {
 pub enum Outcome {
     /// It was told to; the handlers named could not show everything that is decided, which the next start does.
     Stopped(Vec<String>),
-    /// Every handler it ran was taken by another host.
-    Fenced(Vec<String>),
+    /// Another host of the same name began after it.
+    Replaced,
 }
+
+/// Handlers that this host handed over to a better one lately.
+struct Moves {
+    per_minute: usize,
+    lately: VecDeque<Instant>,
+}
+
+impl Moves {
+    fn may_move(&mut self, now: Instant) -> bool {
+        while self.lately.front().is_some_and(|moved| now.saturating_duration_since(*moved) >= MINUTE) {
+            self.lately.pop_front();
+        }
+        let may = self.lately.len() < self.per_minute;
+        if may {
+            self.lately.push_back(now);
+        }
+        may
+    }
+}
+
+/// How many handlers a host hands over within a minute because another host should have them.
+pub const MOVES_PER_MINUTE: usize = 60;
 
 impl Supervisor {
     /// A host of this name, which looks after these handlers, or all where none is named.
@@ -65,15 +105,32 @@ impl Supervisor {
     /// When the registry or the WASM engine cannot be had.
     pub async fn new(
         jetstream: Context,
-        host: String,
+        name: String,
         cache: Cache,
         policy: Policy,
         only: Vec<String>,
     ) -> anyhow::Result<Self> {
         let registry = Registry::open(&jetstream).await?;
         let sandbox = Sandbox::new()?;
-        let (policy, vitals, heads) = (Arc::new(policy), Arc::default(), Heads::default());
-        Ok(Self { jetstream, registry, sandbox, cache, policy, heads, host, only, kept: HashMap::new(), vitals })
+        let (policy, vitals, heads, holdings) = (Arc::new(policy), Arc::default(), Heads::default(), Arc::default());
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let me =
+            Host { name, handlers: only, life: claim::fresh_id(), since: clock::now(), version, ..Host::default() };
+        let moves = Moves { per_minute: MOVES_PER_MINUTE, lately: VecDeque::new() };
+        let kept = HashMap::new();
+        Ok(Self { jetstream, registry, sandbox, cache, policy, heads, me, kept, vitals, holdings, moves })
+    }
+
+    /// Guests may hold so many bytes of memory together.
+    #[must_use]
+    pub fn holding_at_most(self, bytes: usize) -> Self {
+        Self { sandbox: self.sandbox.holding_at_most(bytes), ..self }
+    }
+
+    /// Hands over so many handlers to better hosts within a minute at most.
+    #[must_use]
+    pub fn moving_at_most(self, per_minute: usize) -> Self {
+        Self { moves: Moves { per_minute, ..self.moves }, ..self }
     }
 
     /// How this host is, while it runs.
@@ -82,34 +139,31 @@ impl Supervisor {
         Arc::clone(&self.vitals)
     }
 
-    /// Runs until `stop` resolves or another host has taken everything.
+    /// Runs until `stop` resolves or another host of this name takes its place.
     ///
     /// # Errors
     /// When the deployments cannot be watched.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<Outcome> {
         tokio::pin!(stop);
-        let announcing = tokio::spawn(keep_announcing(
-            self.registry.clone(),
-            Host { name: self.host.clone(), handlers: self.only.clone() },
-            self.vitals(),
-        ));
+        let lease = Lease::start(&self.jetstream, &self.registry, self.me.clone(), &self.holdings, &self.vitals).await;
         let outcome = tokio::select! {
             biased;
             () = &mut stop => None,
-            outcome = self.look_after_all() => Some(outcome),
+            outcome = self.look_after_all(&lease) => Some(outcome),
         };
-        announcing.abort();
-        match outcome {
-            Some(outcome) => Ok(outcome),
-            None => Ok(self.shut_down().await),
-        }
+        lease.leave();
+        let stopped = self.shut_down().await;
+        lease.end().await;
+        Ok(outcome.unwrap_or(stopped))
     }
 
-    /// Follows the deployments until there is nothing left to do for this host.
-    async fn look_after_all(&mut self) -> Outcome {
+    /// Follows the deployments and the other hosts until there is nothing left to do for this one.
+    async fn look_after_all(&mut self, lease: &Lease) -> Outcome {
         self.warn_of_unknown().await;
         let mut looks = tokio::time::interval(LOOK_EVERY);
+        let mut places = tokio::time::interval(PLACE_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        places.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.vitals.beat(Loop::Deployments);
             // A watch that ends (the server went away) is begun again: it tells everything anew.
@@ -124,11 +178,68 @@ impl Supervisor {
             loop {
                 tokio::select! {
                     entry = deployments.next() => match entry {
-                        Some(Ok(entry)) => self.follow(entry).await,
+                        Some(Ok(entry)) => {
+                            let name = entry.key.clone();
+                            self.follow(entry).await;
+                            self.place(&name, &lease.view(), Instant::now());
+                        }
                         Some(Err(error)) => tracing::warn!(%error, "deployments: trying again"),
                         None => break,
                     },
-                    _ = looks.tick() => if let Some(outcome) = self.look_after() { return outcome },
+                    _ = looks.tick() => self.look_after(),
+                    _ = places.tick() => self.place_all(lease),
+                    () = lease.changed() => self.place_all(lease),
+                }
+                if lease.is_replaced() {
+                    return Outcome::Replaced;
+                }
+            }
+        }
+    }
+
+    fn place_all(&mut self, lease: &Lease) {
+        let (view, now) = (lease.view(), Instant::now());
+        let names: Vec<String> = self.kept.keys().cloned().collect();
+        for name in names {
+            self.place(&name, &view, now);
+        }
+    }
+
+    /// Takes a handler or hands it over, if that is due.
+    fn place(&mut self, name: &str, view: &View, now: Instant) {
+        let Some(kept) = self.kept.get_mut(name) else { return };
+        let is_ours = *kept.is_ours.borrow();
+        if is_ours != self.holdings.has(name) {
+            // Its keeper is about to end it; or another host took it.
+            if is_ours && self.holdings.lost_at(name).is_some() {
+                kept.is_ours.send_replace(false);
+            }
+            return;
+        }
+        let is_placed = view.holder(name, now).is_some() || is_ours;
+        if is_placed {
+            kept.free_since = now;
+        }
+        if is_placed != kept.is_placed {
+            kept.is_placed = is_placed;
+            let taken = if is_placed { Taken::Kept(Arc::clone(&kept.progress)) } else { Taken::Unplaced };
+            self.vitals.take(name, taken);
+        }
+        let held = if is_ours { Held::Here } else { Held::Free { since: kept.free_since } };
+        match view.decide((&self.me, self.holdings.is_declined(name)), name, held, now) {
+            Word::Stay => {}
+            // Who took it from us has yet to say so.
+            Word::Take if self.holdings.lost_at(name).is_some_and(|lost| now - lost < placement::LEASE) => {}
+            Word::Take => {
+                self.holdings.take(name);
+                kept.is_ours.send_replace(true);
+                kept.is_placed = true;
+                self.vitals.take(name, Taken::Kept(Arc::clone(&kept.progress)));
+            }
+            Word::HandOver => {
+                if self.moves.may_move(now) {
+                    tracing::info!(handler = name, "handed over to a host that should have it");
+                    kept.is_ours.send_replace(false);
                 }
             }
         }
@@ -136,7 +247,7 @@ impl Supervisor {
 
     /// A handler that was asked for by name may be deployed later; a typing error is more likely.
     async fn warn_of_unknown(&self) {
-        for name in &self.only {
+        for name in &self.me.handlers {
             if matches!(self.registry.deployment(name).await, Ok(None)) {
                 tracing::warn!(handler = name, "not deployed; see `millstream list`");
             }
@@ -145,7 +256,7 @@ impl Supervisor {
 
     async fn follow(&mut self, entry: Entry) {
         let name = entry.key;
-        if !self.only.is_empty() && !self.only.contains(&name) {
+        if !self.me.looks_after(&name) {
             return;
         }
         if entry.operation != Operation::Put {
@@ -175,7 +286,7 @@ impl Supervisor {
             });
             return;
         }
-        let progress = Arc::new(Progress::new(&self.host, ""));
+        let progress = Arc::new(Progress::new(&self.me.name, ""));
         let keeper = Keeper {
             jetstream: self.jetstream.clone(),
             registry: self.registry.clone(),
@@ -183,15 +294,18 @@ impl Supervisor {
             cache: self.cache.clone(),
             policy: Arc::clone(&self.policy),
             heads: self.heads.clone(),
-            host: self.host.clone(),
+            host: self.me.name.clone(),
             name: name.clone(),
             progress: Arc::clone(&progress),
+            holdings: Arc::clone(&self.holdings),
         };
         let (wanted, follows) = watch::channel(wanted);
+        let (is_ours, placed) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(keeper.run(follows, stopped));
-        self.vitals.take(&name, Taken::Kept(Arc::clone(&progress)));
-        self.kept.insert(name, Kept { wanted, stop, progress, task });
+        let task = tokio::spawn(keeper.run(follows, placed, stopped));
+        self.vitals.take(&name, Taken::Unplaced);
+        self.kept
+            .insert(name, Kept { wanted, is_ours, free_since: Instant::now(), is_placed: false, stop, progress, task });
     }
 
     /// Ends a handler that was removed, and what this host said of it: who removed it waits for that.
@@ -200,9 +314,10 @@ impl Supervisor {
         let Some(kept) = self.kept.remove(name) else { return };
         let _ = kept.stop.send(true);
         let _ = kept.task.await;
-        let ran = kept.progress.state() != State::Fenced;
+        let ran = kept.progress.state() != State::StandingBy;
+        self.holdings.forget(name);
         tracing::info!(handler = name, "removed");
-        if let Err(error) = self.registry.forget(name, &self.host, ran).await {
+        if let Err(error) = self.registry.forget(name, &self.me.name, ran).await {
             tracing::warn!(handler = name, %error, "its last state stays");
         }
     }
@@ -228,27 +343,10 @@ impl Supervisor {
         Outcome::Stopped(unfinished)
     }
 
-    /// Answers an outcome when there is nothing left to do for this host.
-    fn look_after(&self) -> Option<Outcome> {
+    fn look_after(&self) {
         self.vitals.beat(Loop::Deployments);
         for (name, _) in self.kept.iter().filter(|(_, kept)| kept.task.is_finished()) {
             self.vitals.take(name, Taken::Lost);
-        }
-        let fenced = self.kept.iter().filter(|(_, kept)| kept.progress.state() == State::Fenced);
-        let fenced: Vec<String> = fenced.map(|(name, _)| name.clone()).collect();
-        (!fenced.is_empty() && fenced.len() == self.kept.len()).then_some(Outcome::Fenced(fenced))
-    }
-}
-
-/// Says every second that this host lives.
-async fn keep_announcing(registry: Registry, host: Host, vitals: Arc<Vitals>) {
-    let mut ticks = tokio::time::interval(LOOK_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        vitals.beat(Loop::Announcing);
-        if let Err(error) = registry.announce(&host).await {
-            tracing::debug!(%error, "host not announced");
         }
     }
 }

@@ -35,6 +35,8 @@ pub enum Taken {
     Kept(Arc<Progress>),
     /// It kept it until its own task broke off.
     Lost,
+    /// It is ready for it, but does not know yet whether it or another host should run it.
+    Unplaced,
     /// Its deployment cannot be read, which the log and every listing say.
     Unreadable,
 }
@@ -84,6 +86,7 @@ impl Vitals {
         let taken = self.handlers.lock().unwrap_or_else(PoisonError::into_inner).get(handler).cloned();
         let report = match taken {
             None => return Some(format!("handler {handler} is not taken up yet")),
+            Some(Taken::Unplaced) => return Some(format!("no host looks after handler {handler} yet")),
             Some(Taken::Lost) => return Some(format!("the task that keeps handler {handler} broke off")),
             Some(Taken::Unreadable) => return None,
             Some(Taken::Kept(progress)) => progress.report(0),
@@ -92,7 +95,7 @@ impl Vitals {
         match report.state {
             State::Starting => Some(format!("handler {handler} is starting{because}")),
             State::Retrying => Some(format!("handler {handler} is retrying{because}")),
-            State::Running | State::Failing | State::Paused | State::Fenced => None,
+            State::Running | State::Failing | State::Paused | State::StandingBy => None,
         }
     }
 }
@@ -129,11 +132,13 @@ mod tests {
             (State::Running, "", None),
             (State::Failing, "an event", None),
             (State::Paused, "", None),
-            (State::Fenced, "", None),
+            (State::StandingBy, "", None),
         ] {
             progress.set(state, reason);
             assert_eq!(vitals.not_taken("a").as_deref(), expected);
         }
+        vitals.take("a", Taken::Unplaced);
+        assert_eq!(vitals.not_taken("a").unwrap(), "no host looks after handler a yet");
         vitals.take("a", Taken::Unreadable);
         assert_eq!(vitals.not_taken("a"), None);
     }

@@ -5,7 +5,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::running::{self, Instead, Running};
-use super::{Fault, connect, output, reasons, underway, verdicts, versions};
+use super::{Fault, connect, hosts, output, reasons, underway, verdicts, versions};
 use crate::generation::ledger;
 use crate::journal::Counts;
 use crate::overview::{self, Handler};
@@ -18,6 +18,9 @@ pub(super) struct List {
     /// Show what was deployed under this name, newest first.
     #[arg(long, value_name = "HANDLER")]
     versions: Option<String>,
+    /// Show the hosts that live, and what each of them runs.
+    #[arg(long, conflicts_with = "versions")]
+    hosts: bool,
 }
 
 #[derive(Serialize)]
@@ -62,6 +65,9 @@ impl List {
             return versions::print(&versions::registry(connection, handler).await?, handler, json).await;
         }
         let jetstream = jetstream::new(super::open(connection).await?);
+        if self.hosts {
+            return hosts::print(&jetstream, json).await;
+        }
         let mut rows = Vec::new();
         if let Some(registry) = Registry::peek(&jetstream).await? {
             for handler in overview::read(&jetstream).await?.handlers {

@@ -12,7 +12,7 @@ use crate::http::{self, Asked, Door};
 use crate::micro;
 use crate::policy::Policy;
 use crate::sandbox::Cache;
-use crate::supervisor::{Outcome, Supervisor};
+use crate::supervisor::{self, Outcome, Supervisor};
 use crate::watchman::Watchman;
 use crate::webhook::{Secret, Webhooks};
 
@@ -31,6 +31,12 @@ pub(super) struct Run {
     /// The most that a deployment may set, such as limits.memory_bytes=67108864; may be given several times.
     #[arg(long = "ceiling", value_name = "NAME=VALUE", env = "MILLSTREAM_CEILING", value_delimiter = ',')]
     ceilings: Vec<String>,
+    /// How many handlers this host hands over in a minute, at most, when a better host for them comes.
+    #[arg(long, value_name = "NUMBER", env = "MILLSTREAM_MOVES_PER_MINUTE", default_value_t = supervisor::MOVES_PER_MINUTE)]
+    moves_per_minute: usize,
+    /// Bytes of memory that all modules together may hold; three quarters of the machine's by default.
+    #[arg(long, value_name = "BYTES", env = "MILLSTREAM_GUEST_MEMORY")]
+    guest_memory: Option<usize>,
     #[command(flatten)]
     web: Web,
     #[command(flatten)]
@@ -122,8 +128,13 @@ impl Run {
         tracing::info!(host, server = %address, "running the deployed handlers; end with Ctrl-C");
         let jetstream = jetstream::new(client);
         let only = self.handlers.clone();
-        let supervisor =
-            Supervisor::new(jetstream.clone(), host.clone(), Cache::for_user(), policy, self.handlers).await?;
+        let supervisor = Supervisor::new(jetstream.clone(), host.clone(), Cache::for_user(), policy, self.handlers)
+            .await?
+            .moving_at_most(self.moves_per_minute);
+        let supervisor = match self.guest_memory {
+            Some(bytes) => supervisor.holding_at_most(bytes),
+            None => supervisor,
+        };
         let mut beside = JoinSet::new();
         if let Some(door) = door {
             let token = self.web.token().map(str::to_owned);
@@ -152,12 +163,9 @@ impl Run {
                 );
                 Ok(())
             }
-            Outcome::Fenced(handlers) => {
-                let names = handlers.join(", ");
-                Err(Fault::failed(anyhow::anyhow!(
-                    "fenced: another host has claimed {names}; nothing is left to run here"
-                ))
-                .hint("see who runs it with `millstream list`; start this host again to take it back"))
+            Outcome::Replaced => {
+                Err(Fault::failed(anyhow::anyhow!("another host that is called {host} began after this one"))
+                    .hint("give each host a name of its own with --host"))
             }
         }
     }

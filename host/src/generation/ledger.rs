@@ -428,7 +428,7 @@ impl Ledgers {
             max_age: Duration::ZERO,
             ..kv::Config::default()
         };
-        let store = jetstream.create_key_value(config).await.map_err(unreachable("all handlers"))?;
+        let store = buckets::make(jetstream, config).await.map_err(unreachable("all handlers"))?;
         Ok(Self { store })
     }
 

@@ -8,6 +8,7 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{self, CreateErrorKind, Store, UpdateErrorKind};
 use serde::{Deserialize, Serialize};
 
+use crate::buckets;
 use crate::generation::Generation;
 use crate::names;
 
@@ -200,7 +201,7 @@ impl Wishes {
                     max_age: Duration::ZERO,
                     ..kv::Config::default()
                 };
-                self.jetstream.create_key_value(config).await.map_err(unreachable)?
+                buckets::make(&self.jetstream, config).await.map_err(unreachable)?
             }
         };
         for _ in 0..TRIES {

@@ -2,9 +2,11 @@
 //! In: nothing. Out: `Sandbox`, shared by all handlers of a host. Never: WASI, threads, a clock, a source of randomness.
 
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+use super::Memory;
 use super::module::Error;
 
 /// Instances that may live at once, counted in core instances: a Rust guest needs up to 3, an embedded Python 38.
@@ -15,6 +17,7 @@ const CORE_INSTANCES: u32 = 1000;
 #[derive(Clone)]
 pub struct Sandbox {
     engine: Engine,
+    memory: Arc<Memory>,
 }
 
 impl Sandbox {
@@ -23,7 +26,20 @@ impl Sandbox {
     /// # Errors
     /// When the machine cannot reserve the address space.
     pub fn new() -> Result<Self, Error> {
-        Ok(Self { engine: Engine::new(&config()).map_err(Error::engine)? })
+        let engine = Engine::new(&config()).map_err(Error::engine)?;
+        Ok(Self { engine, memory: Arc::new(Memory::of_machine()) })
+    }
+
+    /// Guests may hold so many bytes together.
+    #[must_use]
+    pub fn holding_at_most(self, bytes: usize) -> Self {
+        Self { memory: Arc::new(Memory::new(bytes)), ..self }
+    }
+
+    /// What guests hold together.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     pub(super) fn engine(&self) -> &Engine {

@@ -1,11 +1,14 @@
 //! One live instance: a store with limits, the guest in it, and its two calls. In: flat batches. Out: checked answers.
 //! Synchronous and blocking; the pipeline calls it off the async threads. Never: survives a failure (the caller drops it).
 
+use std::sync::Arc;
+
 use wasmtime::{ResourceLimiter, Store, Trap};
 
 use super::bindings::{self, HandlerImports};
+use super::share::Share;
 use super::wire::{Batch, Description, Documents, Level, Outcome, Staged};
-use super::{Class, Failure, Guest, Limits, Module, answer};
+use super::{Class, Failure, Guest, Limits, Memory, Module, answer};
 
 /// Table elements an instance may have; the largest known kind of guest needs 7,688.
 const TABLE_ELEMENTS: usize = 20_000;
@@ -27,6 +30,9 @@ pub(super) struct Guarded {
     memory_limit: usize,
     memory_held: usize,
     memory_refused: bool,
+    /// What all guests of the host hold.
+    shared: Arc<Memory>,
+    shared_refused: bool,
     lines: Vec<LogLine>,
     dropped_lines: u64,
     line_limit: usize,
@@ -34,6 +40,12 @@ pub(super) struct Guarded {
     /// What this call may still log, kept or dropped, before it is stopped.
     log_bytes_left: usize,
     log_exhausted: bool,
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.shared.give_back(self.memory_held);
+    }
 }
 
 impl HandlerImports for Guarded {
@@ -69,6 +81,7 @@ pub struct Instance {
     limits: Limits,
     expected: Expected,
     fuel_used: u64,
+    share: Arc<Share>,
 }
 
 /// What `stage` announced, so that each `apply` can be checked against it.
@@ -104,6 +117,8 @@ impl Module {
             memory_limit: limits.memory_bytes,
             memory_held: 0,
             memory_refused: false,
+            shared: Arc::clone(self.sandbox.memory()),
+            shared_refused: false,
             lines: Vec::new(),
             dropped_lines: 0,
             line_limit: limits.log_lines_per_call,
@@ -125,6 +140,7 @@ impl Module {
             limits: limits.clone(),
             expected: Expected::default(),
             fuel_used: 0,
+            share: Arc::clone(&self.share),
         })
     }
 }
@@ -140,11 +156,15 @@ impl Instance {
 
     fn call<T>(
         &mut self,
-        call: impl FnOnce(&bindings::Handler, &mut Store<Guarded>) -> Result<T, wasmtime::Error>,
-    ) -> Result<T, Failure> {
+        call: impl FnOnce(&bindings::Handler, &mut Store<Guarded>) -> Result<T, wasmtime::Error> + Send,
+    ) -> Result<T, Failure>
+    where
+        T: Send,
+    {
         self.store.set_fuel(self.limits.fuel_per_call).map_err(host)?;
         self.store.data_mut().log_bytes_left = self.limits.output_bytes;
-        let answer = call(&self.handler, &mut self.store).map_err(|error| failure(&mut self.store, &error));
+        let answer = self.share.call(|| call(&self.handler, &mut self.store));
+        let answer = answer.map_err(|error| failure(&mut self.store, &error));
         let left = self.store.get_fuel().unwrap_or_default();
         self.fuel_used = self.fuel_used.saturating_add(self.limits.fuel_per_call.saturating_sub(left));
         self.forward_log();
@@ -208,6 +228,15 @@ impl ResourceLimiter for Guarded {
             self.memory_refused = true;
             wasmtime::bail!("{held} bytes wanted, {} allowed", self.memory_limit);
         }
+        if let Some(more) = held.checked_sub(self.memory_held).filter(|more| !self.shared.take(*more)) {
+            self.shared_refused = true;
+            wasmtime::bail!(
+                "{more} bytes more wanted, but this host's guests hold {} of {} together; \
+                 hint: give the host more with --guest-memory, or start another one",
+                self.shared.held(),
+                self.shared.ceiling()
+            );
+        }
         self.memory_held = held;
         Ok(true)
     }
@@ -227,6 +256,7 @@ fn failure(store: &mut Store<Guarded>, error: &wasmtime::Error) -> Failure {
     let class = match error.downcast_ref::<Trap>() {
         Some(Trap::OutOfFuel) => Class::Fuel,
         Some(_) => Class::Trap,
+        None if store.data().shared_refused => Class::Host,
         None if store.data().memory_refused => Class::Memory,
         None if store.data().log_exhausted => Class::Output,
         None if root.contains("fuel") => Class::Output,
@@ -242,7 +272,8 @@ fn failure(store: &mut Store<Guarded>, error: &wasmtime::Error) -> Failure {
         (Class::Output, _) if store.data().log_exhausted => "the handler logged more than the output limit".to_owned(),
         (Class::Output, _) => "the handler's answer is larger than the output limit".to_owned(),
         (Class::Trap, None) => format!("the handler trapped: {root}"),
-        (Class::Answer | Class::Host, _) => format!("the handler's answer could not be read: {root}"),
+        (Class::Host, _) => root,
+        (Class::Answer, _) => format!("the handler's answer could not be read: {root}"),
     };
     let backtrace = error.downcast_ref::<wasmtime::WasmBacktrace>().map(ToString::to_string).unwrap_or_default();
     Failure { class, message, backtrace }

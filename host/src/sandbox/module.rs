@@ -2,11 +2,13 @@
 //! In: bytes of a core module or a component. Out: `Module`. Never: runs guest code (that is `instance.rs`).
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::{Component, HasSelf, Linker};
 
+use super::share::Share;
 use super::{Cache, Limits, Sandbox, bindings, instance::Guarded};
 
 /// sha256 of a module's bytes as they were deployed.
@@ -107,6 +109,8 @@ pub struct Module {
     pub(super) linked: bindings::HandlerPre<Guarded>,
     pub(super) sandbox: Sandbox,
     pub(super) limits: Limits,
+    /// Of all its instances together.
+    pub(super) share: Arc<Share>,
     digest: Digest,
 }
 
@@ -129,7 +133,8 @@ impl Module {
                 Cache::link(sandbox, &compiled).map_err(Error::engine)?
             }
         };
-        Ok(Self { linked: link(sandbox, &component)?, sandbox: sandbox.clone(), limits: limits.clone(), digest })
+        let (linked, share) = (link(sandbox, &component)?, Arc::default());
+        Ok(Self { linked, sandbox: sandbox.clone(), limits: limits.clone(), share, digest })
     }
 
     /// Digest of the deployed bytes.

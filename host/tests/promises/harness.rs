@@ -2,6 +2,7 @@
 //! folds that share no code with the handlers. A room for each; here are their names.
 
 pub mod browser;
+pub mod cluster;
 pub mod data;
 mod modules;
 mod orders;
@@ -18,4 +19,4 @@ pub(crate) use points::at_each_point;
 pub use process::{Host, MILLSTREAM, cli, refused};
 pub use python::prometheus;
 pub use waiting::{PATIENCE, pause, until};
-pub use world::World;
+pub use world::{World, documents_of, json_lines};

@@ -11,6 +11,7 @@
 
 mod alerts;
 mod bad_use;
+mod chaos;
 mod crash_points;
 mod dashboard;
 mod dev;
@@ -34,6 +35,7 @@ mod parking;
 mod parking_crash;
 mod parking_sagas;
 mod permissions;
+mod placement;
 mod promotion;
 mod publish;
 mod real_logs;

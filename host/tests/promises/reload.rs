@@ -311,28 +311,37 @@ async fn two_hosts_follow_one_deployment_and_one_that_was_away_follows_the_last(
     world.stream("ORDERS", &["orders.>"]).await;
     let folder = tempfile::tempdir().expect("a folder");
     let paths = ["a", "b", "c", "d", "e", "f"].map(|name| file(&folder, name, &variant("order-chain", name)));
-    let mut first = world.host(&[("MILLSTREAM_HOST", "first")]);
+    let mut first = world.host(&[("MILLSTREAM_HOST", "early")]);
     deploy(&world, &paths[0], &["--name", "chain"]);
     world.deploy("customer-spend", "spend", &[]);
     world.in_state("spend", "running").await;
-    // It takes `chain` over; the first one keeps the other handler, and stands by.
     let second = world.host(&[("MILLSTREAM_HOST", "second"), ("MILLSTREAM_HANDLER", "chain")]);
-    until("the second has it", async || (world.listed("chain")["host"] == "second").then_some(())).await;
+    let registry = Registry::open(&world.jetstream).await.expect("the registry");
+    let settled = async || {
+        let hosts = registry.live_hosts().await.expect("the hosts");
+        let has: Vec<&str> = hosts
+            .iter()
+            .filter(|host| host.holds.iter().any(|held| held == "chain"))
+            .map(|host| host.name.as_str())
+            .collect();
+        (hosts.len() == 2 && has == ["second"]).then_some(())
+    };
+    // Of these two names the second is the one for `chain`.
+    until("the second has it", settled).await;
     let said = deploy(&world, &paths[1], &["--name", "chain"]);
     let state = said["state"].as_str().expect("a state");
-    assert!(state.contains("first stands by") && state.contains("running on second"), "{said}");
+    assert!(state.contains("early stands by") && state.contains("running on second"), "{said}");
 
     let events = orders(0, 500);
     world.publish(&events).await;
     world.settled("chain", &chains(&events)).await;
     first.kill();
-    let registry = Registry::open(&world.jetstream).await.expect("the registry");
     until("its name is gone", async || (registry.live_hosts().await.expect("hosts").len() == 1).then_some(())).await;
     for path in &paths[1..] {
         deploy(&world, path, &["--name", "chain"]);
     }
     drop(second);
-    let _first = world.host(&[("MILLSTREAM_HOST", "first")]);
+    let _first = world.host(&[("MILLSTREAM_HOST", "early")]);
     let last = Digest::of(&std::fs::read(&paths[5]).expect("a module"));
     let runs = async || (world.report("chain").await?["digest"] == last.to_string().as_str()).then_some(());
     until("it runs the last one", runs).await;

@@ -1,5 +1,5 @@
 //! Zombie: host A is stopped in the middle of its work, B takes the handler, A continues. A writes nothing more, says
-//! `fenced` and ends with a failure.
+//! `fenced`, and is one host among two from then on.
 
 use crate::harness::{World, chains, orders, until};
 
@@ -27,17 +27,14 @@ async fn a_host_that_lost_its_claim_writes_nothing_and_says_fenced() {
     .await;
     zombie.signal("CONT");
     world.publish(&events[6000..]).await;
-    let status = zombie.end().await;
-    assert_eq!(status.code(), Some(1), "its log:\n{}", zombie.log());
-    assert!(zombie.log().contains("fenced"), "its log:\n{}", zombie.log());
-
+    until("it learns of it", async || zombie.log().contains("fenced").then_some(())).await;
     world.settled("chain", &chains(&events)).await;
     let claims = world.claims("chain").await;
-    assert_eq!(
-        claims.len(),
-        2,
-        "each host claimed once and no record of the first follows the second's claim: {claims:?}"
-    );
+    let once: std::collections::BTreeSet<u64> = claims.iter().copied().collect();
+    assert_eq!(once.len(), claims.len(), "no record of one follows another's claim: {claims:?}");
+    // The first may be the better host for it, and get it back in good order.
+    assert!((2..=3).contains(&claims.len()), "{claims:?}");
+    assert_eq!(zombie.ended(), None, "it goes on:\n{}", zombie.log());
     let (_, counts, _) = world.last_record("chain").await.expect("a record");
     assert_eq!((counts.delivered, counts.applied), (10_000, 10_000), "each event was decided by exactly one record");
 }

@@ -73,24 +73,7 @@ impl World {
 
     /// All documents of a handler, read as any NATS client would read them.
     pub async fn documents(&self, handler: &str) -> Documents {
-        let Ok(bucket) = self.jetstream.get_key_value(handler).await else { return Documents::new() };
-        let Ok(keys) = bucket.keys().await else { return Documents::new() };
-        let Ok(escaped) = keys.try_collect::<Vec<String>>().await else { return Documents::new() };
-        let mut documents = Documents::new();
-        for part in escaped.chunks(millstream::direct_get::KEYS) {
-            let subjects: Vec<String> = part.iter().map(|key| format!("$KV.{handler}.{key}")).collect();
-            let Ok((messages, _)) =
-                millstream::direct_get::last_of(&self.jetstream, &format!("KV_{handler}"), &subjects).await
-            else {
-                return Documents::new();
-            };
-            for message in messages.into_iter().filter(|message| message.headers.get("KV-Operation").is_none()) {
-                let key = message.subject.strip_prefix(&format!("$KV.{handler}.")).expect("a key of this bucket");
-                let key = millstream::keys::unescape(key).expect("a key that the host escaped");
-                documents.insert(key, String::from_utf8(message.payload.to_vec()).expect("JSON"));
-            }
-        }
-        documents
+        documents_of(&self.jetstream, handler).await
     }
 
     /// Waits until a handler's documents are exactly these; shows the difference otherwise.
@@ -221,6 +204,27 @@ impl World {
     }
 }
 
-fn json_lines(text: &str) -> Vec<serde_json::Value> {
+pub fn json_lines(text: &str) -> Vec<serde_json::Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+}
+
+/// All documents of a handler, read as any NATS client would read them.
+pub async fn documents_of(jetstream: &Context, handler: &str) -> Documents {
+    let Ok(bucket) = jetstream.get_key_value(handler).await else { return Documents::new() };
+    let Ok(keys) = bucket.keys().await else { return Documents::new() };
+    let Ok(escaped) = keys.try_collect::<Vec<String>>().await else { return Documents::new() };
+    let mut documents = Documents::new();
+    for part in escaped.chunks(millstream::direct_get::KEYS) {
+        let subjects: Vec<String> = part.iter().map(|key| format!("$KV.{handler}.{key}")).collect();
+        let Ok((messages, _)) = millstream::direct_get::last_of(jetstream, &format!("KV_{handler}"), &subjects).await
+        else {
+            return Documents::new();
+        };
+        for message in messages.into_iter().filter(|message| message.headers.get("KV-Operation").is_none()) {
+            let key = message.subject.strip_prefix(&format!("$KV.{handler}.")).expect("a key of this bucket");
+            let key = millstream::keys::unescape(key).expect("a key that the host escaped");
+            documents.insert(key, String::from_utf8(message.payload.to_vec()).expect("JSON"));
+        }
+    }
+    documents
 }

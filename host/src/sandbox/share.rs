@@ -1,0 +1,133 @@
+//! How much of a core a handler's module takes, and what follows from it. In: calls into the guest. Out: their answers. A module that
+//! keeps a core busy is run at idle priority: it gets what the others leave, and they do not notice it. Never: stops a
+//! call, or changes what it decides; that is fuel's.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What is looked at together.
+const WINDOW: Duration = Duration::from_millis(500);
+
+/// The part of a core above which a module is greedy. A drain at full speed spends about a third of its time in the guest.
+const GREEDY: f64 = 0.6;
+
+/// A call that takes as long as this is greedy by itself. A full batch takes a few milliseconds.
+const LONG: Duration = Duration::from_millis(50);
+
+/// A module's share.
+#[derive(Default)]
+pub(super) struct Share {
+    is_greedy: AtomicBool,
+    window: Mutex<Option<Window>>,
+}
+
+struct Window {
+    began: Instant,
+    spent: Duration,
+}
+
+impl Share {
+    /// Calls the guest, at the priority that its share leaves it.
+    pub(super) fn call<T: Send>(&self, call: impl FnOnce() -> T + Send) -> T {
+        let is_greedy = self.is_greedy.load(Ordering::Relaxed);
+        let begun = Instant::now();
+        let answer = if is_greedy { at_idle_priority(call) } else { call() };
+        self.note(begun, begun.elapsed());
+        answer
+    }
+
+    fn note(&self, begun: Instant, took: Duration) {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = window.get_or_insert(Window { began: begun, spent: Duration::ZERO });
+        known.spent += took;
+        let passed = (begun + took).saturating_duration_since(known.began);
+        if took >= LONG {
+            self.is_greedy.store(true, Ordering::Relaxed);
+            *window = None;
+        } else if passed >= WINDOW {
+            let share = known.spent.as_secs_f64() / passed.as_secs_f64();
+            self.is_greedy.store(share > GREEDY, Ordering::Relaxed);
+            *window = None;
+        }
+    }
+}
+
+/// On a thread of its own: a thread that once lowered its priority cannot raise it again.
+fn at_idle_priority<T: Send>(call: impl FnOnce() -> T + Send) -> T {
+    let ran = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("greedy-guest".to_owned());
+        let lowered = move || {
+            lower_priority();
+            call()
+        };
+        thread.spawn_scoped(scope, lowered).map(std::thread::ScopedJoinHandle::join)
+    });
+    match ran {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        Err(error) => std::panic::resume_unwind(Box::new(format!("no thread can be made: {error}"))),
+    }
+}
+
+/// Linux has a class below all others; elsewhere the call runs like any other.
+fn lower_priority() {
+    #[cfg(target_os = "linux")]
+    {
+        use thread_priority::{
+            NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy,
+            thread_native_id,
+        };
+        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+        if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle) {
+            tracing::debug!(?error, "a greedy guest runs at normal priority");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_is_greedy_after_a_long_call_or_a_busy_while_and_no_longer_after_a_quiet_one() {
+        let share = Share::default();
+        let is_greedy = || share.is_greedy.load(Ordering::Relaxed);
+        let begun = Instant::now();
+        let at = |milliseconds| begun + Duration::from_millis(milliseconds);
+        share.note(at(0), LONG);
+        assert!(is_greedy(), "a long call");
+        share.note(at(100), Duration::from_millis(1));
+        assert!(is_greedy(), "the while is not over");
+        share.note(at(700), Duration::from_millis(1));
+        assert!(!is_greedy(), "a quiet while");
+        for call in 0..60 {
+            share.note(at(1000 + call * 10), Duration::from_millis(8));
+        }
+        assert!(is_greedy(), "four fifths of a core");
+        for call in 0..120 {
+            share.note(at(2000 + call * 10), Duration::from_millis(4));
+        }
+        assert!(!is_greedy(), "two fifths");
+    }
+
+    #[test]
+    fn a_greedy_call_answers_like_any_other_and_its_panic_is_its_caller_s() {
+        let share = Share::default();
+        share.is_greedy.store(true, Ordering::Relaxed);
+        let caller = std::thread::current().id();
+        let (answer, thread) = share.call(|| (6 * 7, std::thread::current().id()));
+        assert_eq!(answer, 42);
+        assert_ne!(thread, caller);
+        let panicked = std::panic::catch_unwind(|| at_idle_priority(|| panic!("of the guest")));
+        assert_eq!(*panicked.expect_err("a panic").downcast::<&str>().expect("its text"), "of the guest");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_greedy_call_runs_in_the_idle_class() {
+        let policy = at_idle_priority(|| thread_priority::thread_schedule_policy().expect("a policy"));
+        let idle = thread_priority::NormalThreadSchedulePolicy::Idle;
+        assert_eq!(policy, thread_priority::ThreadSchedulePolicy::Normal(idle));
+    }
+}
