@@ -50,6 +50,9 @@ pub struct Handler {
     pub host: String,
     /// Digest of the module that runs, in hexadecimal; of the one that is deployed where none runs.
     pub digest: String,
+    /// Revision of the deployment that runs, or ran last; 0 where nobody knows.
+    #[serde(default)]
+    pub running_revision: u64,
     /// Digest of the module that is deployed.
     #[serde(default)]
     pub wanted_digest: String,
@@ -204,6 +207,7 @@ fn told(
         kind: report.kind,
         host: report.host,
         digest: if report.digest.is_empty() { wanted_digest.clone() } else { report.digest },
+        running_revision: report.revision,
         wanted_digest,
         state_version: report.state_version,
         subjects: deployment.filters().to_vec(),

@@ -2,6 +2,8 @@
 //! `Deployment` in JSON; what hosts say of them in another. All three are plain NATS: the stock CLI can read and write them.
 //! In: names and bytes. Out: the same, verified. Never: a handler's documents.
 
+mod ran;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -201,6 +203,12 @@ pub struct Registry {
 }
 
 impl Deployment {
+    /// Whether another module, or other settings are wanted here. Labels, notes and signatures aside.
+    #[must_use]
+    pub fn differs(&self, other: &Self) -> bool {
+        self.digest != other.digest || self.settings != other.settings
+    }
+
     /// The subject filters in force.
     #[must_use]
     pub fn filters(&self) -> &[String] {
@@ -431,6 +439,15 @@ impl Registry {
         let value = serde_json::to_vec(host).map_err(unreachable("announce this host"))?;
         let key = keys::escape_token(&host.name);
         self.hosts.put(key.as_ref(), value.into()).await.map(drop).map_err(unreachable("announce this host"))
+    }
+
+    /// Takes this host's announcement back: it ends.
+    ///
+    /// # Errors
+    /// When the server refuses or is away.
+    pub(crate) async fn leave(&self, host: &str) -> Result<(), Error> {
+        let key = keys::escape_token(host);
+        self.hosts.delete(key.as_ref()).await.map_err(unreachable("take an announcement back"))
     }
 
     /// The hosts that announced themselves lately.

@@ -101,7 +101,13 @@ impl Supervisor {
         announcing.abort();
         match outcome {
             Some(outcome) => Ok(outcome),
-            None => Ok(self.shut_down().await),
+            None => {
+                let outcome = self.shut_down().await;
+                if let Err(error) = self.registry.leave(&self.host).await {
+                    tracing::debug!(%error, "this host is taken for alive for a while");
+                }
+                Ok(outcome)
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::generations::{Generations, refused, told};
-use super::{Fault, connect};
+use super::{Fault, connect, underway};
 use crate::generation::Generation;
 use crate::generation::ledger::Ledgers;
 use crate::rebuild;
@@ -34,8 +34,8 @@ impl Abandon {
         asked.abandon(handler, *number).map_err(refused)?;
         let ledgers = Ledgers::open(&generations.jetstream).await?;
         ledgers.change(handler, |ledger| ledger.abandon(handler, *number)).await.map_err(told)?;
-        // Where no host runs, nobody holds it.
-        if generations.registry.live_hosts().await?.is_empty() {
+        // Where no host looks after it, nobody holds it.
+        if underway::nobody(&generations.registry, handler).await?.is_some() {
             rebuild::clear_away(&generations.jetstream, &generations.registry, &Generation::shadow(handler, *number))
                 .await?;
             let forget = ledgers.change(handler, |ledger| {
