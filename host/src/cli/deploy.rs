@@ -366,6 +366,12 @@ fn bad_setting(error: crate::settings::Error) -> Fault {
     };
     let inner = all.get("limits").map_or_else(Vec::new, names).into_iter().map(|name| format!("limits.{name}"));
     let known: Vec<String> = names(&all).into_iter().filter(|name| name != "limits").chain(inner).collect();
+    if let crate::settings::Error::Invalid { name, .. } = &error
+        && let Some(default) = all.pointer(&format!("/{}", name.replace('.', "/")))
+    {
+        let hint = format!("give a value such as --set {name}={default}, which is the default");
+        return Fault::usage(error).hint(hint);
+    }
     Fault::usage(error).hint(format!("the settings are {}", known.join(", ")))
 }
 

@@ -11,6 +11,7 @@ use super::progress::{Progress, grouped, rate};
 use super::underway::{self, Nobody};
 use super::{Fault, connect, deploy, output, reasons};
 use crate::generation::Generation;
+use crate::generation::ledger::Wanted;
 use crate::inputs;
 use crate::rebuild::{self, Plan};
 
@@ -75,7 +76,12 @@ impl Rebuild {
         }
         let row = generations.row(number).await?;
         if !json && nobody.is_none() {
-            eprintln!("compare it with `millstream diff {0}`, then `millstream promote {0}`", self.handler);
+            let beside = generations.ledger.shadows.iter().filter(|shadow| shadow.wanted != Wanted::Abandoned).count();
+            let which = if beside > 1 { format!(" --generation {number}") } else { String::new() };
+            eprintln!(
+                "compare it with `millstream diff {0}{which}`, then `millstream promote {0}{which}`",
+                self.handler
+            );
         }
         tell(&[row], json)
     }

@@ -105,7 +105,16 @@ impl Shadow {
                 Err(Fault::usage(anyhow::anyhow!("--from is of one stream, and it reads {}", streams.join(", ")))
                     .hint("give a time with --last"))
             }
-            (None, from) => Ok(From::Sequence(from.unwrap_or(1))),
+            (None, Some(from)) => match inputs.iter().find(|input| from > input.last) {
+                Some(input) => Err(Fault::usage(anyhow::anyhow!(
+                    "stream {} ends at {}: there is nothing from {from} on",
+                    input.stream,
+                    input.last
+                ))
+                .hint(format!("give a sequence up to {} with --from, or a time with --last", input.last))),
+                None => Ok(From::Sequence(from)),
+            },
+            (None, None) => Ok(From::Sequence(1)),
         }
     }
 }

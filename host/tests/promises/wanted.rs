@@ -82,7 +82,7 @@ async fn who_deploys_hears_that_a_host_is_gone_and_of_no_version_before_the_firs
     let folder = tempfile::tempdir().expect("a folder");
     let bad = file(&folder, "bad", &wasm(Mischief { stage: "unreachable", ..SOUND }));
     let told = world.refused(1, &["deploy", bad.to_str().expect("path"), "--name", "first"]);
-    assert!(told.contains("mend it and deploy again") && !told.contains("rollback"), "{told}");
+    assert!(told.contains("mend the module and deploy it") && !told.contains("rollback"), "{told}");
     world.in_state("first", "failing").await;
     let told = String::from_utf8_lossy(&world.cli(&["list"]).stderr).into_owned();
     assert!(told.contains("-f` and deploy with another --label") && !told.contains("rollback"), "{told}");
