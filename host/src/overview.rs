@@ -61,7 +61,7 @@ pub struct Handler {
     /// Its subject filters.
     #[serde(default)]
     pub subjects: Vec<String>,
-    /// The deployment's label.
+    /// The deployment's label; empty where it was refused, for then another runs.
     pub label: String,
     /// Revision of the deployment.
     pub revision: u64,
@@ -200,6 +200,7 @@ fn told(
     let word = lag::lag(&handler, "", &Sample { decided, ..Sample::default() }, said, now);
     let report = report.cloned().unwrap_or_default();
     let wanted_digest = deployment.digest.to_string();
+    let is_refused = report.refused.as_ref().is_some_and(|refused| refused.revision == revision);
     Handler {
         handler,
         state: word.state,
@@ -211,7 +212,7 @@ fn told(
         wanted_digest,
         state_version: report.state_version,
         subjects: deployment.filters().to_vec(),
-        label: deployment.label,
+        label: if is_refused { String::new() } else { deployment.label },
         revision,
         desired: deployment.desired,
         refused: report.refused,
