@@ -474,7 +474,7 @@ impl Registry {
     pub(crate) async fn announced(&self, host: &str) -> Result<Option<u64>, Error> {
         let entry =
             self.hosts.entry(keys::escape_token(host).as_ref()).await.map_err(unreachable("look for a host"))?;
-        Ok(entry.map(|entry| entry.revision))
+        Ok(entry.filter(|entry| entry.operation == Operation::Put).map(|entry| entry.revision))
     }
 
     /// Tells what a host does about a deployment.

@@ -283,7 +283,11 @@ async fn an_argument_that_cannot_be_is_named_with_what_it_should_be() {
             "setting `batch_events`: invalid type: string \"abc\", expected a whole number",
             "--set batch_events=1000",
         ),
-        (&["deploy", &spend, "--set", "batch_event=1"], "there is no such setting", "the settings are batch_bytes"),
+        (
+            &["deploy", &spend, "--set", "batch_event=1"],
+            "there is no such setting",
+            "the settings are alert_lag_events, ",
+        ),
         (&["abandon", "spend"], "one generation, 1, and it is live", "`millstream rebuild spend --list`"),
         (&["abandon"], "<HANDLER>", "`millstream abandon --help`"),
         (&["abandn"], "abandn", "`millstream --help`"),
