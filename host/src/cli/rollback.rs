@@ -45,7 +45,7 @@ pub(crate) struct Done {
 /// How to get there.
 enum Way {
     /// By a deployment.
-    Deploy(Deployment),
+    Deploy(Box<Deployment>),
     /// By a promotion of the generation that has its documents.
     Promote(u32),
 }
@@ -70,11 +70,11 @@ pub(crate) async fn roll_back(jetstream: &Context, handler: &str, to: Option<&st
     let runs = running::of(&registry, handler, revision, &current).await?;
     let history = registry.history(handler).await?;
     let way = match to {
-        Some(version) => Way::Deploy(named(handler, version, &current, history)?),
+        Some(version) => Way::Deploy(Box::new(named(handler, version, &current, history)?)),
         None => before(&registry, handler, (revision, &current), &runs, history, &ledger).await?,
     };
     let way = match way {
-        Way::Deploy(target) => check(&registry, handler, &runs.deployment, target, &ledger).await?,
+        Way::Deploy(target) => check(&registry, handler, &runs.deployment, *target, &ledger).await?,
         way @ Way::Promote(_) => way,
     };
     let from = runs.deployment.digest.to_string();
@@ -82,7 +82,7 @@ pub(crate) async fn roll_back(jetstream: &Context, handler: &str, to: Option<&st
         Way::Deploy(target) => target,
         Way::Promote(generation) => return promote(jetstream, handler, from, generation).await,
     };
-    let wanted = Deployment { desired: Desired::Running, note: String::new(), ..target };
+    let wanted = Deployment { desired: Desired::Running, note: String::new(), ..*target };
     let Some(new) = registry.replace(handler, revision, &wanted).await? else {
         return Err(versions::overtaken(handler));
     };
@@ -113,7 +113,7 @@ async fn before(
 ) -> Result<Way, Fault> {
     // What is wanted does not run: the way back is to what does.
     if runs.wanted.is_some() {
-        return Ok(Way::Deploy(runs.deployment.clone()));
+        return Ok(Way::Deploy(Box::new(runs.deployment.clone())));
     }
     let ran = registry.those_that_ran(handler).await?;
     let last = last_that_ran(history, &ran, current.1);
@@ -124,7 +124,7 @@ async fn before(
         let is_kept = ledger.shadow(*from).is_some_and(|shadow| shadow.wanted == Wanted::Kept);
         return if is_kept { Ok(Way::Promote(*from)) } else { Err(not_kept(handler, (*from, *to), ledger, last)) };
     }
-    last.map(|(_, last)| Way::Deploy(last)).ok_or_else(|| {
+    last.map(|(_, last)| Way::Deploy(Box::new(last))).ok_or_else(|| {
         Fault::usage(anyhow::anyhow!("handler {handler} has no earlier version that ran")).hint(format!(
             "see what there was with `millstream list --versions {handler}`, and name one with `millstream rollback {handler} \
              VERSION`"
@@ -185,14 +185,16 @@ async fn check(
     // Without the other's module there is nothing to compare with, and each host decides for itself.
     let running = match registry.module(runs.digest).await {
         Ok(running) => running,
-        Err(registry::Error::NoModule(_) | registry::Error::Damaged { .. }) => return Ok(Way::Deploy(target)),
+        Err(registry::Error::NoModule(_) | registry::Error::Damaged { .. }) => {
+            return Ok(Way::Deploy(Box::new(target)));
+        }
         Err(error) => return Err(Fault::failed(error)),
     };
     let running = deploy::examined(running, runs.settings.clone()).await;
     let (Ok(running), Ok(wanted)) = (running, deploy::examined(bytes, target.settings.clone()).await) else {
-        return Ok(Way::Deploy(target));
+        return Ok(Way::Deploy(Box::new(target)));
     };
-    let Succession::Never(reason) = wanted.after(&running) else { return Ok(Way::Deploy(target)) };
+    let Succession::Never(reason) = wanted.after(&running) else { return Ok(Way::Deploy(Box::new(target))) };
     if wanted.kind() != running.kind() {
         let (_, hint) = hint::split(&reason);
         return Err(cannot(name, &target, &reason).hint(hint.unwrap_or_default()));

@@ -90,7 +90,7 @@ async fn the_way_back_leads_past_what_was_refused_or_given_up() {
     refuse();
     assert_eq!(roll_back(&world, "careful")["label"], "two", "what runs is wanted again");
     refuse();
-    // One that the host gives up at its first events: it goes back to the last that took some, or was there first.
+    // One that the host gives up at its first events; two has shown nothing yet, so it goes back to one.
     roll_back(&world, "careful");
     let bad = file(&folder, "bad", &wasm(Mischief { stage: "unreachable", ..SOUND }));
     deploy(&world, &bad, &["--name", "careful", "--label", "bad"]);
