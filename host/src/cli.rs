@@ -124,6 +124,17 @@ enum Command {
     },
 }
 
+/// What to do about arguments that cannot be read.
+#[must_use]
+pub fn hint_for_arguments(given: impl Iterator<Item = String>) -> String {
+    let known = Arguments::command();
+    let named = given.skip(1).find(|argument| known.find_subcommand(argument).is_some());
+    match named {
+        Some(command) => format!("`millstream {command} --help` says what it takes"),
+        None => "`millstream --help` lists the commands".to_owned(),
+    }
+}
+
 /// Does what was asked.
 ///
 /// # Errors

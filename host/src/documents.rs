@@ -470,16 +470,21 @@ pub(crate) async fn make_bucket(
 /// # Errors
 /// When the server refuses or is away.
 pub(crate) async fn remove_bucket(jetstream: &Context, generation: &Generation) -> Result<(), Error> {
+    if !has_bucket(jetstream, generation).await? {
+        return Ok(());
+    }
     let bucket = generation.name();
-    let name = names::bucket_stream(&bucket);
-    let failed = |reason: String| Error::Refused { bucket: bucket.clone(), reason };
-    match jetstream.get_stream(&name).await {
-        Ok(stream) if names::is_ours(&stream.cached_info().config.metadata, &generation.handler) => {
-            jetstream.delete_stream(&name).await.map(drop).map_err(|error| failed(error.to_string()))
-        }
-        Ok(_) => Ok(()),
-        Err(error) if inputs::is_missing(&error) => Ok(()),
-        Err(error) => Err(failed(error.to_string())),
+    let deleted = jetstream.delete_stream(names::bucket_stream(&bucket)).await;
+    deleted.map(drop).map_err(|error| Error::Refused { bucket, reason: error.to_string() })
+}
+
+/// Whether a generation's bucket is there, and its own.
+pub(crate) async fn has_bucket(jetstream: &Context, generation: &Generation) -> Result<bool, Error> {
+    let bucket = generation.name();
+    match jetstream.get_stream(names::bucket_stream(&bucket)).await {
+        Ok(stream) => Ok(names::is_ours(&stream.cached_info().config.metadata, &generation.handler)),
+        Err(error) if inputs::is_missing(&error) => Ok(false),
+        Err(error) => Err(Error::Refused { bucket, reason: error.to_string() }),
     }
 }
 

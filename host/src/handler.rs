@@ -19,6 +19,7 @@ use crate::alerts;
 use crate::claim::{self, Claim, Claimant};
 use crate::documents::{self, Decided, Documents, Origin};
 use crate::generation::{Bound, Generation};
+use crate::hint;
 use crate::inputs::{self, Input};
 use crate::intake::{self, Intake};
 use crate::journal::{self, Journal, Record};
@@ -210,7 +211,7 @@ impl Error {
     fn explain(&self, is_saga: bool) -> String {
         if is_saga && self.is_of_what_is_left() {
             let text = self.to_string();
-            let fact = text.split("; hint: ").next().unwrap_or_default();
+            let (fact, _) = hint::split(&text);
             return format!("{fact}; hint: {RESTORE}");
         }
         let hint = match self {
@@ -301,7 +302,7 @@ impl Handler {
     ) -> Result<Option<Held>, Error> {
         let version = Arc::clone(&self.versions.borrow_and_update());
         claimant.digest = version.digest;
-        self.progress.runs(&version.digest.to_string());
+        self.progress.runs(&version);
         let opened = tokio::select! {
             biased;
             () = pipeline::told_to_stop(stop) => return Ok(None),

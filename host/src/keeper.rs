@@ -20,7 +20,7 @@ use crate::pipeline::told_to_stop;
 use crate::placement::holdings::Holdings;
 use crate::policy::Policy;
 use crate::progress::{Progress, Refused, State};
-use crate::registry::{Deployment, Desired, Outcome, Registry, Verdict};
+use crate::registry::{Deployment, Desired, Outcome, Past, Registry, Verdict};
 use crate::sandbox::{Cache, Sandbox};
 use crate::version::{self, Succession, Version};
 
@@ -56,7 +56,7 @@ pub(crate) struct Keeper {
 struct Running {
     /// What it should run by now.
     version: Arc<Version>,
-    deployment: Deployment,
+    wanted: Wanted,
     versions: watch::Sender<Arc<Version>>,
     stop: watch::Sender<bool>,
     task: JoinHandle<Ended>,
@@ -72,7 +72,7 @@ impl Running {
         let runs = Arc::clone(&self.versions.borrow());
         if !Arc::ptr_eq(&runs, &self.version) {
             self.version = runs;
-            self.deployment = wanted.deployment.clone();
+            self.wanted = wanted.clone();
             self.probation = None;
             progress.try_until(0);
         }
@@ -84,7 +84,7 @@ struct Probation {
     /// Revision of its deployment.
     revision: u64,
     /// The last good one.
-    before: Deployment,
+    before: Wanted,
     /// Events decided before it.
     from: u64,
 }
@@ -140,6 +140,12 @@ impl Keeper {
         };
         reporting.abort();
         let _ = reporting.await;
+        // What stopped for a reason of its own goes on saying that one.
+        if matches!(self.progress.state(), State::Starting | State::Retrying | State::Running) {
+            self.progress.set(State::Stopped, "its host was told to stop");
+            // Another host may speak for it as soon as it is let go of.
+            let _ = tokio::time::timeout(REPORT_EVERY, self.last_word()).await;
+        }
         self.holdings.let_go(&self.name);
         ended
     }
@@ -192,7 +198,7 @@ impl Keeper {
                     tracing::error!(handler = self.name, reason);
                     self.progress.set(State::Retrying, reason);
                     tokio::time::sleep(REPORT_EVERY).await;
-                    *running = Some(self.start(&over.deployment, over.version, None));
+                    *running = Some(self.start(&over.wanted, over.version, None));
                 }
             }
         }
@@ -211,7 +217,7 @@ impl Keeper {
             return self.judge(wanted, Outcome::Paused, String::new()).await;
         }
         *ready = None;
-        match self.prepared(&wanted.deployment).await {
+        match self.prepared(wanted).await {
             Ok(version) => {
                 *ready = Some(Ready { revision: wanted.revision, version });
                 self.holdings.declines(&self.name, false);
@@ -252,7 +258,7 @@ impl Keeper {
         }
         let prepared = match ready.take().filter(|ready| ready.revision == wanted.revision) {
             Some(ready) => Ok(ready.version),
-            None => self.prepared(&wanted.deployment).await,
+            None => self.prepared(&wanted).await,
         };
         match prepared {
             Ok(version) => {
@@ -276,9 +282,12 @@ impl Keeper {
         match succession {
             Some(Succession::Never(reason)) => return self.refuse(&wanted, reason, true).await,
             Some(Succession::Same) => {
-                let runs = running.as_ref().map(|running| &running.deployment.note);
+                let Some(running) = running else { return };
+                let note = std::mem::replace(&mut running.wanted, wanted.clone()).deployment.note;
+                running.version.runs_as(wanted.revision);
+                self.progress.turn();
                 // Our own word, that we went back: what we went back from stays told.
-                if runs.is_some_and(|note| !note.is_empty() && *note == wanted.deployment.note) {
+                if !note.is_empty() && note == wanted.deployment.note {
                     return self.judge(&wanted, Outcome::Running, String::new()).await;
                 }
             }
@@ -287,38 +296,37 @@ impl Keeper {
                 running.probation = self.probation(running, &wanted);
                 self.progress.try_until(Probation::end(running.probation.as_ref(), &version));
                 running.version = Arc::clone(&version);
-                running.deployment = wanted.deployment.clone();
+                running.wanted = wanted.clone();
                 running.versions.send_replace(Arc::clone(&version));
             }
             Some(Succession::Reopen) => {
                 let probation = running.as_ref().and_then(|old| self.probation(old, &wanted));
                 end(running).await;
-                *running = Some(self.start(&wanted.deployment, Arc::clone(&version), probation));
+                *running = Some(self.start(&wanted, Arc::clone(&version), probation));
             }
             None => {
                 if let Some(reason) = self.defect_of_first(&version) {
                     return self.refuse(&wanted, reason, false).await;
                 }
-                *running = Some(self.start(&wanted.deployment, Arc::clone(&version), None));
+                *running = Some(self.start(&wanted, Arc::clone(&version), None));
             }
         }
         self.progress.refused(None);
-        let (outcome, reason) = self.taken(&version).await;
+        let (outcome, reason) = self.taken(wanted.revision).await;
         self.judge(&wanted, outcome, reason).await;
     }
 
     /// What has become of a version after a while: it decides, or waits for the server, for a batch to end, for a claim.
-    async fn taken(&self, version: &Version) -> (Outcome, String) {
-        let digest = version.digest.to_string();
+    async fn taken(&self, revision: u64) -> (Outcome, String) {
         let mut turns = self.progress.turns();
         let settled = async {
             loop {
                 let report = self.progress.report(0);
                 match report.state {
-                    State::Running if report.digest == digest => return (Outcome::Running, String::new()),
+                    State::Running if report.revision == revision => return (Outcome::Running, String::new()),
                     State::StandingBy => return (Outcome::StandingBy, String::new()),
                     State::Failing => return (Outcome::Refused, report.reason),
-                    State::Starting | State::Retrying | State::Running | State::Paused => {
+                    State::Starting | State::Retrying | State::Running | State::Paused | State::Stopped => {
                         let _ = turns.changed().await;
                     }
                 }
@@ -356,30 +364,24 @@ impl Keeper {
             Some(probation) if probation.lasts(from, &running.version) => {
                 Some(Probation { revision: wanted.revision, before: probation.before.clone(), from })
             }
-            _ => Some(Probation { revision: wanted.revision, before: running.deployment.clone(), from }),
+            _ => Some(Probation { revision: wanted.revision, before: running.wanted.clone(), from }),
         }
     }
 
-    fn start(&self, deployment: &Deployment, version: Arc<Version>, probation: Option<Probation>) -> Running {
+    fn start(&self, wanted: &Wanted, version: Arc<Version>, probation: Option<Probation>) -> Running {
         self.progress.makes(version.kind(), version.description.state_version);
         self.progress.try_until(Probation::end(probation.as_ref(), &version));
         self.progress.set(State::Starting, "");
-        self.run_family(deployment.clone(), version, probation, false)
+        self.run_family(wanted.clone(), version, probation, false)
     }
 
     /// The generations beside a live one that cannot go on: one of them may take its place.
     fn without_live(&self, over: Running) -> Running {
         let version = Arc::clone(&over.versions.borrow());
-        self.run_family(over.deployment, version, None, true)
+        self.run_family(over.wanted, version, None, true)
     }
 
-    fn run_family(
-        &self,
-        deployment: Deployment,
-        version: Arc<Version>,
-        probation: Option<Probation>,
-        failed: bool,
-    ) -> Running {
+    fn run_family(&self, wanted: Wanted, version: Arc<Version>, probation: Option<Probation>, failed: bool) -> Running {
         let (versions, follows) = watch::channel(Arc::clone(&version));
         let (stop, stopped) = watch::channel(false);
         let live = Handler {
@@ -392,14 +394,19 @@ impl Keeper {
         };
         let family = Family::new(self.jetstream.clone(), self.maker(), live, versions.clone(), failed);
         let task = tokio::spawn(family.run(stopped));
-        Running { version, deployment, versions, stop, task, probation, failed }
+        Running { version, wanted, versions, stop, task, probation, failed }
     }
 
     /// Runs the last good version again, and says so to everybody.
     async fn go_back(&self, probation: Probation, failed: &Version, reason: &str) -> Option<Running> {
         let note = format!("went back from {}: {reason}", failed.digest.short());
-        let before = Deployment { note: note.clone(), ..probation.before };
-        self.progress.refused(Some(Refused { digest: failed.digest.to_string(), reason: reason.to_owned() }));
+        let Wanted { mut revision, deployment } = probation.before;
+        let before = Deployment { note: note.clone(), ..deployment };
+        let digest = failed.digest.to_string();
+        self.progress.refused(Some(Refused { revision: probation.revision, digest, reason: reason.to_owned() }));
+        if let Err(error) = self.registry.gave_up(&self.name, probation.revision).await {
+            tracing::warn!(handler = self.name, %error, "a rollback may choose the module that failed");
+        }
         tracing::warn!(handler = self.name, from = failed.digest.short(), to = before.digest.short(), "going back");
         let refused = Verdict {
             host: self.host.clone(),
@@ -418,11 +425,12 @@ impl Keeper {
         }
         // Later deployments are a person's word, and count.
         match self.registry.replace(&self.name, probation.revision, &before).await {
-            Ok(_) => {}
+            Ok(new) => revision = new.unwrap_or(revision),
             Err(error) => {
                 tracing::warn!(handler = self.name, %error, "the deployment still names the module that failed")
             }
         }
+        let before = Wanted { revision, deployment: before };
         match self.prepared(&before).await {
             Ok(version) => Some(self.start(&before, Arc::new(version), None)),
             Err(error) => {
@@ -437,17 +445,18 @@ impl Keeper {
         let history = self.registry.history(&self.name).await.ok()?;
         let earlier = history.into_iter().skip_while(|past| past.revision >= wanted.revision);
         // A handler that was removed has no past.
-        let earlier = earlier.map_while(|past| past.deployment).filter_map(Result::ok);
-        let mut earlier: Vec<Deployment> = earlier
-            .filter(|past| past.digest != wanted.deployment.digest && past.desired == Desired::Running)
+        let mut earlier: Vec<Wanted> = earlier
+            .map_while(|Past { revision, deployment, .. }| Some((revision, deployment?)))
+            .filter_map(|(revision, deployment)| Some(Wanted { revision, deployment: deployment.ok()? }))
+            .filter(|past| past.deployment.desired == Desired::Running)
             .collect();
-        let ran = self.progress.report(0).digest;
-        earlier.sort_by_key(|past| past.digest.to_string() != ran);
-        for deployment in earlier {
-            let Ok(version) = self.prepared(&deployment).await else { continue };
+        let ran = self.progress.report(0);
+        earlier.sort_by_key(|past| (past.revision != ran.revision, past.deployment.digest.to_string() != ran.digest));
+        for past in earlier {
+            let Ok(version) = self.prepared(&past).await else { continue };
             if self.defect_of_first(&version).is_none() {
                 tracing::warn!(handler = self.name, reason, runs = version.digest.short(), "running the one before");
-                return Some(self.start(&deployment, Arc::new(version), None));
+                return Some(self.start(&past, Arc::new(version), None));
             }
         }
         None
@@ -456,7 +465,7 @@ impl Keeper {
     async fn refuse(&self, wanted: &Wanted, reason: String, runs: bool) {
         tracing::error!(handler = self.name, reason, "deployment refused");
         let digest = wanted.deployment.digest.to_string();
-        self.progress.refused(Some(Refused { digest, reason: reason.clone() }));
+        self.progress.refused(Some(Refused { revision: wanted.revision, digest, reason: reason.clone() }));
         if !runs {
             self.progress.set(State::Failing, &reason);
         }
@@ -465,9 +474,9 @@ impl Keeper {
     }
 
     /// Prepares the module, again and again while the server is away.
-    async fn prepared(&self, deployment: &Deployment) -> Result<Version, Unprepared> {
+    async fn prepared(&self, wanted: &Wanted) -> Result<Version, Unprepared> {
         loop {
-            match self.prepare(deployment).await {
+            match self.prepare(&wanted.deployment).await {
                 Err(error) if error.is_passing() => {
                     let reason = error.to_string();
                     tracing::warn!(handler = self.name, reason, "the module cannot be fetched; trying again");
@@ -475,7 +484,7 @@ impl Keeper {
                         self.progress.set(State::Retrying, reason);
                     }
                 }
-                other => return other,
+                other => return other.inspect(|version| version.runs_as(wanted.revision)),
             }
             tokio::time::sleep(REPORT_EVERY).await;
         }
@@ -502,8 +511,18 @@ impl Keeper {
             Outcome::Waiting | Outcome::Paused | Outcome::StandingBy | Outcome::Refused => None,
         };
         let (revision, digest) = (wanted.revision, wanted.deployment.digest);
+        if outcome == Outcome::Running {
+            self.note(revision).await;
+        }
         let host = self.host.clone();
         self.tell(&Verdict { host, revision, digest, outcome, reason, pause_microseconds }).await;
+    }
+
+    /// Has it remembered that this deployment ran.
+    async fn note(&self, revision: u64) {
+        if let Err(error) = self.registry.ran(&self.name, revision).await {
+            tracing::warn!(handler = self.name, %error, "a rollback will not know that this deployment ran");
+        }
     }
 
     async fn tell(&self, verdict: &Verdict) {
@@ -546,6 +565,7 @@ pub(crate) async fn keep_reporting(registry: Registry, name: String, progress: A
     ticks.reset_after(phase(&name));
     let mut turns = progress.turns();
     turns.mark_changed();
+    let mut noted = 0;
     loop {
         tokio::select! {
             _ = ticks.tick() => monitor.look().await,
@@ -558,6 +578,13 @@ pub(crate) async fn keep_reporting(registry: Registry, name: String, progress: A
         }
         if let Err(error) = registry.report(&name, &report).await {
             tracing::debug!(handler = name, %error, "status not written");
+        }
+        // One that took long to begin was not told of as running when it was judged.
+        if report.state == State::Running && ![0, noted].contains(&report.revision) {
+            match registry.ran(&name, report.revision).await {
+                Ok(()) => noted = report.revision,
+                Err(error) => tracing::debug!(handler = name, %error, "not noted that it ran"),
+            }
         }
     }
 }

@@ -117,6 +117,7 @@ fn state(said: State, ago: Option<f64>, decided: bool) -> String {
         State::Failing => return FAILING.to_owned(),
         State::Paused => "paused",
         State::StandingBy => "standing by",
+        State::Stopped => "stopped",
     };
     match ago {
         None if decided => "not reporting".to_owned(),
@@ -158,6 +159,8 @@ mod tests {
         for (state, ago, expected) in [
             (State::Running, Some(1), "running"),
             (State::Running, Some(12), "not reporting for 12 s"),
+            (State::Stopped, Some(1), "stopped"),
+            (State::Stopped, Some(12), "not reporting for 12 s"),
             (State::Running, None, "not started"),
             (State::Paused, Some(60), "not reporting for 60 s"),
             (State::Failing, Some(60), "failing"),

@@ -41,7 +41,7 @@
 //! | `rehearsal.rs` | runs a new module on the past beside the one that runs | pure; nothing is published or written |
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |
 //!
-//! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `clock.rs` (time), `legible.rs` (what a terminal may show), `server.rs` (the
+//! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `clock.rs` (time), `legible.rs` (what a terminal may show), `hint.rs` (what to do next), `server.rs` (the
 //! embedded nats-server of demo, tests and benchmarks), `cli/` (a file per command), `examples.rs` (builds the
 //! example modules), `crash.rs` (where tests end the process).
 
@@ -69,6 +69,7 @@ pub mod envelope;
 pub mod examples;
 pub mod generation;
 pub mod handler;
+mod hint;
 pub mod http;
 pub mod inputs;
 pub mod intake;

@@ -12,7 +12,11 @@ fn main() -> ExitCode {
         Err(error) => {
             let _ = error.print();
             // Help and version are what was asked for; anything else is the user's to mend.
-            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+            if !error.use_stderr() {
+                return ExitCode::SUCCESS;
+            }
+            eprintln!("hint: {}", cli::hint_for_arguments(std::env::args()));
+            return ExitCode::from(2);
         }
     };
     match cli::run(arguments) {

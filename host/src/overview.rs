@@ -50,6 +50,9 @@ pub struct Handler {
     pub host: String,
     /// Digest of the module that runs, in hexadecimal; of the one that is deployed where none runs.
     pub digest: String,
+    /// Revision of the deployment that runs, or ran last; 0 where nobody knows.
+    #[serde(default)]
+    pub running_revision: u64,
     /// Digest of the module that is deployed.
     #[serde(default)]
     pub wanted_digest: String,
@@ -58,7 +61,7 @@ pub struct Handler {
     /// Its subject filters.
     #[serde(default)]
     pub subjects: Vec<String>,
-    /// The deployment's label.
+    /// The deployment's label; empty where it was refused, for then another runs.
     pub label: String,
     /// Revision of the deployment.
     pub revision: u64,
@@ -197,6 +200,7 @@ fn told(
     let word = lag::lag(&handler, "", &Sample { decided, ..Sample::default() }, said, now);
     let report = report.cloned().unwrap_or_default();
     let wanted_digest = deployment.digest.to_string();
+    let is_refused = report.refused.as_ref().is_some_and(|refused| refused.revision == revision);
     Handler {
         handler,
         state: word.state,
@@ -204,10 +208,11 @@ fn told(
         kind: report.kind,
         host: report.host,
         digest: if report.digest.is_empty() { wanted_digest.clone() } else { report.digest },
+        running_revision: report.revision,
         wanted_digest,
         state_version: report.state_version,
         subjects: deployment.filters().to_vec(),
-        label: deployment.label,
+        label: if is_refused { String::new() } else { deployment.label },
         revision,
         desired: deployment.desired,
         refused: report.refused,

@@ -363,7 +363,7 @@ impl Pipeline {
         self.blame = Blame::default();
         self.parked.begin_anew();
         self.version = version;
-        self.owner.progress.swapped(&self.version.digest.to_string(), begun.elapsed());
+        self.owner.progress.swapped(&self.version, begun.elapsed());
         Ok(())
     }
 

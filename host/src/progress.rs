@@ -14,6 +14,7 @@ use crate::inputs::Input;
 use crate::journal::{Counts, Position};
 use crate::numbers::{Census, Measured, Numbers, Sizes};
 use crate::outbox::{Outbox, Undelivered};
+use crate::version::Version;
 
 /// Effects named in a report that cannot be delivered.
 const UNDELIVERED: usize = 5;
@@ -35,11 +36,16 @@ pub enum State {
     Paused,
     /// Left to another host, which may have taken it.
     StandingBy,
+    /// Its host ended, as it was told to.
+    Stopped,
 }
 
 /// A deployment that is not run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
+    /// Its revision.
+    #[serde(default)]
+    pub revision: u64,
     /// Digest of its module, in hexadecimal.
     pub digest: String,
     /// Why.
@@ -58,6 +64,9 @@ pub struct Report {
     pub host: String,
     /// Digest of the module that runs, in hexadecimal.
     pub digest: String,
+    /// Revision of the deployment that it runs as, or ran last; 0 where nobody knows.
+    #[serde(default)]
+    pub revision: u64,
     /// Projection or saga.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub kind: String,
@@ -119,6 +128,8 @@ pub(crate) struct Ground {
 #[derive(Default)]
 pub struct Progress {
     report: Mutex<Report>,
+    /// Revision of the deployment that runs.
+    revision: Mutex<Arc<AtomicU64>>,
     /// What the claim that runs, or ran last, works on.
     ground: Mutex<Option<Arc<Ground>>>,
     watch: Arc<Watch>,
@@ -253,19 +264,18 @@ impl Progress {
         delivered < self.probation.load(Ordering::Acquire)
     }
 
-    /// This module runs from here on.
-    pub fn runs(&self, digest: &str) {
-        digest.clone_into(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner).digest);
+    /// This version runs from here on.
+    pub fn runs(&self, version: &Version) {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).digest = version.digest.to_string();
+        *self.revision.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&version.revision);
         self.turn();
     }
 
-    /// This module took over between two batches, which took so long.
-    pub fn swapped(&self, digest: &str, pause: Duration) {
-        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-        digest.clone_into(&mut report.digest);
-        report.pause_microseconds = Some(u64::try_from(pause.as_micros()).unwrap_or(u64::MAX));
-        drop(report);
-        self.turn();
+    /// This version took over between two batches, which took so long.
+    pub fn swapped(&self, version: &Version, pause: Duration) {
+        let pause = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).pause_microseconds = Some(pause);
+        self.runs(version);
     }
 
     /// The deployment that is wanted is not taken over; or, with none, it is.
@@ -278,6 +288,7 @@ impl Progress {
     pub fn recalls(&self, before: &Report) {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         report.digest.clone_from(&before.digest);
+        *self.revision.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(AtomicU64::new(before.revision));
         report.kind.clone_from(&before.kind);
         report.state_version = before.state_version;
     }
@@ -289,7 +300,8 @@ impl Progress {
         report.state_version = state_version;
     }
 
-    fn turn(&self) {
+    /// Something that is no number changed.
+    pub(crate) fn turn(&self) {
         self.turns.send_modify(|turns| *turns += 1);
     }
 
@@ -330,7 +342,8 @@ impl Progress {
         undelivered.truncate(UNDELIVERED);
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
         report.numbers.busy = self.watch.read();
-        Report { time: now, undelivered_effects, undelivered, ..report }
+        let revision = self.revision.lock().unwrap_or_else(PoisonError::into_inner).load(Ordering::Acquire);
+        Report { time: now, revision, undelivered_effects, undelivered, ..report }
     }
 }
 

@@ -300,14 +300,15 @@ impl Promoting {
     /// The deployment names the new module, then the ledger the new generation.
     async fn register(&mut self, before: &Stand, after: &Stand) -> Result<(), Error> {
         let name = &self.before.name;
-        let current = self.registry.deployment(name).await?;
-        let current = current.ok_or_else(|| Error::Other(anyhow::anyhow!("{name} is not deployed any more")))?;
+        let current = self.registry.current(name).await?;
+        let (mut revision, current) =
+            current.ok_or_else(|| Error::Other(anyhow::anyhow!("{name} is not deployed any more")))?;
         let Shadow { digest, label, subjects, signature, .. } = self.shadow.clone();
         let note = format!("generation {} was promoted", self.promotion.to);
         let deployment = Deployment { digest, label, subjects, signature, note, ..current.clone() };
         self.tell_heir(&deployment).await?;
         if deployment != current {
-            self.registry.deploy(name, &deployment).await?;
+            revision = self.registry.deploy(name, &deployment).await?;
         }
         crash::point("deployed");
         let ending = Ending {
@@ -318,6 +319,7 @@ impl Promoting {
             positions: after.positions.clone(),
             written: self.written,
             pause_milliseconds: self.paused_for(before).await?,
+            revision,
         };
         let kept = Shadow { digest: before.digest, since: clock::now(), ..self.promotion.before.clone() };
         let keep = deployment.settings.keep_generations;
@@ -334,10 +336,11 @@ impl Promoting {
     /// Says which version is live before the deployment does, so that whoever keeps the handler takes it for what runs.
     async fn tell_heir(&self, deployment: &Deployment) -> Result<(), Error> {
         let settings = deployment.settings.clone();
-        let heir = Version { settings, ..Version::clone(&self.after.version()) };
+        // The deployment that it runs as is not put yet.
+        let heir = Version { settings, revision: Arc::default(), ..Version::clone(&self.after.version()) };
         let progress = &self.before.progress;
         progress.makes(heir.kind(), heir.description.state_version);
-        progress.runs(&heir.digest.to_string());
+        progress.runs(&heir);
         self.registry.report(&self.before.name, &progress.report(clock::now())).await?;
         if let Some(live) = &self.live {
             live.send_replace(Arc::new(heir));
@@ -413,7 +416,7 @@ pub(crate) async fn give_up(
         }
     }
     let reason = reason.to_owned();
-    let ending = Ending { id, from, to, reason, positions: Vec::new(), written: 0, pause_milliseconds: 0 };
+    let ending = Ending::given_up(id, from, to, reason);
     let (_, done) = ledgers.change(name, |ledger| Ok(ledger.given_up(ending.clone(), is_cut))).await?;
     if done { Ok(()) } else { Err(Error::Other(anyhow::anyhow!("another host has begun to cut"))) }
 }

@@ -3,11 +3,12 @@
 //! traces removed. Never: touches the live generation.
 
 use async_nats::jetstream::Context;
+use serde::Serialize;
 
 use crate::clock;
 use crate::documents;
 use crate::generation::Generation;
-use crate::generation::ledger::{Error, Ledgers, Shadow, Wanted};
+use crate::generation::ledger::{self, Error, Ledgers, Shadow, Wanted};
 use crate::inputs;
 use crate::intake;
 use crate::journal::{Journal, Position};
@@ -140,12 +141,63 @@ pub(crate) async fn clear_away(
     Ok(())
 }
 
+/// What a generation beside the live one has on the server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Traces {
+    /// Its number.
+    pub(crate) generation: u32,
+    /// Name of its consumers.
+    pub(crate) name: String,
+    /// Streams on which it has one.
+    pub(crate) consumers: Vec<String>,
+    /// The stream of its bucket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bucket: Option<String>,
+}
+
+/// What a handler's shadows have, on these input streams and on those that they have read.
+///
+/// # Errors
+/// When the server does not answer.
+pub(crate) async fn traces(jetstream: &Context, handler: &str, inputs: &[String]) -> anyhow::Result<Vec<Traces>> {
+    let ledger = ledger::look(jetstream, handler).await?;
+    let mut numbers: Vec<u32> = ledger.shadows.iter().map(|shadow| shadow.number).collect();
+    // What a promotion that did not get on has copied.
+    numbers.push(ledger.live);
+    numbers.sort_unstable();
+    let mut all = Vec::new();
+    for number in numbers {
+        let generation = Generation::shadow(handler, number);
+        let mut streams = inputs.to_vec();
+        if !is_missing(jetstream, &names::journal_stream(handler)).await? {
+            let (positions, _) = survey::decided_by(jetstream, handler, number).await?;
+            streams.extend(positions.into_iter().map(|position| position.stream));
+        }
+        streams.sort();
+        streams.dedup();
+        let mut consumers = Vec::new();
+        for stream in streams {
+            // One that is not ours is left alone.
+            if let Ok(true) = intake::check_consumer(jetstream, &generation, &stream).await {
+                consumers.push(stream);
+            }
+        }
+        let bucket = documents::has_bucket(jetstream, &generation).await?;
+        let bucket = bucket.then(|| names::bucket_stream(&generation.name()));
+        if bucket.is_some() || !consumers.is_empty() {
+            all.push(Traces { generation: number, name: generation.name(), consumers, bucket });
+        }
+    }
+    Ok(all)
+}
+
 /// Takes a handler's shadows off the streams they read; with their documents, nothing of them is left. The handler must have ended
 /// everywhere.
 pub(crate) async fn take_off(
     jetstream: &Context,
     registry: &Registry,
     handler: &str,
+    inputs: &[String],
     with_documents: bool,
 ) -> anyhow::Result<()> {
     if is_missing(jetstream, &names::bucket_stream(names::GENERATIONS)).await? {
@@ -153,17 +205,15 @@ pub(crate) async fn take_off(
     }
     let ledgers = Ledgers::open(jetstream).await?;
     let (ledger, _) = ledgers.read(handler).await?;
-    for Shadow { number, .. } in ledger.shadows {
-        let generation = Generation::shadow(handler, number);
-        if with_documents {
-            clear_away(jetstream, registry, &generation).await?;
-        } else {
-            let (positions, _) = survey::decided_by(jetstream, handler, number).await?;
-            leave_streams(jetstream, &generation, &positions).await?;
+    for Traces { generation, consumers, .. } in traces(jetstream, handler, inputs).await? {
+        for stream in consumers {
+            intake::remove_consumer(jetstream, &Generation::shadow(handler, generation), &stream).await?;
         }
     }
     if with_documents {
-        // What a promotion that did not get on has copied.
+        for Shadow { number, .. } in ledger.shadows {
+            clear_away(jetstream, registry, &Generation::shadow(handler, number)).await?;
+        }
         documents::remove_bucket(jetstream, &Generation::shadow(handler, ledger.live)).await?;
         ledgers.remove(handler).await?;
     }

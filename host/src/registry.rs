@@ -2,6 +2,8 @@
 //! `Deployment` in JSON; what hosts say of them in another. All three are plain NATS: the stock CLI can read and write them.
 //! In: names and bytes. Out: the same, verified. Never: a handler's documents.
 
+mod ran;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -230,6 +232,12 @@ pub struct Registry {
 }
 
 impl Deployment {
+    /// Whether another module, or other settings are wanted here. Labels, notes and signatures aside.
+    #[must_use]
+    pub fn differs(&self, other: &Self) -> bool {
+        self.digest != other.digest || self.settings != other.settings
+    }
+
     /// The subject filters in force.
     #[must_use]
     pub fn filters(&self) -> &[String] {
@@ -503,7 +511,7 @@ impl Registry {
     pub(crate) async fn announced(&self, host: &str) -> Result<Option<u64>, Error> {
         let entry =
             self.hosts.entry(keys::escape_token(host).as_ref()).await.map_err(unreachable("look for a host"))?;
-        Ok(entry.map(|entry| entry.revision))
+        Ok(entry.filter(|entry| entry.operation == Operation::Put).map(|entry| entry.revision))
     }
 
     /// Tells what a host does about a deployment.

@@ -186,7 +186,7 @@ impl Settings {
             }
             (_, value) => value,
         };
-        serde_json::from_value(whole).map_err(|error| invalid(error.to_string()))
+        serde_json::from_value(whole).map_err(|error| invalid(in_words(&error.to_string())))
     }
 
     /// Checks what types cannot.
@@ -235,6 +235,13 @@ impl Settings {
             None => Ok(()),
         }
     }
+}
+
+/// Serde's account without the names of Rust's types.
+fn in_words(reason: &str) -> String {
+    ["usize", "u64", "u32"].iter().fold(reason.to_owned(), |reason, of| {
+        reason.replace(&format!("expected {of}"), "expected a whole number that is not negative")
+    })
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! settings. Out: `Version`, examined under limits. Pure but for compiling. Never: touches NATS or what runs.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::saga::{self, Facts};
 use crate::sandbox::wire::{Batch, Description, Documents, Kind, Span};
@@ -21,6 +22,8 @@ pub struct Version {
     pub settings: Settings,
     /// Makes a guest.
     pub instantiate: Instantiate,
+    /// Revision of the deployment that it runs as; 0 where that is not known. The same version can be deployed once more.
+    pub revision: Arc<AtomicU64>,
 }
 
 /// Why a module cannot be a version. All of these are the user's to mend.
@@ -84,7 +87,12 @@ impl Version {
         let (digest, name) = (module.digest(), handler.to_owned());
         let instantiate: Instantiate =
             Arc::new(move || module.instantiate(&name).map(|instance| Box::new(instance) as Box<dyn Guest>));
-        Ok(Self { digest, description, saga, settings, instantiate })
+        Ok(Self { digest, description, saga, settings, instantiate, revision: Arc::default() })
+    }
+
+    /// This deployment is what it runs as from here on.
+    pub(crate) fn runs_as(&self, revision: u64) {
+        self.revision.store(revision, Ordering::Release);
     }
 
     /// The subject filters in force.
@@ -169,6 +177,7 @@ mod tests {
             saga: None,
             settings: Settings::default(),
             instantiate: Arc::new(unused),
+            revision: Arc::default(),
         };
         change(&mut version);
         version

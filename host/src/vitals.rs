@@ -95,7 +95,7 @@ impl Vitals {
         match report.state {
             State::Starting => Some(format!("handler {handler} is starting{because}")),
             State::Retrying => Some(format!("handler {handler} is retrying{because}")),
-            State::Running | State::Failing | State::Paused | State::StandingBy => None,
+            State::Running | State::Failing | State::Paused | State::StandingBy | State::Stopped => None,
         }
     }
 }

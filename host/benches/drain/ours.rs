@@ -187,5 +187,6 @@ fn version(name: &str, digest: Digest, make: &Make, gauge: &Arc<Gauge>) -> anyho
         state_version: 1,
         extra: String::new(),
     };
-    Ok(Version { digest, description, saga: None, settings: settings()?, instantiate: make(Arc::clone(gauge)) })
+    let (settings, instantiate) = (settings()?, make(Arc::clone(gauge)));
+    Ok(Version { digest, description, saga: None, settings, instantiate, revision: Arc::default() })
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::generations::{Generations, refused, told};
-use super::{Fault, connect};
+use super::{Fault, connect, underway};
 use crate::generation::Generation;
 use crate::generation::ledger::Ledgers;
 use crate::rebuild;
@@ -18,9 +18,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub(super) struct Abandon {
     /// The handler.
     handler: String,
-    /// Which generation.
+    /// Which generation; what is removed must be named.
     #[arg(long, value_name = "N")]
-    generation: u32,
+    generation: Option<u32>,
     /// How long to wait for a host to do it.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     timeout: u64,
@@ -28,14 +28,15 @@ pub(super) struct Abandon {
 
 impl Abandon {
     pub(super) async fn run(self, connection: &connect::Connection) -> Result<(), Fault> {
-        let Self { handler, generation: number, .. } = &self;
+        let handler = &self.handler;
         let mut generations = Generations::open(connection, handler).await?;
+        let number = &self.generation.ok_or_else(|| which(&generations))?;
         let mut asked = generations.ledger.clone();
         asked.abandon(handler, *number).map_err(refused)?;
         let ledgers = Ledgers::open(&generations.jetstream).await?;
         ledgers.change(handler, |ledger| ledger.abandon(handler, *number)).await.map_err(told)?;
-        // Where no host runs, nobody holds it.
-        if generations.registry.live_hosts().await?.is_empty() {
+        // Where no host looks after it, nobody holds it.
+        if underway::nobody(&generations.registry, handler).await?.is_some() {
             rebuild::clear_away(&generations.jetstream, &generations.registry, &Generation::shadow(handler, *number))
                 .await?;
             let forget = ledgers.change(handler, |ledger| {
@@ -59,6 +60,29 @@ impl Abandon {
                 .hint(format!("see who runs it with `millstream list`, and `millstream rebuild {handler} --list`")));
             }
             tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+/// Nobody said which.
+fn which(generations: &Generations) -> Fault {
+    let Generations { handler, ledger, .. } = generations;
+    match ledger.shadows.as_slice() {
+        [] => Fault::usage(anyhow::anyhow!(
+            "handler {handler} has one generation, {}, and it is live: there is nothing to remove",
+            ledger.live
+        ))
+        .hint(format!("see its generations with `millstream rebuild {handler} --list`")),
+        [one, ..] => {
+            let numbers: Vec<String> = ledger.shadows.iter().map(|shadow| shadow.number.to_string()).collect();
+            Fault::usage(anyhow::anyhow!(
+                "which generation of handler {handler} shall be removed is not said; beside the live one there are {}",
+                numbers.join(", ")
+            ))
+            .hint(format!(
+                "see them with `millstream rebuild {handler} --list`, then `millstream abandon {handler} --generation {}`",
+                one.number
+            ))
         }
     }
 }

@@ -9,11 +9,14 @@ use async_nats::jetstream;
 use clap::Args;
 use serde::Serialize;
 
+use super::generations::{Generations, refused};
 use super::promote::Promote;
 use super::rebuild::Rebuild;
 use super::rehearse::{self, Rehearse};
 use super::{Fault, connect, output, running, verdicts};
 use crate::generation::Generation;
+use crate::generation::ledger::Wanted;
+use crate::hint;
 use crate::inputs::{self, Input};
 use crate::intake;
 use crate::names;
@@ -139,21 +142,36 @@ impl Deploy {
         connection: &connect::Connection,
         json: bool,
     ) -> Result<(), Fault> {
-        eprintln!(
-            "{handler}: state version {old} -> {new}, so its documents are built anew beside the ones that are there"
-        );
-        if self.dry_run {
-            eprintln!("checked, not begun");
-            return Ok(());
-        }
         if !self.set.is_empty() {
             return Err(Fault::usage(anyhow::anyhow!("a new generation runs with the settings of its handler"))
                 .hint("set them first, with the module that is deployed; then deploy this one without --set"));
         }
+        let mut generations = Generations::open(connection, handler).await?;
+        let digest = Digest::of(&std::fs::read(&self.module)?);
+        let there = generations.ledger.with_module(digest).map(|shadow| (shadow.number, shadow.wanted));
+        if there.is_none() || generations.ledger.promotion.is_some() {
+            generations.ledger.may_begin(handler).map_err(refused)?;
+        }
+        let begun = match there {
+            None => "its documents are built anew beside the ones that are there".to_owned(),
+            Some((number, Wanted::Kept)) => format!("generation {number}, which was live with this module, is kept"),
+            Some((number, _)) => format!("generation {number} is being built with this module already, and goes on"),
+        };
+        eprintln!("{handler}: state version {old} -> {new}; {begun}");
+        if self.dry_run {
+            eprintln!("checked, not begun");
+            return Ok(());
+        }
         let (module, label, sign_with) = (self.module.clone(), self.label.clone(), self.sign_with.clone());
-        Rebuild::of(handler, module, label, sign_with, self.no_wait).run(connection, json).await?;
+        let rebuild = Rebuild::of(handler, module, label, sign_with, self.no_wait);
+        match there {
+            None => rebuild.run(connection, json).await?,
+            Some((number, _)) => rebuild.follow(&mut generations, number, json).await?,
+        }
         match self.promote {
-            When::Auto if !self.no_wait => Promote::of(handler).run(connection, json).await,
+            When::Auto if !self.no_wait => {
+                Promote::of(handler, there.map(|(number, _)| number)).run(connection, json).await
+            }
             When::Auto | When::Manual => Ok(()),
         }
     }
@@ -183,7 +201,7 @@ impl Deploy {
                     .hint("build one with `cargo build --profile module --target wasm32-unknown-unknown`")
             })?;
         let settings = Settings::default().with(&self.set).map_err(bad_setting)?;
-        let version = examine(&bytes, settings).map_err(|error| no_handler(&self.module, error))?;
+        let version = examined(bytes.clone(), settings).await.map_err(|error| no_handler(&self.module, error))?;
         let name = self.name.clone().unwrap_or_else(|| version.description.name.clone());
         if let Some(defect) = names::handler_name_defect(&name) {
             return Err(Fault::usage(anyhow::anyhow!(defect)).hint("give another with --name"));
@@ -200,8 +218,9 @@ impl Deploy {
             if version.kind() == old.kind() && new != old_state {
                 return Ok(Done::OtherState { handler: name, new, old: old_state });
             }
-            let (reason, hint) = reason.split_once("; hint: ").unwrap_or((&reason, "give another name with --name"));
-            return Err(Fault::usage(anyhow::anyhow!("{name} cannot be replaced by this module: {reason}")).hint(hint));
+            let (reason, hint) = hint::split(&reason);
+            return Err(Fault::usage(anyhow::anyhow!("{name} cannot be replaced by this module: {reason}"))
+                .hint(hint.unwrap_or("give another name with --name")));
         }
         let inputs = check(&jetstream, &name, &version).await?;
         let live_instances = match before.as_ref().and_then(|before| before.version.as_ref()) {
@@ -251,7 +270,7 @@ impl Deploy {
         if self.no_wait {
             return Ok(("deployed".to_owned(), None));
         }
-        let verdicts = verdicts::wait(&registry, name, revision, deployment.digest).await?;
+        let verdicts = verdicts::wait(&registry, name, revision).await?;
         Ok((verdicts.line("deployed"), verdicts.pause_milliseconds()))
     }
 
@@ -313,6 +332,11 @@ pub(super) fn examine(bytes: &[u8], settings: Settings) -> anyhow::Result<Versio
     Ok(Version::prepare(&Sandbox::new()?, &Cache::for_user(), "deploy", settings, bytes)?)
 }
 
+/// The same, off the threads that others wait on.
+pub(super) async fn examined(bytes: Vec<u8>, settings: Settings) -> anyhow::Result<Version> {
+    tokio::task::spawn_blocking(move || examine(&bytes, settings)).await?
+}
+
 /// Why a file is not deployed. A module that its limits are too narrow for may be a good one.
 pub(super) fn no_handler(module: &Path, error: anyhow::Error) -> Fault {
     let limit = match error.downcast_ref() {
@@ -342,6 +366,12 @@ fn bad_setting(error: crate::settings::Error) -> Fault {
     };
     let inner = all.get("limits").map_or_else(Vec::new, names).into_iter().map(|name| format!("limits.{name}"));
     let known: Vec<String> = names(&all).into_iter().filter(|name| name != "limits").chain(inner).collect();
+    if let crate::settings::Error::Invalid { name, .. } = &error
+        && let Some(default) = all.pointer(&format!("/{}", name.replace('.', "/")))
+    {
+        let hint = format!("give a value such as --set {name}={default}, which is the default");
+        return Fault::usage(error).hint(hint);
+    }
     Fault::usage(error).hint(format!("the settings are {}", known.join(", ")))
 }
 
@@ -398,14 +428,14 @@ async fn check(jetstream: &jetstream::Context, name: &str, version: &Version) ->
 async fn before(jetstream: &jetstream::Context, name: &str) -> Result<Option<Before>, Fault> {
     let Some(registry) = Registry::peek(jetstream).await? else { return Ok(None) };
     let Ok(Some((revision, wanted))) = registry.current(name).await else { return Ok(None) };
-    let runs = running::of(&registry, name, &wanted).await?;
+    let runs = running::of(&registry, name, revision, &wanted).await?;
     let digest = runs.deployment.digest;
     let is_refused = runs.wanted.is_some_and(|wanted| wanted.is_refused());
     let deployment = if is_refused { runs.deployment } else { wanted.clone() };
     let bytes = registry.module(digest).await.unwrap_or_default();
     let module_bytes = bytes.len();
     let settings = deployment.settings.clone();
-    let version = tokio::task::spawn_blocking(move || examine(&bytes, settings).ok()).await.map_err(Fault::failed)?;
+    let version = examined(bytes, settings).await.ok();
     Ok(Some(Before { revision, wanted, deployment, digest, module_bytes, version }))
 }
 

@@ -165,7 +165,7 @@ impl Dev {
 /// Makes the streams that a handler reads and sends to, on a server that is ours.
 async fn make_streams(jetstream: &Context, one: &Crate) -> Result<(), Fault> {
     let bytes = std::fs::read(one.module())?;
-    let version = tokio::task::spawn_blocking(move || deploy::examine(&bytes, Settings::default())).await??;
+    let version = deploy::examined(bytes, Settings::default()).await?;
     let upper = version.description.name.to_uppercase();
     let sends = version.saga.as_ref().map(|saga| saga.sends.clone()).unwrap_or_default();
     for (name, subjects) in

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::generations::{Generations, refused};
-use super::{Fault, connect, output};
+use super::{Fault, connect, output, reasons};
 use crate::comparison::{Comparison, Kind, Pair, Sample};
 use crate::sandbox::wire;
 
@@ -27,12 +27,31 @@ impl Diff {
     pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
         let generations = Generations::open(connection, &self.handler).await?;
         let other = generations.ledger.meant(&self.handler, self.generation).map_err(refused)?.number;
+        warn(&generations, other).await?;
         let comparison = compare(&generations, other, self.samples).await?;
         if json {
             return Ok(output::json(&comparison)?);
         }
         tell(&comparison)
     }
+}
+
+/// Says where the generation is not yet, or never will be, what it could be.
+async fn warn(generations: &Generations, other: u32) -> Result<(), Fault> {
+    let row = generations.row(other).await?;
+    if row.state == "failing" {
+        let hint = reasons::hint_for_generation(&row.handler, other, &row.reason);
+        let reason = output::legible(&row.reason);
+        eprintln!("warning: generation {other} is failing, and stands where it stopped: {reason}\nhint: {hint}");
+    } else if row.waiting > generations.deployment.settings.batch_events as u64 {
+        let waiting = output::thousands(row.waiting);
+        eprintln!(
+            "warning: generation {other} is behind: {waiting} events wait for it\nhint: see how it gets on with `millstream rebuild {} \
+             --list`, and compare again",
+            row.handler
+        );
+    }
+    Ok(())
 }
 
 /// Compares a generation with the live one.

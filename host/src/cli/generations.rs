@@ -4,7 +4,7 @@ use async_nats::jetstream::{self, Context};
 use serde::Serialize;
 
 use super::running::{self, Instead, Running};
-use super::{Fault, connect, deploy, output, underway};
+use super::{Fault, connect, deploy, output, underway, versions};
 use crate::generation::ledger::{self, Ledger, Refusal, Wanted};
 use crate::progress::{Report, State};
 use crate::rebuild::{self, Reach};
@@ -47,18 +47,14 @@ pub(super) struct Row {
 
 impl Generations {
     pub(super) async fn open(connection: &connect::Connection, handler: &str) -> Result<Self, Fault> {
-        let jetstream = jetstream::new(super::open(connection).await?);
-        let registry = Registry::peek(&jetstream).await?;
-        let deployed = match &registry {
-            Some(registry) => registry.deployment(handler).await?,
-            None => None,
-        };
-        let (Some(registry), Some(deployment)) = (registry, deployed) else {
-            return Err(Fault::usage(anyhow::anyhow!("handler {handler} is not deployed"))
-                .hint("see what is deployed with `millstream list`"));
-        };
+        Self::of(jetstream::new(super::open(connection).await?), handler).await
+    }
+
+    /// The same on a connection that is there.
+    pub(super) async fn of(jetstream: Context, handler: &str) -> Result<Self, Fault> {
+        let (registry, revision, deployment) = versions::found(&jetstream, handler).await?;
         let ledger = ledger::look(&jetstream, handler).await?;
-        let Running { deployment, wanted } = running::of(&registry, handler, &deployment).await?;
+        let Running { deployment, wanted, .. } = running::of(&registry, handler, revision, &deployment).await?;
         Ok(Self { jetstream, registry, handler: handler.to_owned(), deployment, wanted, ledger })
     }
 
@@ -66,7 +62,7 @@ impl Generations {
     pub(super) async fn kind(&self) -> Result<Kind, Fault> {
         let bytes = self.registry.module(self.deployment.digest).await?;
         let settings = self.deployment.settings.clone();
-        Ok(tokio::task::spawn_blocking(move || deploy::examine(&bytes, settings)).await??.description.kind)
+        Ok(deploy::examined(bytes, settings).await?.description.kind)
     }
 
     /// Reads the ledger again.

@@ -7,7 +7,7 @@ use async_nats::jetstream::{self, Context};
 use futures::TryStreamExt as _;
 use millstream_saga::Instance;
 
-use super::{Fault, connect, deploy, running};
+use super::{Fault, connect, deploy, running, versions};
 use crate::direct_get;
 use crate::keys;
 use crate::names;
@@ -42,19 +42,11 @@ impl Saga {
 
     /// The same on a connection that is there.
     pub(crate) async fn of(jetstream: Context, name: &str) -> Result<Self, Fault> {
-        let registry = Registry::peek(&jetstream).await?;
-        let deployed = match &registry {
-            Some(registry) => registry.deployment(name).await?,
-            None => None,
-        };
-        let (Some(registry), Some(deployment)) = (registry, deployed) else {
-            return Err(Fault::usage(anyhow::anyhow!("handler {name} is not deployed"))
-                .hint("see what is deployed with `millstream list`"));
-        };
-        let deployment = running::of(&registry, name, &deployment).await?.deployment;
+        let (registry, revision, deployment) = versions::found(&jetstream, name).await?;
+        let deployment = running::of(&registry, name, revision, &deployment).await?.deployment;
         let bytes = registry.module(deployment.digest).await?;
         let settings = deployment.settings.clone();
-        let version = tokio::task::spawn_blocking(move || deploy::examine(&bytes, settings)).await??;
+        let version = deploy::examined(bytes, settings).await?;
         let Some(facts) = version.saga else {
             return Err(Fault::usage(anyhow::anyhow!(
                 "handler {name} is a projection: it has documents, no instances"

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_nats::jetstream::{self, Context};
 use clap::Args;
 
-use super::{Fault, alerts, connect, output, reasons, span};
+use super::{Fault, alerts, connect, output, reasons, span, versions};
 use crate::journal::Counts;
 use crate::lag::{self, Lag};
 use crate::numbers::Rates;
@@ -46,8 +46,7 @@ impl LagCommand {
         if let Some(unknown) =
             self.handlers.iter().find(|name| !overview.handlers.iter().any(|handler| handler.handler == **name))
         {
-            return Err(Fault::usage(anyhow::anyhow!("handler {unknown} is not deployed"))
-                .hint("see what is deployed with `millstream list`"));
+            return Err(versions::not_deployed(unknown));
         }
         if self.watch {
             return self.watch(&jetstream, overview, json).await;

@@ -4,7 +4,7 @@ use async_nats::jetstream;
 use clap::Args;
 use serde::Serialize;
 
-use super::running::{self, Instead, Running};
+use super::running::{self, Instead, Running, Said};
 use super::{Fault, connect, hosts, output, reasons, underway, verdicts, versions};
 use crate::generation::ledger;
 use crate::journal::Counts;
@@ -138,9 +138,17 @@ impl List {
 }
 
 async fn row(jetstream: &jetstream::Context, registry: &Registry, handler: Handler) -> Result<Row, Fault> {
-    let Handler {
-        handler, state, reason, digest, wanted_digest, label, subjects, host, refused, counts, numbers, ..
-    } = handler;
+    // One that cannot be read has nothing more to tell.
+    let deployed = registry.current(&handler.handler).await.ok().flatten();
+    let running = match &deployed {
+        Some((revision, deployed)) => {
+            let said = Said::in_overview(&handler);
+            Some(running::running(registry, &handler.handler, (*revision, deployed), said).await?)
+        }
+        None => None,
+    };
+    let Handler { handler, state, reason, wanted_digest, label, subjects, host, refused, counts, numbers, .. } =
+        handler;
     let has_before = verdicts::has_before(registry, &handler).await;
     let known = Row {
         handler,
@@ -158,11 +166,8 @@ async fn row(jetstream: &jetstream::Context, registry: &Registry, handler: Handl
         has_before,
         promotion: None,
     };
-    // One that cannot be read has nothing more to tell.
-    let Ok(Some(deployed)) = registry.deployment(&known.handler).await else { return Ok(known) };
-    let running = running::running(registry, &known.handler, &deployed, &digest, known.refused.as_ref()).await?;
-    let promotion = promotion(jetstream, registry, &known.handler, &deployed).await?;
-    let Running { deployment, wanted } = running;
+    let Some(Running { deployment, wanted, .. }) = running else { return Ok(known) };
+    let promotion = promotion(jetstream, registry, &known.handler, &deployment).await?;
     let subjects = deployment.filters().to_vec();
     Ok(Row { digest: deployment.digest.to_string(), label: deployment.label, wanted, subjects, promotion, ..known })
 }

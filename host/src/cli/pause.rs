@@ -62,10 +62,8 @@ impl Switch {
 
 /// Says whether a handler should run, and waits for what the hosts make of it, if that is wanted.
 pub(crate) async fn turn(registry: &Registry, handler: &str, desired: Desired, wait: bool) -> Result<Switched, Fault> {
-    let Some((revision, before)) = registry.current(handler).await? else {
-        return Err(versions::not_deployed(handler));
-    };
-    let (digest, mut now) = (before.digest, revision);
+    let (revision, before) = versions::deployed(registry, handler).await?;
+    let mut now = revision;
     if before.desired != desired {
         let changed = registry.replace(handler, revision, &Deployment { desired, ..before }).await?;
         now = changed.ok_or_else(|| versions::overtaken(handler))?;
@@ -74,6 +72,6 @@ pub(crate) async fn turn(registry: &Registry, handler: &str, desired: Desired, w
         Desired::Running => "resumed",
         Desired::Paused => "paused",
     };
-    let state = if wait { verdicts::wait(registry, handler, now, digest).await?.line(done) } else { done.to_owned() };
+    let state = if wait { verdicts::wait(registry, handler, now).await?.line(done) } else { done.to_owned() };
     Ok(Switched { handler: handler.to_owned(), state })
 }

@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::diff::compare;
 use super::generations::{Generations, refused, told};
-use super::{Fault, connect, output, underway};
+use super::underway::{self, Nobody};
+use super::{Fault, connect, output, reasons};
 use crate::claim;
 use crate::clock;
 use crate::comparison::Sample;
@@ -65,9 +66,9 @@ struct TakenBack {
 }
 
 impl Promote {
-    /// The newest generation.
-    pub(super) fn of(handler: &str) -> Self {
-        Self { handler: handler.to_owned(), generation: None, force: false, cancel: false, timeout: 120 }
+    /// This generation, or the newest.
+    pub(super) fn of(handler: &str, generation: Option<u32>) -> Self {
+        Self { handler: handler.to_owned(), generation, force: false, cancel: false, timeout: 120 }
     }
 
     pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
@@ -75,15 +76,22 @@ impl Promote {
         if self.cancel {
             return self.take_back(&generations, json).await;
         }
+        let ending = self.perform(&mut generations).await?;
+        let is_kept = generations.ledger.shadow(ending.from).is_some_and(|shadow| shadow.wanted == Wanted::Kept);
+        tell(&self.handler, &ending, is_kept, json)
+    }
+
+    /// Asks for it and waits until it is through.
+    pub(super) async fn perform(&self, generations: &mut Generations) -> Result<Ending, Fault> {
         let to = generations.ledger.meant(&self.handler, self.generation).map_err(refused)?.number;
         let id = match generations.ledger.promotion.as_ref().filter(|promotion| promotion.to == to) {
             Some(under_way) => under_way.id,
             None => {
-                self.check(&generations, to).await?;
-                self.ask(&mut generations, to).await?
+                self.check(generations, to).await?;
+                self.ask(generations, to).await?
             }
         };
-        let ending = self.wait(&mut generations, id).await?;
+        let ending = self.wait(generations, id).await?;
         if !ending.reason.is_empty() {
             return Err(Fault::failed(anyhow::anyhow!(
                 "generation {to} was not promoted, generation {} goes on: {}",
@@ -92,7 +100,7 @@ impl Promote {
             ))
             .hint(format!("see its generations with `millstream rebuild {} --list`", self.handler)));
         }
-        tell(&self.handler, &ending, json)
+        Ok(ending)
     }
 
     /// What would stop it anyway, before anything is touched.
@@ -102,10 +110,8 @@ impl Promote {
             return Err(Fault::usage(anyhow::anyhow!("handler {handler} is paused"))
                 .hint("let it run first, so that both generations reach the same event"));
         }
-        if let Some(reason) = underway::nobody(registry, handler).await? {
-            return Err(
-                Fault::usage(anyhow::anyhow!("{reason}, and a host does it")).hint("start one with `millstream run`")
-            );
+        if let Some(Nobody { reason, hint }) = underway::nobody(registry, handler).await? {
+            return Err(Fault::usage(anyhow::anyhow!("{reason}, and a host does it")).hint(hint));
         }
         let row = generations.row(to).await?;
         if row.state == "failing" {
@@ -113,7 +119,7 @@ impl Promote {
                 "generation {to} of handler {handler} is failing: {}",
                 row.reason
             ))
-            .hint(format!("remove it with `millstream abandon {handler} --generation {to}`")));
+            .hint(reasons::hint_for_generation(handler, to, &row.reason)));
         }
         let near = deployment.settings.batch_events as u64;
         if row.waiting > near {
@@ -242,7 +248,7 @@ impl Waiting {
     }
 }
 
-fn tell(handler: &str, ending: &Ending, json: bool) -> Result<(), Fault> {
+fn tell(handler: &str, ending: &Ending, is_kept: bool, json: bool) -> Result<(), Fault> {
     let positions =
         ending.positions.iter().map(|position| format!("{}:{}", position.stream, position.sequence)).collect();
     let Ending { from, to, written, pause_milliseconds, .. } = *ending;
@@ -253,6 +259,9 @@ fn tell(handler: &str, ending: &Ending, json: bool) -> Result<(), Fault> {
     }
     eprintln!("generation {to} of {handler} is live; generation {from} stopped at {}", promoted.positions.join(", "));
     eprintln!("documents written: {}; nothing was decided for {pause_milliseconds} ms", output::thousands(written));
-    eprintln!("take it back with `millstream promote {handler} --generation {from}`");
+    match is_kept {
+        true => eprintln!("take it back with `millstream promote {handler} --generation {from}`"),
+        false => eprintln!("generation {from} is not kept (keep_generations=0), so this is not taken back"),
+    }
     Ok(())
 }

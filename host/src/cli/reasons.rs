@@ -10,16 +10,29 @@ pub(super) fn with_hint(handler: &str, state: &str, reason: &str, has_before: bo
     if state != FAILING || reason.contains("hint: ") {
         return reason.into_owned();
     }
+    let back = match has_before {
+        true => format!(", or put the version before back with `millstream rollback {handler}`"),
+        false => String::new(),
+    };
     match event(&reason) {
         Some((stream, sequence)) => format!(
-            "{reason}; hint: look at it with `nats stream get {stream} {sequence}`; mend the module and deploy it, or, if nobody needs \
-             the event, remove it with `nats stream rmm {stream} {sequence} -f` and deploy with another --label"
+            "{reason}; hint: look at it with `nats stream get {stream} {sequence}`; mend the module and deploy it{back}, or, if nobody \
+             needs the event, remove it with `nats stream rmm {stream} {sequence} -f` and deploy with another --label"
         ),
-        None if has_before => format!(
-            "{reason}; hint: mend that and deploy again, or put the version before back with `millstream rollback {handler}`"
-        ),
-        None => format!("{reason}; hint: mend that and deploy again"),
+        None => format!("{reason}; hint: mend that and deploy again{back}"),
     }
+}
+
+/// What to do about a generation beside the live one that cannot go on.
+pub(super) fn hint_for_generation(handler: &str, generation: u32, reason: &str) -> String {
+    let look = match event(reason) {
+        Some((stream, sequence)) => format!("look at it with `nats stream get {stream} {sequence}`; "),
+        None => String::new(),
+    };
+    format!(
+        "{look}remove it with `millstream abandon {handler} --generation {generation}`, mend the module, and build another with \
+         `millstream rebuild {handler} --module FILE`"
+    )
 }
 
 /// The place of the event that a reason begins with: `event ORDERS:2 on subject ...`.

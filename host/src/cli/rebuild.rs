@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Args;
 
-use super::generations::{Generations, Row, table, told};
+use super::generations::{Generations, Row, refused, table, told};
 use super::progress::{Progress, grouped, rate};
-use super::{Fault, connect, deploy, output};
+use super::underway::{self, Nobody};
+use super::{Fault, connect, deploy, output, reasons};
 use crate::generation::Generation;
+use crate::generation::ledger::Wanted;
 use crate::inputs;
 use crate::rebuild::{self, Plan};
 
@@ -56,19 +58,30 @@ impl Rebuild {
         if self.list {
             return tell(&generations.rows().await?, json);
         }
+        generations.ledger.may_begin(&self.handler).map_err(refused)?;
         let plan = self.plan(&generations).await?;
         check(&generations, &plan).await?;
         let number = rebuild::begin(&generations.jetstream, &self.handler, plan).await.map_err(told)?;
         generations.refresh().await?;
-        let hosts = generations.registry.live_hosts().await?;
-        if hosts.is_empty() {
-            eprintln!("generation {number} begins as soon as a host runs (start one with `millstream run`)");
+        self.follow(&mut generations, number, json).await
+    }
+
+    /// Waits for a generation that is begun, and tells how it is.
+    pub(super) async fn follow(&self, generations: &mut Generations, number: u32, json: bool) -> Result<(), Fault> {
+        let nobody = underway::nobody(&generations.registry, &self.handler).await?;
+        if let Some(Nobody { reason, hint }) = &nobody {
+            eprintln!("{reason}, so generation {number} waits for one ({hint})");
         } else if !self.no_wait {
-            wait(&mut generations, number).await?;
+            wait(generations, number).await?;
         }
         let row = generations.row(number).await?;
-        if !json && !hosts.is_empty() {
-            eprintln!("compare it with `millstream diff {0}`, then `millstream promote {0}`", self.handler);
+        if !json && nobody.is_none() {
+            let beside = generations.ledger.shadows.iter().filter(|shadow| shadow.wanted != Wanted::Abandoned).count();
+            let which = if beside > 1 { format!(" --generation {number}") } else { String::new() };
+            eprintln!(
+                "compare it with `millstream diff {0}{which}`, then `millstream promote {0}{which}`",
+                self.handler
+            );
         }
         tell(&[row], json)
     }
@@ -85,10 +98,10 @@ impl Rebuild {
                     .hint("build one with `cargo build --profile module --target wasm32-unknown-unknown`")
             })?;
         let settings = &deployment.settings;
-        let version = deploy::examine(&bytes, settings.clone()).map_err(|error| deploy::no_handler(file, error))?;
-        let live = generations.registry.module(deployment.digest).await;
-        if let Ok(live) = live.as_deref().map(|live| deploy::examine(live, settings.clone()))
-            && let Ok(live) = live
+        let examined = deploy::examined(bytes.clone(), settings.clone()).await;
+        let version = examined.map_err(|error| deploy::no_handler(file, error))?;
+        if let Ok(live) = generations.registry.module(deployment.digest).await
+            && let Ok(live) = deploy::examined(live, settings.clone()).await
             && live.kind() != version.kind()
         {
             return Err(Fault::usage(anyhow::anyhow!("a projection and a saga cannot take each other's place"))
@@ -127,7 +140,7 @@ async fn wait(generations: &mut Generations, number: u32) -> Result<(), Fault> {
             "failing" => {
                 progress.finish();
                 return Err(Fault::failed(anyhow::anyhow!("generation {number} cannot be built: {}", row.reason))
-                    .hint(format!("remove it with `millstream abandon {} --generation {number}`", row.handler)));
+                    .hint(reasons::hint_for_generation(&row.handler, number, &row.reason)));
             }
             "building" if close < CLOSE_LOOKS => {}
             "building" | "ready" | "kept" => break,

@@ -9,12 +9,11 @@ use clap::Args;
 use serde::Serialize;
 
 use super::dead::{Parked, Row};
-use super::{Fault, connect, deploy, output};
+use super::{Fault, connect, deploy, output, versions};
 use crate::claim;
 use crate::clock;
 use crate::parking::capsule::Replayed;
 use crate::parking::wishes::{Left, Outcome, What, Wish};
-use crate::registry::Registry;
 
 /// How often to look whether it is done.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -209,18 +208,10 @@ fn tell(handler: &str, outcome: &Outcome, done: &str, json: bool) -> Result<(), 
 
 /// Tries each key on the module that is deployed, beside the handler.
 async fn forecast(jetstream: &jetstream::Context, parked: &Parked, rows: &[Row], json: bool) -> Result<(), Fault> {
-    let registry = Registry::peek(jetstream).await?;
-    let deployment = match &registry {
-        Some(registry) => registry.deployment(&parked.handler).await?,
-        None => None,
-    };
-    let (Some(registry), Some(deployment)) = (registry, deployment) else {
-        return Err(super::versions::not_deployed(&parked.handler));
-    };
+    let (registry, _, deployment) = versions::found(jetstream, &parked.handler).await?;
     let bytes = registry.module(deployment.digest).await?;
     let settings = deployment.settings.clone();
-    let version =
-        tokio::task::spawn_blocking(move || deploy::examine(&bytes, settings)).await.map_err(Fault::failed)??;
+    let version = deploy::examined(bytes, settings).await?;
     let mut cells = Vec::new();
     for row in rows {
         let capsule = parked.capsule(row).await?;

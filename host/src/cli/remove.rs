@@ -17,8 +17,9 @@ use crate::intake;
 use crate::names;
 use crate::parking::dead::DeadLetters;
 use crate::parking::wishes::Wishes;
-use crate::rebuild;
+use crate::rebuild::{self, Traces};
 use crate::registry::{Deployment, Registry};
+use crate::survey;
 
 /// How long hosts have to end it.
 const WAIT: Duration = Duration::from_secs(15);
@@ -42,6 +43,8 @@ struct Removed {
     handler: String,
     consumers: Vec<String>,
     streams: Vec<String>,
+    /// What goes of the generations beside the live one.
+    generations: Vec<Traces>,
     timers: u64,
 }
 
@@ -53,16 +56,18 @@ impl Remove {
         // One that cannot be read must go as well.
         let deployed = registry.deployments().await?.into_iter().find(|(deployed, _)| deployed == name);
         let (_, deployment) = deployed.ok_or_else(|| versions::not_deployed(name))?;
-        let consumers = self.consumers(&jetstream, deployment.ok().as_ref()).await;
+        let inputs = self.inputs(&jetstream, deployment.ok().as_ref()).await;
+        let consumers = self.consumers(&jetstream, &inputs).await;
         let streams = if self.with_documents { self.streams(&jetstream).await? } else { Vec::new() };
-        self.confirm(&consumers, &streams)?;
+        let generations = self.generations(&jetstream, &inputs).await?;
+        self.confirm(&consumers, &streams, &generations)?;
 
         registry.remove(name).await?;
         self.wait_for_hosts(&registry).await?;
         for stream in &consumers {
             delete_consumer(&jetstream, stream, name).await?;
         }
-        rebuild::take_off(&jetstream, &registry, name, self.with_documents).await?;
+        rebuild::take_off(&jetstream, &registry, name, &inputs, self.with_documents).await?;
         if self.with_documents {
             let live = ledger::live(&jetstream, name).await.map_err(Fault::failed)?;
             forget_parked(&jetstream, &Generation::live(name, live)).await?;
@@ -76,7 +81,7 @@ impl Remove {
         if let Err(error) = board::clear_all(&jetstream, name).await {
             eprintln!("warning: its alerts are left to a host to clear: {error}");
         }
-        let removed = Removed { handler: name.clone(), consumers, streams, timers };
+        let removed = Removed { handler: name.clone(), consumers, streams, generations, timers };
         if json {
             return Ok(output::json(&removed)?);
         }
@@ -89,19 +94,39 @@ impl Remove {
         Ok(())
     }
 
-    /// Input streams on which it has a consumer.
-    async fn consumers(&self, jetstream: &Context, deployment: Option<&Deployment>) -> Vec<String> {
-        let Some(deployment) = deployment else { return Vec::new() };
-        let inputs = inputs::resolve(jetstream, deployment.filters(), &deployment.settings.streams).await;
-        let mut streams: Vec<String> = inputs.into_iter().flatten().map(|input| input.stream).collect();
-        streams.push(names::TIMERS.to_owned());
+    /// Streams that it reads as it is deployed, or has read as far as its journal tells: what is deployed may never have run.
+    async fn inputs(&self, jetstream: &Context, deployment: Option<&Deployment>) -> Vec<String> {
+        let mut streams = vec![names::TIMERS.to_owned()];
+        if let Some(deployment) = deployment {
+            let inputs = inputs::resolve(jetstream, deployment.filters(), &deployment.settings.streams).await;
+            streams.extend(inputs.into_iter().flatten().map(|input| input.stream));
+        }
+        let read = survey::decided(jetstream, &self.handler).await.unwrap_or_default().0;
+        streams.extend(read.into_iter().map(|position| position.stream));
+        streams.sort();
+        streams.dedup();
+        streams
+    }
+
+    /// Those on which the live generation has a consumer.
+    async fn consumers(&self, jetstream: &Context, inputs: &[String]) -> Vec<String> {
         let mut ours = Vec::new();
-        for stream in streams {
-            if let Ok(true) = intake::check_consumer(jetstream, &Generation::first(&self.handler), &stream).await {
-                ours.push(stream);
+        for stream in inputs {
+            if let Ok(true) = intake::check_consumer(jetstream, &Generation::first(&self.handler), stream).await {
+                ours.push(stream.clone());
             }
         }
         ours
+    }
+
+    /// What goes of the generations beside the live one.
+    async fn generations(&self, jetstream: &Context, inputs: &[String]) -> Result<Vec<Traces>, Fault> {
+        let mut all = rebuild::traces(jetstream, &self.handler, inputs).await?;
+        if !self.with_documents {
+            all.iter_mut().for_each(|traces| traces.bucket = None);
+            all.retain(|traces| !traces.consumers.is_empty());
+        }
+        Ok(all)
     }
 
     /// Its bucket and its journal, where they are its own.
@@ -121,13 +146,21 @@ impl Remove {
     }
 
     /// Names what goes, and has a person say yes.
-    fn confirm(&self, consumers: &[String], streams: &[String]) -> Result<(), Fault> {
+    fn confirm(&self, consumers: &[String], streams: &[String], generations: &[Traces]) -> Result<(), Fault> {
         eprintln!("this ends handler {} on every host", self.handler);
         for stream in consumers {
             eprintln!("  and removes its consumer on stream {stream}");
         }
         for stream in streams {
             eprintln!("  and removes stream {stream} with all that is in it");
+        }
+        for Traces { generation, name, consumers, bucket } in generations {
+            for stream in consumers {
+                eprintln!("  and removes consumer {name} of generation {generation} on stream {stream}");
+            }
+            if let Some(bucket) = bucket {
+                eprintln!("  and removes stream {bucket} of generation {generation} with all that is in it");
+            }
         }
         if self.yes {
             return Ok(());

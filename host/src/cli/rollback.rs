@@ -1,11 +1,19 @@
-//! `millstream rollback`: deploys again what was deployed before. The history of deployments is kept by the bucket itself, so this is a
-//! deployment like any other, and can be rolled back too.
+//! `millstream rollback`: deploys again what ran before. The history of deployments is kept by the bucket itself, so this is a
+//! deployment like any other, and can be rolled back too. Where what ran before has documents of its own, in a generation that is
+//! kept, that generation is promoted instead.
 
+use async_nats::jetstream::{self, Context};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Fault, connect, deploy, output, running, verdicts, versions};
+use super::generations::Generations;
+use super::promote::Promote;
+use super::running::{self, Running};
+use super::{Fault, connect, deploy, output, verdicts, versions};
+use crate::generation::ledger::{self, Ending, Ledger, Wanted};
+use crate::hint;
 use crate::registry::{self, Deployment, Desired, Past, Registry};
+use crate::sandbox::Digest;
 use crate::version::Succession;
 
 /// Go back to an earlier version.
@@ -13,7 +21,7 @@ use crate::version::Succession;
 pub(super) struct Rollback {
     /// The handler.
     handler: String,
-    /// The version: its label, or the beginning of its digest; by default the one before.
+    /// The version: its label, or the beginning of its digest; by default the last one that ran before.
     #[arg(value_name = "VERSION")]
     to: Option<String>,
     /// Do not wait for the hosts.
@@ -29,12 +37,23 @@ pub(crate) struct Done {
     to: String,
     label: String,
     state: String,
+    /// The generation that was promoted for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: Option<u32>,
+}
+
+/// How to get there.
+enum Way {
+    /// By a deployment.
+    Deploy(Box<Deployment>),
+    /// By a promotion of the generation that has its documents.
+    Promote(u32),
 }
 
 impl Rollback {
     pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
-        let registry = versions::registry(connection, &self.handler).await?;
-        let done = roll_back(&registry, &self.handler, self.to.as_deref(), !self.no_wait).await?;
+        let jetstream = jetstream::new(super::open(connection).await?);
+        let done = roll_back(&jetstream, &self.handler, self.to.as_deref(), !self.no_wait).await?;
         if json {
             return Ok(output::json(&done)?);
         }
@@ -44,92 +63,167 @@ impl Rollback {
     }
 }
 
-/// Deploys an earlier version of a handler again, by default the one before, and waits for the hosts, if that is wanted.
-pub(crate) async fn roll_back(registry: &Registry, handler: &str, to: Option<&str>, wait: bool) -> Result<Done, Fault> {
-    let Some((revision, current)) = registry.current(handler).await? else {
-        return Err(versions::not_deployed(handler));
-    };
+/// Goes back to an earlier version of a handler, by default the last one that ran before, and waits for the hosts, if that is wanted.
+pub(crate) async fn roll_back(jetstream: &Context, handler: &str, to: Option<&str>, wait: bool) -> Result<Done, Fault> {
+    let (registry, revision, current) = versions::found(jetstream, handler).await?;
+    let ledger = ledger::look(jetstream, handler).await?;
+    let runs = running::of(&registry, handler, revision, &current).await?;
     let history = registry.history(handler).await?;
-    let target = target(handler, to, &current, history)?;
-    // Refused here, not by every host.
-    let bytes = registry
-        .module(target.digest)
-        .await
-        .map_err(|error| Fault::failed(error).hint("deploy it again from its file with `millstream deploy`"))?;
-    let runs = running::of(registry, handler, &current).await?.deployment;
-    check(registry, handler, &runs, &target, bytes).await?;
-    let wanted = Deployment { desired: Desired::Running, note: String::new(), ..target };
+    let way = match to {
+        Some(version) => Way::Deploy(Box::new(named(handler, version, &current, history)?)),
+        None => before(&registry, handler, (revision, &current), &runs, history, &ledger).await?,
+    };
+    let way = match way {
+        Way::Deploy(target) => check(&registry, handler, &runs.deployment, *target, &ledger).await?,
+        way @ Way::Promote(_) => way,
+    };
+    let from = runs.deployment.digest.to_string();
+    let target = match way {
+        Way::Deploy(target) => target,
+        Way::Promote(generation) => return promote(jetstream, handler, from, generation).await,
+    };
+    let wanted = Deployment { desired: Desired::Running, note: String::new(), ..*target };
     let Some(new) = registry.replace(handler, revision, &wanted).await? else {
         return Err(versions::overtaken(handler));
     };
-    let state = if wait {
-        verdicts::wait(registry, handler, new, wanted.digest).await?.line("deployed")
-    } else {
-        "deployed".to_owned()
-    };
-    Ok(Done {
-        handler: handler.to_owned(),
-        from: runs.digest.to_string(),
-        to: wanted.digest.to_string(),
-        label: wanted.label,
-        state,
+    let state =
+        if wait { verdicts::wait(&registry, handler, new).await?.line("deployed") } else { "deployed".to_owned() };
+    let (handler, to) = (handler.to_owned(), wanted.digest.to_string());
+    Ok(Done { handler, from, to, label: wanted.label, state, generation: None })
+}
+
+/// Has a generation that is kept take the place of the live one.
+async fn promote(jetstream: &Context, handler: &str, from: String, generation: u32) -> Result<Done, Fault> {
+    let mut generations = Generations::of(jetstream.clone(), handler).await?;
+    let there = generations.ledger.shadow(generation).map(|shadow| (shadow.digest.to_string(), shadow.label.clone()));
+    let (to, label) = there.unwrap_or_default();
+    let Ending { pause_milliseconds, .. } = Promote::of(handler, Some(generation)).perform(&mut generations).await?;
+    let state = format!("generation {generation} is live again; nothing was decided for {pause_milliseconds} ms");
+    Ok(Done { handler: handler.to_owned(), from, to, label, state, generation: Some(generation) })
+}
+
+/// The last version that ran before this one.
+async fn before(
+    registry: &Registry,
+    handler: &str,
+    current: (u64, &Deployment),
+    runs: &Running,
+    history: Vec<Past>,
+    ledger: &Ledger,
+) -> Result<Way, Fault> {
+    // What is wanted does not run: the way back is to what does.
+    if runs.wanted.is_some() {
+        return Ok(Way::Deploy(Box::new(runs.deployment.clone())));
+    }
+    let ran = registry.those_that_ran(handler).await?;
+    let last = last_that_ran(history, &ran, current.1);
+    let promoted = ledger.ended.as_ref().filter(|ended| ended.revision > 0 && ended.to == ledger.live);
+    if let Some(Ending { from, to, revision, .. }) = promoted
+        && last.as_ref().is_none_or(|(last, _)| last < revision)
+    {
+        let is_kept = ledger.shadow(*from).is_some_and(|shadow| shadow.wanted == Wanted::Kept);
+        return if is_kept { Ok(Way::Promote(*from)) } else { Err(not_kept(handler, (*from, *to), ledger, last)) };
+    }
+    last.map(|(_, last)| Way::Deploy(Box::new(last))).ok_or_else(|| {
+        Fault::usage(anyhow::anyhow!("handler {handler} has no earlier version that ran")).hint(format!(
+            "see what there was with `millstream list --versions {handler}`, and name one with `millstream rollback {handler} \
+             VERSION`"
+        ))
     })
 }
 
-/// A version of another kind or state version cannot go on with the documents that are there.
+/// The newest deployment that ran and is another than this one.
+fn last_that_ran(history: Vec<Past>, ran: &[u64], current: &Deployment) -> Option<(u64, Deployment)> {
+    // A handler that was removed has no past.
+    let past = history.into_iter().map_while(|past| Some((past.revision, past.deployment?)));
+    past.filter_map(|(revision, past)| Some((revision, past.ok()?)))
+        .find(|(revision, past)| ran.contains(revision) && past.differs(current))
+}
+
+/// What ran before the last promotion has no documents any more.
+fn not_kept(handler: &str, (from, to): (u32, u32), ledger: &Ledger, last: Option<(u64, Deployment)>) -> Fault {
+    let kept = ledger.shadows.iter().find(|shadow| shadow.wanted == Wanted::Kept);
+    let hint = match (kept, last) {
+        (Some(kept), _) => {
+            format!(
+                "generation {0} is kept: take that with `millstream promote {handler} --generation {0}`",
+                kept.number
+            )
+        }
+        (None, Some((_, last))) => build_again(handler, last.digest),
+        (None, None) => {
+            format!("build it again with `millstream rebuild {handler}`, then `millstream promote {handler}`")
+        }
+    };
+    Fault::usage(anyhow::anyhow!(
+        "generation {from} of {handler}, which was live before generation {to}, is not kept, so there is nothing to go back to"
+    ))
+    .hint(hint)
+}
+
+/// How to have the documents of an earlier module again.
+fn build_again(handler: &str, digest: Digest) -> String {
+    format!(
+        "build its documents again: `nats object get MILLSTREAM_MODULES {digest} --output before.wasm`, then `millstream rebuild \
+         {handler} --module before.wasm` and `millstream promote {handler}`"
+    )
+}
+
+/// A version of another kind or state version cannot go on with the documents that are there: its own may be kept. Refused here, not by
+/// every host.
 async fn check(
     registry: &Registry,
     name: &str,
     runs: &Deployment,
-    target: &Deployment,
-    bytes: Vec<u8>,
-) -> Result<(), Fault> {
+    target: Deployment,
+    ledger: &Ledger,
+) -> Result<Way, Fault> {
+    let bytes = registry
+        .module(target.digest)
+        .await
+        .map_err(|error| Fault::failed(error).hint("deploy it again from its file with `millstream deploy`"))?;
     // Without the other's module there is nothing to compare with, and each host decides for itself.
     let running = match registry.module(runs.digest).await {
         Ok(running) => running,
-        Err(registry::Error::NoModule(_) | registry::Error::Damaged { .. }) => return Ok(()),
+        Err(registry::Error::NoModule(_) | registry::Error::Damaged { .. }) => {
+            return Ok(Way::Deploy(Box::new(target)));
+        }
         Err(error) => return Err(Fault::failed(error)),
     };
-    let (old, new) = (runs.settings.clone(), target.settings.clone());
-    let examined = move || (deploy::examine(&running, old), deploy::examine(&bytes, new));
-    let (Ok(running), Ok(wanted)) = tokio::task::spawn_blocking(examined).await.map_err(Fault::failed)? else {
-        return Ok(());
+    let running = deploy::examined(running, runs.settings.clone()).await;
+    let (Ok(running), Ok(wanted)) = (running, deploy::examined(bytes, target.settings.clone()).await) else {
+        return Ok(Way::Deploy(Box::new(target)));
     };
-    match wanted.after(&running) {
-        Succession::Never(reason) => {
-            let to = target.digest.short();
-            let reason = reason.split("; hint: ").next().unwrap_or_default();
-            Err(Fault::usage(anyhow::anyhow!("{name} cannot go back to {to}: {reason}")).hint(format!(
-                "its documents may be kept as another generation: see `millstream rebuild {name} --list`, then \
-                 `millstream promote {name} --generation N`"
-            )))
-        }
-        Succession::Same | Succession::Swap | Succession::Reopen => Ok(()),
+    let Succession::Never(reason) = wanted.after(&running) else { return Ok(Way::Deploy(Box::new(target))) };
+    if wanted.kind() != running.kind() {
+        let (_, hint) = hint::split(&reason);
+        return Err(cannot(name, &target, &reason).hint(hint.unwrap_or_default()));
+    }
+    match ledger.with_module(target.digest) {
+        Some(shadow) if shadow.wanted == Wanted::Kept => Ok(Way::Promote(shadow.number)),
+        Some(shadow) => Err(cannot(name, &target, &reason).hint(format!(
+            "generation {0} has its documents: `millstream promote {name} --generation {0}`",
+            shadow.number
+        ))),
+        None => Err(cannot(name, &target, &reason).hint(build_again(name, target.digest))),
     }
 }
 
-/// What to deploy again.
-fn target(handler: &str, to: Option<&str>, current: &Deployment, history: Vec<Past>) -> Result<Deployment, Fault> {
-    let readable = history.into_iter().filter_map(|past| past.deployment?.ok());
-    let others: Vec<Deployment> = readable.filter(|past| differs(past, current)).collect();
-    let found = match to {
-        None => others.first(),
-        Some(version) => others
-            .iter()
-            .find(|past| past.label == *version)
-            .or_else(|| others.iter().find(|past| version.len() >= 4 && past.digest.to_string().starts_with(version))),
-    };
-    found.cloned().ok_or_else(|| {
-        let what = match to {
-            None => format!("handler {handler} has no earlier version"),
-            Some(version) => format!("handler {handler} has no earlier version `{version}`"),
-        };
-        Fault::usage(anyhow::anyhow!(what))
-            .hint(format!("see what there was with `millstream list --versions {handler}`"))
-    })
+fn cannot(name: &str, target: &Deployment, reason: &str) -> Fault {
+    let (reason, _) = hint::split(reason);
+    Fault::usage(anyhow::anyhow!("{name} cannot go back to {}: {reason}", target.digest.short()))
 }
 
-/// Another module, or other settings.
-fn differs(past: &Deployment, current: &Deployment) -> bool {
-    past.digest != current.digest || past.settings != current.settings
+/// The newest version of this label, or else of this digest.
+fn named(handler: &str, version: &str, current: &Deployment, history: Vec<Past>) -> Result<Deployment, Fault> {
+    let readable = history.into_iter().filter_map(|past| past.deployment?.ok());
+    let others: Vec<Deployment> = readable.filter(|past| past.differs(current)).collect();
+    let found = others
+        .iter()
+        .find(|past| past.label == *version)
+        .or_else(|| others.iter().find(|past| version.len() >= 4 && past.digest.to_string().starts_with(version)));
+    found.cloned().ok_or_else(|| {
+        Fault::usage(anyhow::anyhow!("handler {handler} has no earlier version `{version}`"))
+            .hint(format!("see what there was with `millstream list --versions {handler}`"))
+    })
 }

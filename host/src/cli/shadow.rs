@@ -11,8 +11,10 @@ use super::progress::{Progress, grouped};
 use super::{Fault, connect, deploy, output, running, span, versions};
 use crate::clock;
 use crate::direct_get::From;
+use crate::hint;
 use crate::inputs;
 use crate::rehearsal::shadow::{self, Cost, Report, Which};
+use crate::settings::Settings;
 use crate::subject;
 use crate::version;
 
@@ -49,23 +51,22 @@ impl Shadow {
         let bytes = std::fs::read(&self.module)
             .with_context(|| format!("{} cannot be read", self.module.display()))
             .map_err(|error| Fault::usage(error).hint("give the path of a .wasm file"))?;
-        let described = deploy::examine(&bytes, crate::settings::Settings::default())
+        let described = deploy::examined(bytes.clone(), Settings::default())
+            .await
             .with_context(|| format!("{} is not a handler", self.module.display()))
             .map_err(|error| Fault::usage(error).hint("`millstream new NAME` makes a handler that is one"))?;
         let name = self.name.clone().unwrap_or_else(|| described.description.name.clone());
         let registry = versions::registry(connection, &name).await?;
-        let Some(deployment) = registry.deployment(&name).await? else { return Err(versions::not_deployed(&name)) };
-        let deployment = running::of(&registry, &name, &deployment).await?.deployment;
+        let (revision, deployment) = versions::deployed(&registry, &name).await?;
+        let deployment = running::of(&registry, &name, revision, &deployment).await?.deployment;
         let running = registry.module(deployment.digest).await?;
         let settings = deployment.settings.clone();
-        let (old, new) = tokio::task::spawn_blocking(move || {
-            Ok::<_, anyhow::Error>((deploy::examine(&running, settings.clone())?, deploy::examine(&bytes, settings)?))
-        })
-        .await??;
+        let (old, new) =
+            tokio::try_join!(deploy::examined(running, settings.clone()), deploy::examined(bytes, settings))?;
         if old.description.kind != new.description.kind {
             let reason = version::other_kind(new.kind(), old.kind());
-            let (reason, hint) = reason.split_once("; hint: ").unwrap_or((&reason, ""));
-            return Err(Fault::usage(anyhow::anyhow!("{name}: {reason}")).hint(hint));
+            let (reason, hint) = hint::split(&reason);
+            return Err(Fault::usage(anyhow::anyhow!("{name}: {reason}")).hint(hint.unwrap_or_default()));
         }
         let jetstream = jetstream::new(super::open(connection).await?);
         let filters = widest(old.filters(), new.filters());
@@ -104,7 +105,16 @@ impl Shadow {
                 Err(Fault::usage(anyhow::anyhow!("--from is of one stream, and it reads {}", streams.join(", ")))
                     .hint("give a time with --last"))
             }
-            (None, from) => Ok(From::Sequence(from.unwrap_or(1))),
+            (None, Some(from)) => match inputs.iter().find(|input| from > input.last) {
+                Some(input) => Err(Fault::usage(anyhow::anyhow!(
+                    "stream {} ends at {}: there is nothing from {from} on",
+                    input.stream,
+                    input.last
+                ))
+                .hint(format!("give a sequence up to {} with --from, or a time with --last", input.last))),
+                None => Ok(From::Sequence(from)),
+            },
+            (None, None) => Ok(From::Sequence(1)),
         }
     }
 }

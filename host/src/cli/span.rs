@@ -4,8 +4,11 @@
 pub(super) fn nanoseconds(text: &str) -> Result<i64, String> {
     let whole = text.strip_suffix('d').and_then(|days| days.parse::<i64>().ok());
     let whole = whole.and_then(|days| days.checked_mul(24)).map(|hours| format!("{hours}h"));
-    let span: jiff::SignedDuration =
-        whole.as_deref().unwrap_or(text).parse().map_err(|error: jiff::Error| error.to_string())?;
+    let span: jiff::SignedDuration = whole
+        .as_deref()
+        .unwrap_or(text)
+        .parse()
+        .map_err(|_: jiff::Error| "it is a number and a unit, such as 30s, 5m, 1h 30m or 2d".to_owned())?;
     let nanoseconds = i64::try_from(span.as_nanos()).map_err(|error| error.to_string())?;
     if nanoseconds >= 0 { Ok(nanoseconds) } else { Err("less than nothing".to_owned()) }
 }

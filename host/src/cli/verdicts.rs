@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Fault;
+use super::underway::{self, Nobody};
+use super::{Fault, reasons};
+use crate::hint;
+use crate::lag::FAILING;
 use crate::progress::State;
 use crate::registry::{HOST_TTL, Outcome, Registry, Verdict};
-use crate::sandbox::Digest;
 
 /// How long hosts have to prepare a module and to take it over.
 const WAIT: Duration = Duration::from_secs(15);
@@ -27,6 +29,8 @@ pub(super) struct Verdicts {
     pub(super) hosts: Vec<Verdict>,
     /// Hosts that did not say anything in time, with the seconds since they were heard of, where that is long.
     pub(super) silent: Vec<(String, Option<u64>)>,
+    /// Why nobody was asked, where no live host looks after the handler.
+    nobody: Option<Nobody>,
 }
 
 /// What a host says, waited for.
@@ -38,10 +42,10 @@ enum Said {
 }
 
 /// Waits until every live host has said what it makes of this revision.
-pub(super) async fn wait(registry: &Registry, handler: &str, revision: u64, digest: Digest) -> Result<Verdicts, Fault> {
+pub(super) async fn wait(registry: &Registry, handler: &str, revision: u64) -> Result<Verdicts, Fault> {
     let hosts = registry.live_hosts().await?;
     let deadline = Instant::now() + WAIT;
-    let mut verdicts = Verdicts::default();
+    let mut verdicts = Verdicts { nobody: underway::nobody_of(&hosts, handler), ..Verdicts::default() };
     for host in hosts.into_iter().filter(|host| host.looks_after(handler)) {
         match verdict(registry, handler, &host.name, revision, deadline).await? {
             Said::Verdict(verdict) => verdicts.hosts.push(verdict),
@@ -53,7 +57,7 @@ pub(super) async fn wait(registry: &Registry, handler: &str, revision: u64, dige
         return Err(refusal(registry, handler, &refused.host, &refused.reason).await);
     }
     if verdicts.hosts.iter().any(|verdict| verdict.outcome == Outcome::Running) {
-        went_back(registry, handler, digest).await?;
+        went_back(registry, handler, revision).await?;
     }
     Ok(verdicts)
 }
@@ -90,15 +94,14 @@ async fn verdict(
 }
 
 /// Fails if the host has already given up what it took over, or stopped at an event.
-async fn went_back(registry: &Registry, handler: &str, digest: Digest) -> Result<(), Fault> {
+async fn went_back(registry: &Registry, handler: &str, revision: u64) -> Result<(), Fault> {
     let deadline = Instant::now() + WATCH;
-    let wanted = digest.to_string();
     while Instant::now() < deadline {
         let report = registry.status(handler).await?.unwrap_or_default();
-        if let Some(refused) = report.refused.filter(|refused| refused.digest == wanted) {
+        if let Some(refused) = report.refused.filter(|refused| refused.revision == revision) {
             return Err(refusal(registry, handler, &report.host, &refused.reason).await);
         }
-        if report.state == State::Failing && report.digest == wanted {
+        if report.state == State::Failing && report.revision == revision {
             return Err(refusal(registry, handler, &report.host, &report.reason).await);
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -112,27 +115,19 @@ async fn refusal(registry: &Registry, handler: &str, host: &str, reason: &str) -
         State::Running => format!("module {:.12} goes on", report.digest),
         _ => "nothing runs under this name".to_owned(),
     };
-    let (reason, hint) = match reason.split_once("; hint: ") {
-        Some((reason, hint)) => (reason, hint.to_owned()),
-        None => (
-            reason,
-            match has_before(registry, handler).await {
-                true => {
-                    format!("mend it and deploy again, or put the one before back with `millstream rollback {handler}`")
-                }
-                false => "mend it and deploy again".to_owned(),
-            },
-        ),
-    };
-    Fault::failed(anyhow::anyhow!("host {host} does not run it: {reason}; {runs}")).hint(hint)
+    let told = reasons::with_hint(handler, FAILING, reason, has_before(registry, handler).await);
+    let (reason, hint) = hint::split(&told);
+    Fault::failed(anyhow::anyhow!("host {host} does not run it: {reason}; {runs}")).hint(hint.unwrap_or_default())
 }
 
 /// Whether `millstream rollback` has something to go back to.
 pub(super) async fn has_before(registry: &Registry, handler: &str) -> bool {
     let history = registry.history(handler).await.unwrap_or_default();
-    let mut past = history.into_iter().map_while(|past| past.deployment).filter_map(Result::ok);
-    let Some(newest) = past.next() else { return false };
-    past.any(|past| past.digest != newest.digest || past.settings != newest.settings)
+    let ran = registry.those_that_ran(handler).await.unwrap_or_default();
+    let past = history.into_iter().map_while(|past| Some((past.revision, past.deployment?)));
+    let mut past = past.filter_map(|(revision, past)| Some((revision, past.ok()?)));
+    let Some((_, newest)) = past.next() else { return false };
+    past.any(|(revision, past)| ran.contains(&revision) && past.differs(&newest))
 }
 
 impl Verdicts {
@@ -144,7 +139,10 @@ impl Verdicts {
             None => format!("{host} has not answered (see `millstream list`)"),
         }));
         match parts.is_empty() {
-            true => format!("{done}; no host is running (start one with `millstream run`)"),
+            true => match &self.nobody {
+                Some(Nobody { reason, hint }) => format!("{done}; {reason} ({hint})"),
+                None => format!("{done}; no host has answered (see `millstream list`)"),
+            },
             false => parts.join(", "),
         }
     }

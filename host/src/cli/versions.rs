@@ -1,16 +1,28 @@
 //! What was deployed under one name, for `millstream list --versions`, the commands that go through that history, and the host's page.
 
-use async_nats::jetstream;
+use async_nats::jetstream::{self, Context};
 use serde::Serialize;
 
-use super::{Fault, connect, output};
+use super::{Fault, connect, output, running};
 use crate::clock;
-use crate::registry::{Past, Registry};
+use crate::registry::{Deployment, Past, Registry};
 
 /// The registry, if anything was ever deployed here.
 pub(super) async fn registry(connection: &connect::Connection, handler: &str) -> Result<Registry, Fault> {
     let jetstream = jetstream::new(super::open(connection).await?);
     Registry::peek(&jetstream).await?.ok_or_else(|| not_deployed(handler))
+}
+
+/// The registry, and what is deployed under this name, with its revision.
+pub(super) async fn found(jetstream: &Context, handler: &str) -> Result<(Registry, u64, Deployment), Fault> {
+    let registry = Registry::peek(jetstream).await?.ok_or_else(|| not_deployed(handler))?;
+    let (revision, deployment) = deployed(&registry, handler).await?;
+    Ok((registry, revision, deployment))
+}
+
+/// What is deployed under this name, with its revision.
+pub(super) async fn deployed(registry: &Registry, handler: &str) -> Result<(u64, Deployment), Fault> {
+    registry.current(handler).await?.ok_or_else(|| not_deployed(handler))
 }
 
 pub(crate) fn not_deployed(handler: &str) -> Fault {
@@ -33,7 +45,10 @@ pub(crate) struct Row {
     digest: String,
     label: String,
     desired: String,
+    /// It runs, or ran last.
     runs: bool,
+    /// A host ran it, and did not give it up.
+    ran: bool,
     #[serde(skip_serializing_if = "String::is_empty")]
     note: String,
 }
@@ -66,16 +81,26 @@ pub(crate) async fn rows(registry: &Registry, handler: &str) -> Result<Vec<Row>,
     if history.is_empty() {
         return Err(not_deployed(handler));
     }
-    let running = registry.status(handler).await?.unwrap_or_default().digest;
-    let mut runs_one = false;
-    let mut rows = Vec::with_capacity(history.len());
-    for past in &history {
-        let mut row = row(handler, past);
-        row.runs = !runs_one && row.digest == running;
-        runs_one |= row.runs;
-        rows.push(row);
+    let ran = registry.those_that_ran(handler).await?;
+    let runs = match history.first() {
+        Some(Past { revision, deployment: Some(Ok(deployed)), .. }) => {
+            runs(registry, handler, *revision, deployed).await?
+        }
+        // Removed, or not readable: what ran last goes on, if anything.
+        _ => registry.status(handler).await?.unwrap_or_default().revision,
+    };
+    let row =
+        |past: &Past| Row { runs: past.revision == runs, ran: ran.contains(&past.revision), ..row(handler, past) };
+    Ok(history.iter().map(row).collect())
+}
+
+/// Revision of the deployment that runs, or ran last; 0 where none ever did.
+async fn runs(registry: &Registry, handler: &str, revision: u64, deployed: &Deployment) -> Result<u64, Fault> {
+    let said = registry.status(handler).await?.unwrap_or_default();
+    if said.digest.is_empty() {
+        return Ok(0);
     }
-    Ok(rows)
+    Ok(running::running(registry, handler, (revision, deployed), running::Said::from(&said)).await?.revision)
 }
 
 fn row(handler: &str, past: &Past) -> Row {
@@ -91,5 +116,15 @@ fn row(handler: &str, past: &Past) -> Row {
     };
     // Whole seconds are what people compare.
     let time = clock::text(past.time / 1_000_000_000 * 1_000_000_000);
-    Row { handler: handler.to_owned(), revision: past.revision, time, digest, label, desired, runs: false, note }
+    Row {
+        handler: handler.to_owned(),
+        revision: past.revision,
+        time,
+        digest,
+        label,
+        desired,
+        runs: false,
+        ran: false,
+        note,
+    }
 }

@@ -128,6 +128,17 @@ pub struct Ending {
     /// Milliseconds in which nothing was decided.
     #[serde(default)]
     pub pause_milliseconds: u64,
+    /// Revision of the deployment that names the new module; 0 where it was given up.
+    #[serde(default)]
+    pub revision: u64,
+}
+
+impl Ending {
+    /// The other is not live, for this reason.
+    #[must_use]
+    pub fn given_up(id: u64, from: u32, to: u32, reason: String) -> Self {
+        Self { id, from, to, reason, positions: Vec::new(), written: 0, pause_milliseconds: 0, revision: 0 }
+    }
 }
 
 /// Why a wish is not granted. All are the user's to mend.
@@ -234,13 +245,26 @@ impl Ledger {
     /// # Errors
     /// While a promotion is under way, or when there are too many.
     pub fn begin(&mut self, handler: &str, shadow: Shadow) -> Result<u32, Refusal> {
-        self.stands_still(handler)?;
-        if self.shadows.len() >= SHADOWS {
-            return Err(Refusal::TooMany(handler.to_owned()));
-        }
+        self.may_begin(handler)?;
         self.last += 1;
         self.shadows.push(Shadow { number: self.last, ..shadow });
         Ok(self.last)
+    }
+
+    /// Whether a generation can be added.
+    ///
+    /// # Errors
+    /// While a promotion is under way, or when there are too many.
+    pub fn may_begin(&self, handler: &str) -> Result<(), Refusal> {
+        self.stands_still(handler)?;
+        if self.shadows.len() >= SHADOWS { Err(Refusal::TooMany(handler.to_owned())) } else { Ok(()) }
+    }
+
+    /// The newest shadow with this module that is there to be used.
+    #[must_use]
+    pub fn with_module(&self, digest: Digest) -> Option<&Shadow> {
+        let there = self.shadows.iter().filter(|shadow| shadow.wanted != Wanted::Abandoned);
+        there.filter(|shadow| shadow.digest == digest).max_by_key(|shadow| shadow.number)
     }
 
     /// The shadow that is meant: the one of this number, or the newest that is not a former live one, or the only one.
@@ -338,7 +362,7 @@ impl Ledger {
             return Err(Refusal::IsCut { handler: name(), from, to });
         }
         let reason = reason.to_owned();
-        self.given_up(Ending { id, from, to, reason, positions: Vec::new(), written: 0, pause_milliseconds: 0 }, false);
+        self.given_up(Ending::given_up(id, from, to, reason), false);
         Ok((from, to))
     }
 
@@ -555,7 +579,7 @@ mod tests {
     }
 
     fn ending(id: u64, from: u32, to: u32) -> Ending {
-        Ending { id, from, to, reason: String::new(), positions: Vec::new(), written: 0, pause_milliseconds: 0 }
+        Ending::given_up(id, from, to, String::new())
     }
 
     #[test]

@@ -43,7 +43,9 @@ pub(super) async fn act(
         "resume" => {
             Json(turn(registry, &name, Desired::Running, true).await.map_err(Failed::conflict)?).into_response()
         }
-        "rollback" => Json(roll_back(registry, &name, None, true).await.map_err(Failed::conflict)?).into_response(),
+        "rollback" => {
+            Json(roll_back(&host.jetstream, &name, None, true).await.map_err(Failed::conflict)?).into_response()
+        }
         _ => {
             let hint = "there are pause, resume and rollback";
             refuse(StatusCode::NOT_FOUND, format!("there is no action {action}"), hint)

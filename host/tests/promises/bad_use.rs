@@ -262,3 +262,40 @@ fn a_handler_crate_is_never_written_over() {
     }
     assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_argument_that_cannot_be_is_named_with_what_it_should_be() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.publish(&orders(0, 30)).await;
+    world.deploy("customer-spend", "spend", &[]);
+    let spend = module("customer-spend").to_str().expect("path").to_owned();
+    for (arguments, said, hint) in [
+        (&["shadow", &spend, "--last", "10x"][..], "'10x'", "such as 30s, 5m, 1h 30m or 2d"),
+        (&["shadow", &spend, "--last", "10x"], "--last", "`millstream shadow --help`"),
+        (
+            &["shadow", &spend, "--name", "spend", "--from", "31"],
+            "stream ORDERS ends at 30: there is nothing from 31 on",
+            "a sequence up to 30",
+        ),
+        (
+            &["deploy", &spend, "--set", "batch_events=abc"],
+            "setting `batch_events`: invalid type: string \"abc\", expected a whole number",
+            "--set batch_events=1000",
+        ),
+        (
+            &["deploy", &spend, "--set", "batch_event=1"],
+            "there is no such setting",
+            "the settings are alert_lag_events, ",
+        ),
+        (&["abandon", "spend"], "one generation, 1, and it is live", "`millstream rebuild spend --list`"),
+        (&["abandon"], "<HANDLER>", "`millstream abandon --help`"),
+        (&["abandn"], "abandn", "`millstream --help`"),
+    ] {
+        let told = world.refused(2, arguments);
+        assert!(told.contains(said) && told.contains(hint), "{arguments:?}: {told}");
+    }
+    world.ok(&["rebuild", "spend"]);
+    let told = world.refused(2, &["abandon", "spend"]);
+    assert!(told.contains("`millstream abandon spend --generation 2`"), "{told}");
+}

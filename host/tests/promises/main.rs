@@ -17,6 +17,7 @@ mod dashboard;
 mod dev;
 mod docs;
 mod generations;
+mod going_back;
 mod harness;
 mod hostile;
 mod http;

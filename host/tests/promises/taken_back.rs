@@ -151,15 +151,17 @@ async fn a_promotion_that_nobody_carries_out_says_so_and_is_taken_back() {
     assert!(still.contains(&format!("waiting: {reason}")) && still.contains("--cancel"), "{still}");
     let busy = world.refused(2, &["abandon", "spend", "--generation", "2"]);
     assert!(busy.contains("--cancel"), "{busy}");
+    let v2 = module("customer-spend-v2");
+    let busy = world.refused(2, &["deploy", v2.to_str().unwrap(), "--name", "spend"]);
+    assert!(busy.starts_with("error: ") && busy.contains("--cancel"), "{busy}");
     world.ok(&["promote", "spend", "--cancel"]);
     let none = world.refused(2, &["promote", "spend", "--generation", "2"]);
-    assert!(none.contains(reason), "{none}");
+    assert!(none.contains(reason) && none.contains("`--handler spend`"), "{none}");
     assert_eq!(listed(&world, "spend")[1]["state"], "ready", "nothing was asked for");
     let _host = world.host(&[]);
     world.publish(&orders(500, 100)).await;
     world.settled("spend", &spend(&orders(0, 600))).await;
     world.ok(&["abandon", "spend", "--generation", "2"]);
-    let v2 = module("customer-spend-v2");
     world.ok(&["deploy", v2.to_str().unwrap(), "--name", "spend", "--promote", "auto"]);
     world.settled("spend", &spend_v2(&orders(0, 600))).await;
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::generations::listed;
 use crate::harness::{World, module, orders, spend, until};
-use crate::hostile::{Mischief, SOUND, file, wasm};
+use crate::hostile::{Mischief, NEVER_PARK, SOUND, file, wasm};
 use crate::promotion::shop;
 use crate::reload::{deploy, put, variant, verdict};
 
@@ -81,8 +81,8 @@ async fn who_deploys_hears_that_a_host_is_gone_and_of_no_version_before_the_firs
     // Nothing is before the first version.
     let folder = tempfile::tempdir().expect("a folder");
     let bad = file(&folder, "bad", &wasm(Mischief { stage: "unreachable", ..SOUND }));
-    let told = world.refused(1, &["deploy", bad.to_str().expect("path"), "--name", "first"]);
-    assert!(told.contains("mend it and deploy again") && !told.contains("rollback"), "{told}");
+    let told = world.refused(1, &["deploy", bad.to_str().expect("path"), "--name", "first", "--set", NEVER_PARK]);
+    assert!(told.contains("mend the module and deploy it") && !told.contains("rollback"), "{told}");
     world.in_state("first", "failing").await;
     let told = String::from_utf8_lossy(&world.cli(&["list"]).stderr).into_owned();
     assert!(told.contains("-f` and deploy with another --label") && !told.contains("rollback"), "{told}");

@@ -8,7 +8,8 @@ use crate::numbers::{LATENCY_MICROSECONDS, Numbers, Rates};
 use crate::overview::Overview;
 
 /// What a handler may be doing; `not-reporting` is any silence of its host.
-const STATES: [&str; 7] = ["starting", "running", "retrying", "failing", "paused", "not-started", "not-reporting"];
+const STATES: [&str; 8] =
+    ["starting", "running", "retrying", "failing", "paused", "stopped", "not-started", "not-reporting"];
 
 const MICROSECOND: f64 = 1e-6;
 

@@ -1,0 +1,335 @@
+//! Going back leads to what ran: a deployment that was refused leaves nothing behind, neither its settings nor its label, and what was
+//! live before a promotion is live again by the same command.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use millstream::registry::{Deployment, Outcome, Registry};
+use millstream::sandbox::Digest;
+use serde_json::{Value, json};
+
+use crate::generations::{is, listed};
+use crate::harness::{Host, World, chains, module, orders, spend, spend_v2, until};
+use crate::hostile::{Mischief, NEVER_PARK, SOUND, file, wasm};
+use crate::promotion::{promote, rebuild_v2, shop};
+use crate::reload::{deploy, variant, verdict};
+
+/// A host that allows batches of a thousand events at most.
+fn narrow(world: &World) -> Host {
+    world.host(&[("MILLSTREAM_CEILING", "batch_events=1000")])
+}
+
+/// What was deployed under this name, newest first.
+fn versions(world: &World, handler: &str) -> Vec<Value> {
+    let text = world.ok(&["list", "--versions", handler, "--json"]);
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// Labels of the versions that this is said of, newest first.
+fn labels(world: &World, handler: &str, of: &str) -> Vec<String> {
+    let rows = versions(world, handler);
+    let rows = rows.iter().filter(|row| row[of] == true);
+    rows.map(|row| row["label"].as_str().expect("a label").to_owned()).collect()
+}
+
+async fn settings(world: &World, handler: &str) -> millstream::settings::Settings {
+    let registry = Registry::open(&world.jetstream).await.expect("the registry");
+    registry.deployment(handler).await.expect("an answer").expect("a deployment").settings
+}
+
+fn roll_back(world: &World, handler: &str) -> Value {
+    serde_json::from_str(&world.ok(&["rollback", handler, "--json"])).expect("JSON")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_were_refused_are_left_behind() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    let host = narrow(&world);
+    let path = module("order-chain");
+    deploy(&world, &path, &["--name", "chain", "--label", "one", "--set", "batch_events=700"]);
+    let path = path.to_str().expect("path");
+    let greedy = ["deploy", path, "--name", "chain", "--label", "greedy", "--set", "batch_events=1001"];
+    let told = world.refused(1, &greedy);
+    assert!(told.contains("allows 1000"), "{told}");
+    // The module is the same, and yet another deployment runs than is wanted.
+    let row = world.listed("chain");
+    assert_eq!((&row["label"], &row["wanted"]["label"]), (&json!("one"), &json!("greedy")), "{row}");
+    assert_eq!(labels(&world, "chain", "runs"), ["one"]);
+    // A host that begins with it runs what ran.
+    drop(host);
+    let _host = narrow(&world);
+    world.publish(&orders(0, 200)).await;
+    world.settled("chain", &chains(&orders(0, 200))).await;
+    until("it is told what runs", async || (labels(&world, "chain", "runs") == ["one"]).then_some(())).await;
+
+    let said = deploy(&world, &module("order-chain"), &["--name", "chain", "--label", "two"]);
+    assert!(said["state"].as_str().expect("a state").starts_with("running on "), "{said}");
+    assert_eq!(said["changes"], json!(["the module is the same"]));
+    assert_eq!(settings(&world, "chain").await.batch_events, 700, "of what ran");
+    let row = world.listed("chain");
+    assert_eq!((&row["label"], &row["wanted"], &row["refused"]), (&json!("two"), &Value::Null, &Value::Null), "{row}");
+    assert_eq!(labels(&world, "chain", "runs"), ["two"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_back_leads_past_what_was_refused_or_given_up() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let _host = narrow(&world);
+    for (label, stage) in [("one", ""), ("two", "(nop)")] {
+        let path = file(&folder, label, &wasm(Mischief { stage, ..SOUND }));
+        deploy(&world, &path, &["--name", "careful", "--label", label]);
+    }
+    let greedy = file(&folder, "greedy", &wasm(Mischief { stage: "(nop) (nop)", ..SOUND }));
+    let refuse = || {
+        let path = greedy.to_str().expect("path");
+        world.refused(1, &["deploy", path, "--name", "careful", "--label", "greedy", "--set", "batch_events=1001"]);
+    };
+    refuse();
+    assert_eq!(roll_back(&world, "careful")["label"], "two", "what runs is wanted again");
+    refuse();
+    // One that the host gives up at its first events; two has shown nothing yet, so it goes back to one.
+    roll_back(&world, "careful");
+    let bad = file(&folder, "bad", &wasm(Mischief { stage: "unreachable", ..SOUND }));
+    deploy(&world, &bad, &["--name", "careful", "--label", "bad"]);
+    world.publish(&orders(0, 20)).await;
+    until("it went back", async || {
+        let row = world.listed("careful");
+        (row["label"] == "one" && row["state"] == "running" && row["counts"]["delivered"] == 20).then_some(())
+    })
+    .await;
+    for expected in ["two", "one", "two"] {
+        let done = roll_back(&world, "careful");
+        assert_eq!(done["label"], expected, "{done}");
+        assert_eq!(labels(&world, "careful", "runs"), [expected]);
+    }
+    let ran: Vec<String> = labels(&world, "careful", "ran");
+    assert!(!ran.contains(&"greedy".to_owned()) && !ran.contains(&"bad".to_owned()), "{ran:?}");
+    assert_eq!(settings(&world, "careful").await.batch_events, millstream::settings::Settings::default().batch_events);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_label_that_was_refused_is_not_shown_for_what_runs() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let pair = nkeys::KeyPair::new_user();
+    let seed = folder.path().join("seed");
+    std::fs::write(&seed, pair.seed().expect("a seed")).expect("a file");
+    let key = pair.public_key();
+    let _host = world.host(&[("MILLSTREAM_REQUIRE_SIGNED", &key)]);
+    let path = module("order-chain");
+    let sign = ["--sign-with", seed.to_str().expect("path")];
+    deploy(&world, &path, &[&["--name", "chain", "--label", "signed"][..], &sign].concat());
+    // Module and settings are the same, and nobody vouches for it.
+    let registry = Registry::open(&world.jetstream).await.expect("the registry");
+    let runs = registry.deployment("chain").await.expect("an answer").expect("a deployment");
+    let unsigned = Deployment { label: "unsigned".to_owned(), signature: None, ..runs };
+    let revision = registry.deploy("chain", &unsigned).await.expect("deployed");
+    assert_eq!(verdict(&world, "chain", revision).await.outcome, Outcome::Refused);
+    let row = until("the refusal is told", async || {
+        Some(world.listed("chain")).filter(|row| row["refused"]["revision"] == revision)
+    })
+    .await;
+    assert_eq!((&row["label"], &row["wanted"]["label"]), (&json!("signed"), &json!("unsigned")), "{row}");
+    assert_eq!(labels(&world, "chain", "runs"), ["signed"]);
+    assert_eq!(roll_back(&world, "chain")["label"], "signed");
+    assert_eq!(world.listed("chain")["wanted"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rollback_takes_a_promotion_back() {
+    let world = shop().await;
+    let events = orders(0, 2_000);
+    world.publish(&events).await;
+    let _host = world.host(&[]);
+    world.settled("spend", &spend(&events)).await;
+    rebuild_v2(&world);
+    is(&world, "spend", 2, "ready").await;
+    promote(&world, "spend", &[]);
+    world.settled("spend", &spend_v2(&events)).await;
+    for (live, documents) in [(1, spend(&events)), (2, spend_v2(&events)), (1, spend(&events))] {
+        let begun = Instant::now();
+        let done = roll_back(&world, "spend");
+        let took = begun.elapsed();
+        assert_eq!((&done["generation"], world.documents("spend").await == documents), (&json!(live), true), "{done}");
+        eprintln!("back to generation {live} within {} ms", took.as_millis());
+        is(&world, "spend", live, "live").await;
+    }
+    // A change since the promotion is undone within the generation.
+    let path = module("customer-spend");
+    deploy(&world, &path, &["--name", "spend", "--set", "batch_events=400"]);
+    let done = roll_back(&world, "spend");
+    assert_eq!((&done["generation"], settings(&world, "spend").await.batch_events), (&Value::Null, 500), "{done}");
+    // A version that is named is gone back to the same way.
+    let second = Digest::of(&std::fs::read(module("customer-spend-v2")).expect("a module")).to_string();
+    let done: Value = serde_json::from_str(&world.ok(&["rollback", "spend", &second[..12], "--json"])).expect("JSON");
+    assert_eq!((&done["generation"], &done["to"]), (&json!(2), &json!(second)), "{done}");
+    world.settled("spend", &spend_v2(&events)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_kept_is_not_promised() {
+    let world = shop().await;
+    world.deploy("customer-spend", "spend", &["--set", "keep_generations=0"]);
+    let events = orders(0, 300);
+    world.publish(&events).await;
+    let _host = world.host(&[]);
+    world.settled("spend", &spend(&events)).await;
+    rebuild_v2(&world);
+    is(&world, "spend", 2, "ready").await;
+    let told = String::from_utf8(world.cli(&["promote", "spend"]).stderr).expect("text");
+    assert!(told.contains("generation 1 is not kept") && !told.contains("take it back"), "{told}");
+    let first = Digest::of(&std::fs::read(module("customer-spend")).expect("a module")).to_string();
+    let told = world.refused(2, &["rollback", "spend"]);
+    assert!(told.contains("generation 1 of spend, which was live before generation 2, is not kept"), "{told}");
+    let hint = format!("`nats object get MILLSTREAM_MODULES {first} --output before.wasm`");
+    assert!(told.contains(&hint) && told.contains("`millstream rebuild spend --module before.wasm`"), "{told}");
+    is(&world, "spend", 2, "live").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_module_of_another_state_version_has_one_generation() {
+    let world = shop().await;
+    let events = orders(0, 300);
+    world.publish(&events).await;
+    let _host = world.host(&[]);
+    world.settled("spend", &spend(&events)).await;
+    let numbers = || {
+        listed(&world, "spend").iter().map(|row| row["generation"].as_u64().expect("a number")).collect::<BTreeSet<_>>()
+    };
+    let two = BTreeSet::from([1, 2]);
+    let said = |arguments: &[&str]| {
+        let output = world.cli(arguments);
+        let told = String::from_utf8(output.stderr).expect("text");
+        assert!(output.status.success(), "{told}");
+        told
+    };
+    let [first, second] = ["customer-spend", "customer-spend-v2"].map(|name| module(name).to_str().unwrap().to_owned());
+    let told = said(&["deploy", &second, "--name", "spend"]);
+    assert!(told.contains("its documents are built anew"), "{told}");
+    let told = said(&["deploy", &second, "--name", "spend"]);
+    assert!(told.contains("generation 2 is being built with this module already") && numbers() == two, "{told}");
+    said(&["deploy", &second, "--name", "spend", "--promote", "auto"]);
+    world.settled("spend", &spend_v2(&events)).await;
+    // Its documents are there: nothing is built for it.
+    let told = said(&["deploy", &first, "--name", "spend"]);
+    assert!(told.contains("generation 1, which was live with this module, is kept"), "{told}");
+    assert!(told.contains("`millstream promote spend`") && numbers() == two, "{told}");
+    said(&["deploy", &first, "--name", "spend", "--promote", "auto"]);
+    world.settled("spend", &spend(&events)).await;
+    assert_eq!(numbers(), two);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn remove_names_what_goes_of_each_generation() {
+    let world = shop().await;
+    let events = orders(0, 300);
+    world.publish(&events).await;
+    let _host = world.host(&[]);
+    world.settled("spend", &spend(&events)).await;
+    world.ok(&["rebuild", "spend"]);
+    is(&world, "spend", 2, "ready").await;
+    let asked = world.refused(2, &["remove", "spend", "--with-documents"]);
+    let consumer = "removes consumer spend_g2 of generation 2 on stream ORDERS\n";
+    assert!(asked.contains(consumer) && asked.contains("removes stream KV_spend_g2 of generation 2 with"), "{asked}");
+    let asked = world.refused(2, &["remove", "spend"]);
+    assert!(asked.contains(consumer) && !asked.contains("KV_spend_g2"), "{asked}");
+    let removed: Value = serde_json::from_str(&world.ok(&["remove", "spend", "--yes", "--json"])).expect("JSON");
+    let gone = json!([{ "generation": 2, "name": "spend_g2", "consumers": ["ORDERS"] }]);
+    assert_eq!((&removed["generations"], &removed["consumers"]), (&gone, &json!(["ORDERS"])), "{removed}");
+    let orders = world.jetstream.get_stream("ORDERS").await.expect("the stream");
+    assert_eq!(orders.cached_info().state.consumer_count, 0);
+    assert!(world.traces().await.contains(&"KV_spend_g2".to_owned()), "its documents stay");
+    deploy(&world, &module("customer-spend"), &["--name", "spend"]);
+    is(&world, "spend", 2, "ready").await;
+    let removed = world.ok(&["remove", "spend", "--yes", "--with-documents", "--json"]);
+    let removed: Value = serde_json::from_str(&removed).expect("JSON");
+    assert_eq!(removed["generations"][0]["bucket"], "KV_spend_g2", "{removed}");
+    let left: Vec<String> = world.traces().await.into_iter().filter(|name| name.contains("spend")).collect();
+    assert_eq!(left, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_told_to_stop_says_so_at_once() {
+    let world = shop().await;
+    world.publish(&orders(0, 100)).await;
+    let mut host = world.host(&[]);
+    world.settled("spend", &spend(&orders(0, 100))).await;
+    world.in_state("spend", "running").await;
+    host.signal("INT");
+    assert!(host.end().await.success());
+    assert_eq!(world.listed("spend")["state"], "stopped");
+    let said = deploy(&world, &module("customer-spend"), &["--name", "spend", "--label", "second"]);
+    assert_eq!(said["state"], "deployed; no host is running (start one with `millstream run`)");
+    let row = world.listed("spend");
+    assert_eq!((&row["label"], &row["wanted"]), (&json!("second"), &Value::Null), "{row}");
+    // A host for other handlers is no help, and is told what it lacks.
+    let _other = world.host(&[("MILLSTREAM_HANDLER", "nobody"), ("MILLSTREAM_HOST", "other")]);
+    let registry = Registry::open(&world.jetstream).await.expect("the registry");
+    until("it lives", async || (!registry.live_hosts().await.expect("the hosts").is_empty()).then_some(())).await;
+    let said = deploy(&world, &module("customer-spend"), &["--name", "spend", "--label", "third"]);
+    let said = said["state"].as_str().expect("a state");
+    assert!(said.contains("no host that is running looks after spend") && said.contains("`--handler spend`"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_was_taken_over_from_says_that_it_stands_by() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let first = file(&folder, "first", &variant("order-chain", "first"));
+    // It keeps another handler, and so goes on.
+    let _first = world.host(&[("MILLSTREAM_HOST", "first")]);
+    deploy(&world, &module("customer-spend"), &["--name", "spend"]);
+    deploy(&world, &first, &["--name", "chain"]);
+    let _second = world.host(&[("MILLSTREAM_HOST", "second"), ("MILLSTREAM_HANDLER", "chain")]);
+    let registry = Registry::open(&world.jetstream).await.expect("the registry");
+    until("the second has it", async || {
+        let said = registry.verdict("chain", "second").await.expect("an answer")?;
+        (said.outcome == Outcome::Running).then_some(())
+    })
+    .await;
+    world.publish(&orders(0, 10)).await;
+    until("the first stands by", async || {
+        let said = registry.verdict("chain", "first").await.expect("an answer")?;
+        (said.outcome == Outcome::StandingBy).then_some(())
+    })
+    .await;
+    let said = deploy(&world, &first, &["--name", "chain"]);
+    let state = said["state"].as_str().expect("a state");
+    assert!(state.contains("first stands by") && state.contains("running on second"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failing_generation_needs_is_said_wherever_it_is_met() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let sound = file(&folder, "sound", &wasm(SOUND));
+    let bad = file(&folder, "bad", &wasm(Mischief { stage: "unreachable", ..SOUND }));
+    let _host = world.host(&[]);
+    deploy(&world, &sound, &["--name", "careful", "--set", NEVER_PARK]);
+    world.publish(&orders(0, 20)).await;
+    world.caught_up("careful").await;
+    let bad = bad.to_str().expect("path");
+    let told = world.refused(1, &["rebuild", "careful", "--module", bad]);
+    is(&world, "careful", 2, "failing").await;
+    let asked = world.refused(2, &["promote", "careful"]);
+    let output = world.cli(&["diff", "careful"]);
+    let compared = String::from_utf8(output.stderr).expect("text");
+    assert!(output.status.success() && compared.contains("warning: generation 2 is failing"), "{compared}");
+    for told in [told, asked, compared] {
+        for part in ["`nats stream get ORDERS 7`", "`millstream abandon careful --generation 2`", "--module FILE"] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+    }
+    // The command that deploys it and the list tell the same.
+    let told = world.refused(1, &["deploy", bad, "--name", "other", "--set", NEVER_PARK]);
+    world.in_state("other", "failing").await;
+    let listed = String::from_utf8(world.cli(&["list"]).stderr).expect("text");
+    let hint = told.split("\nhint: ").nth(1).expect("a hint").trim();
+    assert!(listed.contains(&format!("; hint: {hint}")), "{hint}\n{listed}");
+}
