@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use futures::StreamExt as _;
 use millstream::journal::{Counts, Journal, Record};
+use millstream::registry::Registry;
 use serde_json::{Value, json};
 
 use crate::harness::cluster::{Cluster, Link};
@@ -49,6 +50,8 @@ struct Done {
     leaders_changed: u64,
     deployments: u64,
     redrives: u64,
+    /// After they ended because no server answered when they began.
+    hosts_begun_again: u64,
 }
 
 struct Chaos {
@@ -201,10 +204,30 @@ impl Chaos {
         }
         for number in 0..self.seats.len() {
             let seat = &mut self.seats[number];
-            if let Some(status) = seat.host.as_mut().and_then(Host::ended) {
-                let log = seat.host.as_ref().map(Host::log).unwrap_or_default();
-                panic!("host {number} ended by itself ({status}); its log:\n{log}");
+            let Some(status) = seat.host.as_mut().and_then(Host::ended) else { continue };
+            // As a service manager would: one that finds no server that answers when it begins says so and ends.
+            let log = seat.host.as_ref().map(Host::log).unwrap_or_default();
+            assert_eq!(status.code(), Some(1), "host {number}, its log:\n{log}");
+            assert!(!log.contains("panicked"), "host {number}, its log:\n{log}");
+            self.done.hosts_begun_again += 1;
+            self.begin(number);
+        }
+    }
+
+    /// Brings back everything, until three hosts live.
+    async fn all_live(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.bring_back(true).await;
+            let hosts = match Registry::open(&self.cluster.jetstream).await {
+                Ok(registry) => registry.live_hosts().await.map_or(0, |hosts| hosts.len()),
+                Err(_) => 0,
+            };
+            if hosts == self.seats.len() {
+                return;
             }
+            assert!(Instant::now() < deadline, "{hosts} hosts live");
+            pause().await;
         }
     }
 
@@ -324,8 +347,8 @@ async fn survives(seed: u64, length: Duration) {
     }
     stop.store(true, Ordering::SeqCst);
     publishing.await.expect("the publisher ends");
-    chaos.bring_back(true).await;
     let calm = Instant::now();
+    chaos.all_live().await;
     chaos.deploy("fragile-mended", "fragile").await;
 
     let (events, orders) = (chaos.read("TOLD").await, chaos.read("ORDERS").await);
