@@ -98,7 +98,7 @@ async fn only_who_shows_the_token_acts() {
     assert_eq!(request(address, "POST", "/api/handlers/chain/resume", &right).status, 200);
     world.in_state("chain", "running").await;
     let none = request(address, "POST", "/api/handlers/chain/rollback", &right);
-    assert_eq!((none.status, &none.json()["error"]), (409, &"handler chain has no earlier version".into()));
+    assert_eq!((none.status, &none.json()["error"]), (409, &"handler chain has no earlier version that ran".into()));
     assert_eq!(request(address, "POST", "/api/handlers/nobody/pause", &right).status, 404);
     assert_eq!(request(address, "POST", "/api/handlers/chain/explode", &right).status, 404);
 }
