@@ -12,6 +12,7 @@ use crate::journal::{CHANGE_ROOM, Counts};
 use crate::keys;
 use crate::pipeline;
 use crate::sandbox::{Class, Failure, slice, str_slice, wire};
+use crate::traces::Carried;
 
 /// A batch that the sandbox has folded, not yet committed.
 #[derive(Default)]
@@ -19,6 +20,7 @@ pub(crate) struct Decision {
     pub(crate) changes: Vec<Decided>,
     pub(crate) counts: Counts,
     pub(crate) effects: Vec<Outgoing>,
+    pub(crate) carried: Carried,
 }
 
 /// Why a batch could not be decided.
@@ -142,7 +144,8 @@ pub(crate) fn of(
         });
     }
     check_size(bytes, record_bytes)?;
-    Ok(Decision { changes, counts: count(arrivals.len() as u64, &staged.routes), effects: Vec::new() })
+    let counts = count(arrivals.len() as u64, &staged.routes);
+    Ok(Decision { changes, counts, ..Decision::default() })
 }
 
 /// Refuses what no record of `record_bytes` can hold.

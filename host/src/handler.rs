@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
-use millstream_saga::Outgoing;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -30,6 +29,7 @@ use crate::sandbox::Digest;
 use crate::settings::Settings;
 use crate::show;
 use crate::timers;
+use crate::traces::Effects;
 use crate::version::Version;
 use crate::waits;
 use publisher::Publisher;
@@ -97,7 +97,7 @@ struct Recovered {
     /// The last order number that was used for documents.
     order: u64,
     /// Records whose effects may not be published: journal sequence, time, effects.
-    effects: Vec<(u64, i64, Vec<Outgoing>)>,
+    effects: Vec<(u64, i64, Effects)>,
 }
 
 /// Why one claim ended.
@@ -339,7 +339,7 @@ impl Handler {
         let acted_through = claim.acted_through;
         let acts = self.acts(&version);
         let outbox = acts.then(|| Arc::new(self.outbox(jetstream, &version.settings, acted_through)));
-        let acts = recovered.effects.iter().rev().find(|(_, _, effects)| !effects.is_empty());
+        let acts = recovered.effects.iter().rev().find(|(_, _, effects)| !effects.outgoing.is_empty());
         let mut acting = acts.map_or(0, |(sequence, _, _)| *sequence);
         if let Some(outbox) = &outbox {
             self.progress.acts_through(outbox);
@@ -467,7 +467,8 @@ async fn recover(journal: &Journal, documents: &Documents, claim: &Claim, acts: 
     for (sequence, bytes) in journal.read(from, claim.last).await? {
         let record = Record::decode(&bytes, sequence)?;
         if acts && sequence > claim.acted_through {
-            recovered.effects.push((sequence, record.time, record.effects));
+            let effects = Effects { outgoing: record.effects, carried: record.carried };
+            recovered.effects.push((sequence, record.time, effects));
         }
         if sequence <= claim.shown_through {
             continue;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::direct_get;
 use crate::names;
 use crate::sandbox::Digest;
+use crate::traces::Carried;
 
 /// Format of the records this version writes and reads.
 const FORMAT: u8 = 2;
@@ -163,6 +164,10 @@ pub struct Record<'a> {
     pub changes: Vec<Change<'a>>,
     /// What is to be published, in order.
     pub effects: Vec<Outgoing>,
+    /// The traces that effects belong to. Behind all else, and nothing where there are none: versions that do not know of it read
+    /// the record without.
+    #[serde(skip)]
+    pub carried: Carried,
 }
 
 impl<'a> Record<'a> {
@@ -186,6 +191,7 @@ impl<'a> Record<'a> {
             input: 0,
             changes: Vec::new(),
             effects: Vec::new(),
+            carried: Carried::default(),
         }
     }
 
@@ -197,8 +203,13 @@ impl<'a> Record<'a> {
         let changes =
             self.changes.iter().map(|change| change.key.len() + change.value.map_or(0, <[u8]>::len) + CHANGE_ROOM);
         let effects = self.effects.iter().map(Outgoing::bytes);
-        let buffer = Vec::with_capacity(changes.chain(effects).sum::<usize>() + RECORD_ROOM);
-        postcard::to_extend(self, buffer).map(Bytes::from).map_err(|error| Error::Encode(error.to_string()))
+        let buffer = Vec::with_capacity(changes.chain(effects).sum::<usize>() + self.carried.bytes() + RECORD_ROOM);
+        let encoded = |error: postcard::Error| Error::Encode(error.to_string());
+        let buffer = postcard::to_extend(self, buffer).map_err(encoded)?;
+        if self.carried.is_empty() {
+            return Ok(buffer.into());
+        }
+        postcard::to_extend(&self.carried, buffer).map(Bytes::from).map_err(encoded)
     }
 
     /// Reads a message's bytes.
@@ -208,7 +219,13 @@ impl<'a> Record<'a> {
     pub fn decode(bytes: &'a [u8], sequence: u64) -> Result<Self, Error> {
         match bytes.first() {
             Some(&FORMAT) => {
-                postcard::from_bytes(bytes).map_err(|error| Error::Damaged { sequence, reason: error.to_string() })
+                let damaged = |error: postcard::Error| Error::Damaged { sequence, reason: error.to_string() };
+                let (record, rest) = postcard::take_from_bytes::<Self>(bytes).map_err(damaged)?;
+                let carried = match rest {
+                    [] => Carried::default(),
+                    rest => postcard::from_bytes(rest).map_err(damaged)?,
+                };
+                Ok(Self { carried, ..record })
             }
             other => Err(Error::Format { sequence, found: other.copied().unwrap_or_default() }),
         }
@@ -436,6 +453,18 @@ mod tests {
         let bytes = record.encode().unwrap();
         assert_eq!(Record::decode(&bytes, 1).unwrap(), record);
         assert!(matches!(Record::decode(&[9, 9], 4), Err(Error::Format { sequence: 4, found: 9 })));
+        assert!(matches!(Record::decode(&bytes[..bytes.len() - 1], 4), Err(Error::Damaged { sequence: 4, .. })));
+    }
+
+    #[test]
+    fn traces_stand_behind_all_else_so_that_records_without_them_are_as_before() {
+        let mut record = Record::new(Kind::Batch, 7, "host-a", Digest([3; 32]));
+        let before = record.encode().unwrap();
+        assert!(Record::decode(&before, 1).unwrap().carried.is_empty());
+        record.carried = Carried::of_one(2, crate::traces::Context::begin("root", |_| true));
+        let bytes = record.encode().unwrap();
+        assert_eq!(bytes[..before.len()], before, "whoever does not know of traces reads the same");
+        assert_eq!(Record::decode(&bytes, 1).unwrap(), record);
         assert!(matches!(Record::decode(&bytes[..bytes.len() - 1], 4), Err(Error::Damaged { sequence: 4, .. })));
     }
 

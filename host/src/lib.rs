@@ -28,11 +28,13 @@
 //! | `policy.rs` | what this host runs at all | signatures and ceilings are the host's own |
 //! | `supervisor.rs`, `registry.rs` | which handlers run here | deployments are plain NATS buckets |
 //! | `survey.rs`, `lag.rs` | how far behind | computed from JetStream, not from what a host says |
+//! | `traces.rs`, `traces/` | spans for a collector, headers for effects | holds nothing up; an effect's header is decided with it |
 //! | `recorded.rs` | reads what streams hold | no consumer is left behind |
 //! | `rehearsal.rs` | runs a new module on the past beside the one that runs | pure; nothing is published or written |
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |
 //!
-//! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `clock.rs` (time), `legible.rs` (what a terminal may show), `server.rs` (the
+//! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `clock.rs` (time), `legible.rs` (what a terminal may show), `logs.rs` (lines on
+//! stderr), `server.rs` (the
 //! embedded nats-server of demo, tests and benchmarks), `cli/` (a file per command), `examples.rs` (builds the
 //! example modules), `crash.rs` (where tests end the process).
 
@@ -62,6 +64,7 @@ mod keeper;
 pub mod keys;
 pub mod lag;
 pub mod legible;
+pub mod logs;
 pub mod names;
 pub mod outbox;
 mod outline;
@@ -86,5 +89,6 @@ pub mod subject;
 pub mod supervisor;
 pub mod survey;
 pub mod timers;
+pub mod traces;
 pub mod version;
 mod waits;

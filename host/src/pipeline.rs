@@ -13,13 +13,13 @@
 //! Never: acks or shows what is not committed. Any trouble ends the claim; `handler.rs` begins again from the last record.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use millstream_saga::Outgoing;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::batch::{self, Undecodable};
 use crate::blame::{Blame, Verdict};
@@ -39,6 +39,7 @@ use crate::saga::Sagas;
 use crate::sandbox::{Digest, Failure, Guest, str_slice, wire};
 use crate::show::Pace;
 use crate::timers::Sweeper;
+use crate::traces::{self, Effects};
 use crate::version::Version;
 
 /// Records between two trims of the journal.
@@ -271,10 +272,11 @@ impl Pipeline {
         while !rest.is_empty() && self.wait_for_room(stop).await {
             let part = self.throttle(self.blame.take(rest.len())).await;
             let later = rest.split_off(part);
+            let begun = traces::begin();
             match self.decide(arrivals.input, &rest).await {
                 Ok(decision) => {
                     self.blame.passed(part);
-                    self.commit(arrivals.input, rest, decision).await?;
+                    self.commit(arrivals.input, rest, decision, begun).await?;
                     rest = later;
                 }
                 Err(Undecided::Trouble(error)) => return Err(error),
@@ -283,6 +285,10 @@ impl Pipeline {
                     self.guest = None;
                     if self.blame.failed(part, index) == Verdict::First {
                         self.finish().await?;
+                        if let Some(span) = self.span(begun, arrivals.input, &rest) {
+                            span.failed(format!("{class}: {reason}"));
+                        }
+                        self.blame_one(arrivals.input, rest.first(), class);
                         let event =
                             rest.first().map(|arrival| self.describe(arrivals.input, arrival)).unwrap_or_default();
                         return Err(Error::Failing { event, class, reason, backtrace });
@@ -378,7 +384,13 @@ impl Pipeline {
     }
 
     /// Steps 5 and 6: sends the record as soon as the one before it has landed, and goes on.
-    async fn commit(&mut self, input: usize, arrivals: Vec<Arrival>, decision: Decision) -> Result<(), Error> {
+    async fn commit(
+        &mut self,
+        input: usize,
+        arrivals: Vec<Arrival>,
+        decision: Decision,
+        begun: Option<SystemTime>,
+    ) -> Result<(), Error> {
         self.finish().await?;
         let Some(newest) = arrivals.last() else { return Ok(()) };
         if let Some(position) = self.positions.get_mut(input) {
@@ -386,14 +398,24 @@ impl Pipeline {
         }
         self.counts.add(&decision.counts);
         self.pace.set_behind(newest.pending > self.version.settings.batch_events as u64);
-        self.write(Kind::Batch, input, decision, newest.message.reply.clone())
+        let span = self.span(begun, input, &arrivals).map(|span| {
+            let digest = self.version.digest.short();
+            span.decided(&digest, &decision.counts, decision.changes.len(), decision.effects.len())
+        });
+        self.write(Kind::Batch, input, decision, newest.message.reply.clone(), span)
+    }
+
+    /// The span of a batch that began then, where anybody follows traces.
+    fn span(&self, begun: Option<SystemTime>, input: usize, arrivals: &[Arrival]) -> Option<Box<traces::Batch>> {
+        begun?;
+        traces::Batch::of(begun, &self.documents.handler, &self.stream_name(input), arrivals)
     }
 
     /// Says in a record of its own that all effects are published, unless that is said or not so.
     pub(crate) async fn rest(&mut self) -> Result<(), Error> {
         self.finish().await?;
         if self.said.acted_through < self.acting && self.acting <= self.acted_through() {
-            self.write(Kind::Rest, 0, Decision::default(), None)?;
+            self.write(Kind::Rest, 0, Decision::default(), None, None)?;
             self.finish().await?;
         }
         Ok(())
@@ -406,6 +428,7 @@ impl Pipeline {
         input: usize,
         decision: Decision,
         ack: Option<async_nats::Subject>,
+        span: Option<Box<traces::Batch>>,
     ) -> Result<(), Error> {
         self.order += 1;
         self.saying = Said {
@@ -420,6 +443,7 @@ impl Pipeline {
             shown_through: self.saying.shown_through,
             acted_through: self.saying.acted_through,
             effects: decision.effects.clone(),
+            carried: decision.carried.clone(),
             bucket: self.documents.created(),
             standing: self.standing,
             previous: self.last,
@@ -441,7 +465,8 @@ impl Pipeline {
             digest: self.version.digest,
             ack,
             outbox: self.outbox.clone(),
-            effects: decision.effects,
+            effects: Effects { outgoing: decision.effects, carried: decision.carried },
+            span,
         };
         self.in_flight = Some(tokio::spawn(commit.land()));
         self.trim();
@@ -514,11 +539,12 @@ impl Pipeline {
         let done = self.said.shown_through.min(self.said.acted_through);
         let keep_from = (done + 1).min(self.last.saturating_sub(keep));
         let journal = self.journal.clone();
-        tokio::spawn(async move {
+        let trim = async move {
             if let Err(error) = journal.trim(keep_from).await {
                 tracing::warn!(%error, "the journal could not be trimmed");
             }
-        });
+        };
+        tokio::spawn(trim.in_current_span());
     }
 
     /// Waits while too much is decided but not shown or not published. False: the handler shall stop.
@@ -551,6 +577,12 @@ impl Pipeline {
         let part = available.min(usize::try_from(rate / 20).unwrap_or(usize::MAX).max(1));
         self.next_at = Instant::now() + Duration::from_secs_f64(part as f64 / rate as f64);
         part
+    }
+
+    /// Says in the log which event it is; why, the handler's end says.
+    fn blame_one(&self, input: usize, event: Option<&Arrival>, class: Fault) {
+        let (stream, sequence) = (self.stream_name(input), event.map_or(0, |event| event.sequence));
+        tracing::error!(stream, sequence, class = class.to_string(), "this event cannot be applied");
     }
 
     fn describe(&self, input: usize, arrival: &Arrival) -> String {
@@ -587,14 +619,26 @@ struct Commit {
     digest: Digest,
     ack: Option<async_nats::Subject>,
     outbox: Option<Arc<Outbox>>,
-    effects: Vec<Outgoing>,
+    effects: Effects,
+    span: Option<Box<traces::Batch>>,
 }
 
 impl Commit {
     async fn land(self) -> Result<u64, journal::Error> {
         let sent = Stamp::now();
-        let journal = self.journal.append(self.expected, self.record).await?;
+        let journal = match self.journal.append(self.expected, self.record).await {
+            Ok(journal) => journal,
+            Err(error) => {
+                if let Some(span) = self.span {
+                    span.failed(error.to_string());
+                }
+                return Err(error);
+            }
+        };
         crash::point("committed");
+        if let Some(span) = self.span {
+            span.committed(journal);
+        }
         self.documents.commit(Origin { order: self.order, journal, stream: self.stream, digest: self.digest });
         if let Some(ack) = self.ack {
             // Lost acks change nothing: the position in the record rules.

@@ -23,6 +23,7 @@ use crate::journal;
 use crate::names;
 use crate::sandbox::Guest;
 use crate::settings::Settings;
+use crate::traces;
 
 pub use facts::{Error as FactsError, Facts};
 use held::Held;
@@ -134,8 +135,10 @@ impl Sagas {
     /// Writes the instances that changed.
     fn decision(&mut self, work: Work, arrivals: &[Arrival], record_bytes: usize) -> Result<Decision, Undecided> {
         let counts = work.counts();
+        let units = work.out.iter().zip(&work.tasks).map(|(out, task)| (out.as_slice(), task.event));
+        let carried = traces::of_effects(units, arrivals);
         let effects: Vec<Outgoing> = work.out.into_iter().flatten().collect();
-        let mut bytes: usize = effects.iter().map(Outgoing::bytes).sum();
+        let mut bytes: usize = effects.iter().map(Outgoing::bytes).sum::<usize>() + carried.bytes();
         let mut changes = Vec::new();
         let mut decided = Vec::new();
         for Key { name, instance, changed, .. } in work.keys {
@@ -157,7 +160,7 @@ impl Sagas {
         for (name, instance, length) in decided {
             self.held.put(name, instance, length);
         }
-        Ok(Decision { changes, counts, effects })
+        Ok(Decision { changes, counts, effects, carried })
     }
 }
 

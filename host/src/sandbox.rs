@@ -8,6 +8,7 @@ mod engine;
 mod instance;
 mod limits;
 mod module;
+mod voice;
 
 pub use answer::{check_outcome, check_staged, slice, str_slice};
 pub use cache::Cache;
@@ -15,6 +16,7 @@ pub use engine::Sandbox;
 pub use instance::{Instance, LogLine};
 pub use limits::Limits;
 pub use module::{Digest, Error, Module, Source};
+pub use voice::Voice;
 
 use std::sync::Arc;
 

@@ -10,6 +10,7 @@ use async_nats::jetstream::kv::{Entry, Operation};
 use futures::StreamExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 use crate::handler::Ended;
 use crate::keeper::{Keeper, Wanted};
@@ -170,7 +171,9 @@ impl Supervisor {
         };
         let (wanted, follows) = watch::channel(wanted);
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(keeper.run(follows, stopped));
+        // At the highest level, so that each line of the handler has its name, whatever is left out.
+        let span = tracing::error_span!("handler", handler = name);
+        let task = tokio::spawn(keeper.run(follows, stopped).instrument(span));
         self.kept.insert(name, Kept { wanted, stop, progress, task });
     }
 

@@ -43,7 +43,8 @@ pub(crate) fn module() -> anyhow::Result<(Make, Digest)> {
     let bytes = std::fs::read(examples::module(root, "customer-spend"))?;
     let module = Module::prepare(&Sandbox::new()?, &Cache::for_user(), &Limits::default(), &bytes)?;
     let digest = module.digest();
-    let instantiate = move || module.instantiate("drain").map(|instance| Box::new(instance) as Box<dyn Guest>);
+    let voice = module.voice("drain");
+    let instantiate = move || module.instantiate(&voice).map(|instance| Box::new(instance) as Box<dyn Guest>);
     Ok((watched(Arc::new(instantiate)), digest))
 }
 

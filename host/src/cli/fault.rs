@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use crate::logs;
+
 /// What helps a user who may not.
 pub(super) const PERMIT: &str =
     "permit it to this user (deploy/nats-server.conf shows who needs what), or come as another with --user or --creds";
@@ -15,12 +17,13 @@ pub struct Fault {
     hint: Option<String>,
     code: u8,
     refused: Option<String>,
+    in_json: bool,
 }
 
 impl Fault {
     /// A fault whose exit code and hint are known.
     pub fn new(error: impl Into<anyhow::Error>, code: u8, hint: Option<String>) -> Self {
-        Self { error: error.into(), hint, code, refused: None }
+        Self { error: error.into(), hint, code, refused: None, in_json: false }
     }
 
     /// Something went wrong.
@@ -50,6 +53,13 @@ impl Fault {
         self
     }
 
+    /// Has it told as a line of a log in JSON.
+    #[must_use]
+    pub fn as_logged(mut self, format: logs::Format) -> Self {
+        self.in_json = format == logs::Format::Json;
+        self
+    }
+
     /// The process's exit code.
     #[must_use]
     pub fn code(&self) -> u8 {
@@ -57,21 +67,36 @@ impl Fault {
     }
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.error)?;
+impl Fault {
+    /// What failed, and the chain of causes, a line each.
+    fn account(&self) -> String {
+        let mut account = self.error.to_string();
         let mut said = self.error.to_string();
         for cause in self.error.chain().skip(1) {
             let cause = cause.to_string();
             // Many errors already carry their source's sentence.
             if !said.contains(&cause) {
-                write!(f, "\n  because: {cause}")?;
+                account.push_str("\n  because: ");
+                account.push_str(&cause);
                 said = cause;
             }
         }
         if let Some(told) = &self.refused {
-            write!(f, "\n  because: the server said: {told}")?;
+            account.push_str("\n  because: the server said: ");
+            account.push_str(told);
         }
+        account
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let account = self.account();
+        if self.in_json {
+            let account = account.replace("\n  ", "; ");
+            return f.write_str(&logs::error_in_json(&account, self.hint.as_deref()));
+        }
+        write!(f, "error: {account}")?;
         match &self.hint {
             Some(hint) => write!(f, "\nhint: {hint}"),
             None => Ok(()),

@@ -4,6 +4,7 @@
 use async_nats::jetstream;
 use clap::Args;
 
+use super::otlp::Otlp;
 use super::{Fault, connect};
 use crate::policy::Policy;
 use crate::sandbox::Cache;
@@ -24,6 +25,8 @@ pub(super) struct Run {
     /// The most that a deployment may set, such as limits.memory_bytes=67108864; may be given several times.
     #[arg(long = "ceiling", value_name = "NAME=VALUE", env = "MILLSTREAM_CEILING", value_delimiter = ',')]
     ceilings: Vec<String>,
+    #[command(flatten)]
+    otlp: Otlp,
 }
 
 impl Run {
@@ -32,14 +35,19 @@ impl Run {
             Fault::usage(error)
                 .hint("a public nkey begins with U or A; the settings are those of `millstream deploy --set`")
         })?;
-        let client = super::open(connection).await?;
         let host = self.host.unwrap_or_else(host_name);
+        let exporting = self.otlp.start(&host)?;
+        let client = super::open(connection).await?;
         let info = client.server_info();
         let address = format!("{}:{}", info.host, info.port);
         tracing::info!(host, server = %address, "running the deployed handlers; end with Ctrl-C");
         let supervisor =
             Supervisor::new(jetstream::new(client), host.clone(), Cache::for_user(), policy, self.handlers).await?;
-        match supervisor.run(told_to_stop()).await? {
+        let outcome = supervisor.run(told_to_stop()).await;
+        if let Some(exporting) = exporting {
+            exporting.end().await;
+        }
+        match outcome? {
             Outcome::Stopped(unfinished) if unfinished.is_empty() => {
                 tracing::info!(host, "stopped; everything decided is in the buckets");
                 Ok(())

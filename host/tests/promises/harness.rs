@@ -1,6 +1,7 @@
 //! What every test stands on: a server of its own, hosts as real processes, modules built once, conditions with deadlines, and
 //! folds that share no code with the handlers. A room for each; here are their names.
 
+mod collector;
 pub mod data;
 mod modules;
 mod orders;
@@ -9,6 +10,7 @@ mod process;
 mod waiting;
 mod world;
 
+pub use collector::{Collector, attribute};
 pub use modules::module;
 pub use orders::{Dice, Documents, Event, chains, orders, outcomes, spend, spend_v2};
 pub(crate) use points::at_each_point;
