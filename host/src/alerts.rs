@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::GetStreamByNameErrorKind;
-use async_nats::jetstream::stream::{Config, StorageType};
+use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, StorageType};
 
 use crate::clock;
 use crate::names;
@@ -55,23 +55,65 @@ pub async fn tell(
     replicas: usize,
     news: &serde_json::Value,
 ) -> Result<(), Error> {
-    open(jetstream, handler, replicas).await?;
     let time = clock::now();
     let id = format!("{handler}.{what}.{time}");
+    tell_once(jetstream, handler, what, replicas, &News { id: &id, time, body: news }).await.map(drop)
+}
+
+/// Something that several hosts may tell.
+pub(crate) struct News<'a> {
+    /// The same from whoever tells it.
+    pub(crate) id: &'a str,
+    /// When it happened, nanoseconds since 1970.
+    pub(crate) time: i64,
+    pub(crate) body: &'a serde_json::Value,
+}
+
+/// Tells it. False: somebody has told it within the stream's duplicate window.
+///
+/// # Errors
+/// When the server refuses, or is away.
+pub(crate) async fn tell_once(
+    jetstream: &Context,
+    handler: &str,
+    what: &str,
+    replicas: usize,
+    news: &News<'_>,
+) -> Result<bool, Error> {
+    open(jetstream, handler, replicas).await?;
     let event_type = format!("millstream.{what}");
     let outline = Outline {
-        id: &id,
+        id: news.id,
         event_type: &event_type,
         handler,
         aggregate: handler,
-        time,
-        correlation: &id,
+        time: news.time,
+        correlation: news.id,
         causation: "",
     };
     let mut headers = outline.headers();
-    headers.insert("Nats-Msg-Id", id.as_str());
+    headers.insert("Nats-Msg-Id", news.id);
     let refused = |error: async_nats::jetstream::context::PublishError| Error(error.to_string());
     let subject = names::event_subject(handler, what);
-    let ack = jetstream.publish_with_headers(subject, headers, news.to_string().into()).await.map_err(refused)?;
-    ack.await.map(drop).map_err(refused)
+    let ack = jetstream.publish_with_headers(subject, headers, news.body.to_string().into()).await.map_err(refused)?;
+    ack.await.map(|ack| !ack.duplicate).map_err(refused)
+}
+
+/// The id of the last news of this kind, if there is any.
+///
+/// # Errors
+/// When the server refuses, or is away.
+pub(crate) async fn last_told(jetstream: &Context, handler: &str, what: &str) -> Result<Option<String>, Error> {
+    let subject = names::event_subject(handler, what);
+    let holder = match jetstream.stream_by_subject(subject.clone()).await {
+        Ok(holder) => holder,
+        Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error(error.to_string())),
+    };
+    let stream = jetstream.get_stream_no_info(holder).await.map_err(|error| Error(error.to_string()))?;
+    match stream.get_last_raw_message_by_subject(&subject).await {
+        Ok(message) => Ok(message.headers.get("Nats-Msg-Id").map(ToString::to_string)),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(Error(error.to_string())),
+    }
 }

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use crate::clock;
-use crate::journal::{Counts, Error, Journal, Kind, Position, Record, Standing};
+use crate::journal::{Counts, Error, Journal, Kind, Parking, Position, Record, Standing};
 use crate::names;
 use crate::sandbox::Digest;
 
@@ -48,6 +48,8 @@ pub struct Claim {
     pub acted_through: u64,
     /// When the documents' bucket was created, nanoseconds since 1970.
     pub bucket: i64,
+    /// What was parked lately, and up to where dead letters are stored.
+    pub parking: Parking,
 }
 
 /// Claims the handler, whose bucket was created at `bucket` (nanoseconds since 1970).
@@ -68,6 +70,7 @@ pub async fn take(journal: &Journal, claimant: &Claimant, bucket: i64) -> Result
             bucket: claim.bucket,
             standing: claim.standing,
             previous: claim.last,
+            parking: claim.parking.clone(),
             ..Record::new(Kind::Claim, claim.id, &claimant.host, claimant.digest)
         };
         match journal.append(claim.last, record.encode()?).await {
@@ -108,6 +111,12 @@ fn resume(last: Option<&(u64, Bytes)>, claimant: &Claimant, bucket: i64) -> Resu
         counts: record.counts,
         shown_through: record.shown_through,
         acted_through: record.acted_through,
+        parking: Parking {
+            through: record.parking.through,
+            // Another module has yet to fail.
+            recent: if record.digest == claimant.digest.0 { record.parking.recent } else { Vec::new() },
+            ..Parking::default()
+        },
     })
 }
 

@@ -2,37 +2,45 @@
 //! data on stdout, all else on stderr. Never: does a command's work itself.
 
 mod abandon;
+mod alerts;
 pub mod connect;
+mod dead;
 mod demo;
 mod deploy;
 mod dev;
 mod diff;
-mod explain;
+pub(crate) mod explain;
 mod fault;
 mod generations;
 mod get;
-mod instances;
+pub(crate) mod instances;
 mod lag;
 mod list;
 mod new;
 mod otlp;
 mod output;
-mod pause;
+pub(crate) mod pause;
 pub mod progress;
 mod promote;
 pub mod publish;
 mod reasons;
 mod rebuild;
+mod redrive;
 mod rehearse;
 mod remove;
+mod replay;
 mod resume_compensation;
-mod rollback;
+pub(crate) mod rollback;
 mod run;
-mod sagas;
+mod running;
+pub(crate) mod sagas;
 mod send;
 mod shadow;
+mod span;
+mod top;
+mod underway;
 mod verdicts;
-mod versions;
+pub(crate) mod versions;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -89,6 +97,18 @@ enum Command {
     Get(get::Get),
     /// Show how far behind the handlers are.
     Lag(lag::LagCommand),
+    /// List parked keys.
+    Dead(dead::Dead),
+    /// Take up parked keys again.
+    Redrive(redrive::Redrive),
+    /// Give up parked events.
+    Discard(redrive::Discard),
+    /// Run a module on a parked key that was saved.
+    Replay(replay::Replay),
+    /// Watch the handlers on a full screen.
+    Top(top::Top),
+    /// List the alerts that are raised.
+    Alerts(alerts::Alerts),
     /// List the instances of a saga.
     Sagas(sagas::Sagas),
     /// Tell the story of one instance of a saga.
@@ -129,6 +149,9 @@ pub fn run(arguments: Arguments) -> Result<(), Fault> {
     if let Command::New(new) = command {
         return new.run();
     }
+    if let Command::Replay(replay) = command {
+        return replay.run(json);
+    }
     logs::start(log_format, matches!(command, Command::Run(_) | Command::Dev(_)));
     let runtime = tokio::runtime::Runtime::new().map_err(Fault::failed)?;
     let done = runtime.block_on(command.run(&connection, json));
@@ -164,6 +187,11 @@ impl Command {
             Self::Remove(remove) => remove.run(connection, json).await,
             Self::Get(get) => get.run(connection, json).await,
             Self::Lag(lag) => lag.run(connection, json).await,
+            Self::Dead(dead) => dead.run(connection, json).await,
+            Self::Redrive(redrive) => redrive.run(connection, json).await,
+            Self::Discard(discard) => discard.run(connection, json).await,
+            Self::Top(top) => top.run(connection).await,
+            Self::Alerts(alerts) => alerts.run(connection, json).await,
             Self::Sagas(sagas) => sagas.run(connection, json).await,
             Self::Explain(explain) => explain.run(connection, json).await,
             Self::ResumeCompensation(resume) => resume.run(connection, json).await,
@@ -179,7 +207,7 @@ impl Command {
                     Fault::new(error, code, hint)
                 })
             }
-            Self::New(_) | Self::Completion { .. } => Ok(()),
+            Self::New(_) | Self::Replay(_) | Self::Completion { .. } => Ok(()),
         }
     }
 }

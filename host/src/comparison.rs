@@ -252,7 +252,7 @@ impl Pair {
 }
 
 fn document(message: Option<&Last>) -> Option<&[u8]> {
-    message.filter(|message| message.headers.get("KV-Operation").is_none()).map(|message| message.payload.as_ref())
+    message.filter(|message| !message.is_deletion()).map(|message| message.payload.as_ref())
 }
 
 fn json(bytes: &[u8]) -> Value {

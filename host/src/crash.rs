@@ -10,10 +10,15 @@ pub const POINTS: [&str; 10] =
 /// The places of a saga's effects, which come after `acked`: before one leaves, when one is stored, when all of a record are.
 pub const ACTING: [&str; 3] = ["publishing", "published", "acted"];
 
+/// The places of parked units, which come after `committed`: before their dead letters are stored, once they are, when those that
+/// were taken up again are removed.
+pub const PARKING: [&str; 3] = ["burying", "buried", "unparked"];
+
 /// The places of a promotion, in its order.
-pub const PROMOTING: [&str; 12] = [
+pub const PROMOTING: [&str; 13] = [
     "aligned",
     "stopping",
+    "cutting",
     "stopped",
     "caught-up",
     "closed",
@@ -34,7 +39,7 @@ pub(crate) fn point(name: &'static str) {
     static CRASH: OnceLock<Option<Wanted>> = OnceLock::new();
     static STOP: OnceLock<Option<Wanted>> = OnceLock::new();
     debug_assert!(
-        POINTS.contains(&name) || ACTING.contains(&name) || PROMOTING.contains(&name),
+        [&POINTS[..], &ACTING[..], &PARKING[..], &PROMOTING[..]].iter().any(|points| points.contains(&name)),
         "{name} is not in the lists that the tests walk through"
     );
     if Wanted::is_here(&CRASH, "MILLSTREAM_CRASH_AT", name) {

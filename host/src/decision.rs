@@ -8,8 +8,10 @@ use millstream_saga::Outgoing;
 
 use crate::documents::{Decided, KEY_BYTES};
 use crate::intake::Arrival;
-use crate::journal::{CHANGE_ROOM, Counts};
+use crate::journal::{CHANGE_ROOM, Counts, Park, RECORD_ROOM};
 use crate::keys;
+use crate::parking::Room;
+use crate::parking::aside::Aside;
 use crate::pipeline;
 use crate::sandbox::{Class, Failure, slice, str_slice, wire};
 use crate::traces::Carried;
@@ -21,6 +23,25 @@ pub(crate) struct Decision {
     pub(crate) counts: Counts,
     pub(crate) effects: Vec<Outgoing>,
     pub(crate) carried: Carried,
+    pub(crate) parks: Vec<Park>,
+}
+
+/// What a decision must fit.
+#[derive(Clone, Copy)]
+pub(crate) struct Bounds<'a> {
+    /// Name of the stream that the events are from.
+    pub(crate) stream: &'a str,
+    /// How many keys may be parked.
+    pub(crate) room: Room,
+    /// Bytes of a record.
+    pub(crate) record_bytes: usize,
+}
+
+impl Bounds<'_> {
+    /// Bytes of a dead letter: all that the server takes.
+    pub(crate) fn letter_bytes(&self) -> usize {
+        self.record_bytes + RECORD_ROOM
+    }
 }
 
 /// Why a batch could not be decided.
@@ -54,6 +75,26 @@ pub enum Fault {
     Output,
     /// The guest's answer breaks the contract.
     Answer,
+}
+
+impl Fault {
+    const ALL: [Self; 10] = [
+        Self::Undecodable,
+        Self::KeyTooLong,
+        Self::Unreadable,
+        Self::Refused,
+        Self::TooLarge,
+        Self::Trap,
+        Self::Fuel,
+        Self::Memory,
+        Self::Output,
+        Self::Answer,
+    ];
+
+    /// The fault of that word.
+    pub(crate) fn named(word: &str) -> Self {
+        Self::ALL.into_iter().find(|fault| fault.to_string() == word).unwrap_or(Self::Refused)
+    }
 }
 
 /// The words that people see, and look up in `docs/when-it-fails.md`.
@@ -100,6 +141,11 @@ pub(crate) fn check_staged(staged: &wire::Staged) -> Result<(), Undecided> {
         let reason = str_slice(&staged.blob, rejection.reason);
         return Err(Undecided::at(rejection.event as usize, Fault::Undecodable, reason));
     }
+    check_keys(staged)
+}
+
+/// Refuses keys that no bucket can hold.
+pub(crate) fn check_keys(staged: &wire::Staged) -> Result<(), Undecided> {
     for (index, key) in (0..).zip(&staged.keys) {
         let name = str_slice(&staged.blob, key.name);
         let length = if name.len() > KEY_BYTES / 3 { keys::escape(name).len() } else { 0 };
@@ -112,18 +158,19 @@ pub(crate) fn check_staged(staged: &wire::Staged) -> Result<(), Undecided> {
     Ok(())
 }
 
-/// Takes the changes out of an answer.
+/// Takes the changes out of an answer, and what is set aside: before the call, and by refusals.
 ///
 /// # Errors
-/// The first refusal, or documents that do not fit into a record of `record_bytes`: one event alone is to blame for that,
-/// several are decided in smaller parts.
+/// The first event for which there is no room among parked keys, or what does not fit into a record: one event alone is to blame
+/// for that, several are decided in smaller parts.
 pub(crate) fn of(
     arrivals: &[Arrival],
     staged: &wire::Staged,
     outcome: &wire::Outcome,
-    record_bytes: usize,
+    (mut aside, skip): (Aside, &[u32]),
+    bounds: Bounds<'_>,
 ) -> Result<Decision, Undecided> {
-    check_refusals(staged, outcome)?;
+    aside.refused(staged, outcome, skip)?;
     if let Some(effect) = outcome.effects.first() {
         let event = staged.routes.get(effect.route as usize).map_or(0, |route| route.event);
         return Err(Undecided::at(event as usize, Fault::Refused, "a projection may not ask for effects"));
@@ -143,9 +190,11 @@ pub(crate) fn of(
             keep_seconds: None,
         });
     }
-    check_size(bytes, record_bytes)?;
-    let counts = count(arrivals.len() as u64, &staged.routes);
-    Ok(Decision { changes, counts, ..Decision::default() })
+    let counts = count(arrivals.len() as u64, &staged.routes, &aside);
+    let parks = aside.parks(bounds.stream, arrivals, bounds.room, bounds.letter_bytes())?;
+    bytes += parks.iter().map(Park::bytes).sum::<usize>();
+    check_size(bytes, bounds.record_bytes)?;
+    Ok(Decision { changes, counts, parks, ..Decision::default() })
 }
 
 /// Refuses what no record of `record_bytes` can hold.
@@ -171,15 +220,16 @@ pub(crate) fn check_refusals(staged: &wire::Staged, outcome: &wire::Outcome) -> 
     }
 }
 
-/// Routes stand in the order of events: an event with at least one was applied.
-fn count(delivered: u64, routes: &[wire::Route]) -> Counts {
+/// Routes stand in the order of events: an event with at least one was applied, unless a unit of it is set aside.
+fn count(delivered: u64, routes: &[wire::Route], aside: &Aside) -> Counts {
     let mut applied = 0;
     let mut last = None;
     for route in routes {
         if last != Some(route.event) {
-            applied += 1;
             last = Some(route.event);
+            applied += u64::from(!aside.is_aside(route.event as usize));
         }
     }
-    Counts { delivered, applied, irrelevant: delivered - applied, ..Counts::default() }
+    let parked = aside.events();
+    Counts { delivered, applied, parked, irrelevant: delivered.saturating_sub(applied + parked), ..Counts::default() }
 }

@@ -63,6 +63,20 @@ pub struct Last {
     pub payload: Bytes,
 }
 
+impl Last {
+    /// Whether it says that a key of a bucket is gone.
+    #[must_use]
+    pub fn is_deletion(&self) -> bool {
+        is_deletion(&self.headers)
+    }
+}
+
+/// Whether these are the headers of a message that says that a key of a bucket is gone (ADR-8).
+#[must_use]
+pub fn is_deletion(headers: &HeaderMap) -> bool {
+    headers.get("KV-Operation").is_some_and(|operation| operation.as_str() != "PUT")
+}
+
 /// Where to begin to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {

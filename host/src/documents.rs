@@ -416,7 +416,7 @@ impl State {
 }
 
 fn stored(key: &str, message: &direct_get::Last) -> Stored {
-    let deleted = message.headers.get("KV-Operation").is_some();
+    let deleted = message.is_deletion();
     let journal = message.headers.get(names::JOURNAL_HEADER).and_then(|value| value.as_str().parse().ok());
     Stored {
         key: key.to_owned(),

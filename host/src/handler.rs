@@ -22,9 +22,11 @@ use crate::inputs::{self, Input};
 use crate::intake::{self, Intake};
 use crate::journal::{self, Journal, Record};
 use crate::outbox::{self, Outbox};
-use crate::pipeline::{self, Parts, Pipeline};
+use crate::parking::dead::DeadLetters;
+use crate::parking::{self, Parked};
+use crate::pipeline::{self, Found, Parts, Pipeline};
 use crate::positions;
-use crate::progress::{Progress, State};
+use crate::progress::{Ground, Progress, State};
 use crate::sandbox::Digest;
 use crate::settings::Settings;
 use crate::show;
@@ -87,6 +89,7 @@ struct Opened {
     claim: Claim,
     journal: Journal,
     documents: Arc<Documents>,
+    dead: DeadLetters,
     inputs: Vec<Input>,
     recovered: Recovered,
 }
@@ -98,6 +101,8 @@ struct Recovered {
     order: u64,
     /// Records whose effects may not be published: journal sequence, time, effects.
     effects: Vec<(u64, i64, Effects)>,
+    /// The parked keys.
+    parked: Parked,
 }
 
 /// Why one claim ended.
@@ -115,6 +120,8 @@ enum Error {
     Waits(#[from] waits::Error),
     #[error(transparent)]
     Alerts(#[from] alerts::Error),
+    #[error(transparent)]
+    Parking(#[from] parking::Error),
     #[error("documents cannot be written: {0}")]
     Acks(#[from] acks::Error),
     #[error(transparent)]
@@ -157,6 +164,11 @@ impl Error {
             Self::Intake(error) | Self::Pipeline(pipeline::Error::Intake(error)) => match error {
                 intake::Error::NotOurs { .. } => Class::Stop,
                 intake::Error::Consumer { .. } | intake::Error::Interrupted { .. } => Class::Retry,
+            },
+            Self::Parking(error) | Self::Pipeline(pipeline::Error::Parking(error)) => match error {
+                parking::Error::NotOurs(_) => Class::Stop,
+                parking::Error::Refused(_) => Class::Retry,
+                parking::Error::Fenced => Class::Fence,
             },
             Self::Outbox(outbox::Error::Fenced) => Class::Fence,
             Self::Timers(timers::Error::NotOurs(_) | timers::Error::Altered(..)) => Class::Stop,
@@ -223,7 +235,12 @@ impl Handler {
             if self.progress.delivered() > before {
                 wait = FIRST_WAIT;
             }
-            let Err(error) = result else { return Ended::Stopped };
+            let error = match result {
+                Ok(Some(_)) => return Ended::Stopped,
+                // An earlier life may have left something to show.
+                Ok(None) => return Ended::Interrupted("told to stop before it was claimed".to_owned()),
+                Err(error) => error,
+            };
             let reason = error.explain(self.versions.borrow().saga.is_some());
             match error.class() {
                 Class::Fence => {
@@ -320,12 +337,13 @@ impl Handler {
         }
         let documents = Arc::new(Documents::of(jetstream, &self.generation, *replicas, *known_revisions).await?);
         let acts = self.acts(version);
-        let recovered = recover(&journal, &documents, &claim, acts).await?;
+        let dead = DeadLetters::of(jetstream, &self.generation, *replicas);
+        let recovered = recover(&journal, &documents, &dead, &claim, acts).await?;
         // Claims are records too: a handler that never gets further must not fill its journal.
-        let done = if acts { claim.shown_through.min(claim.acted_through) } else { claim.shown_through };
+        let done = undone(&claim, acts);
         let keep_from = claim.last.saturating_sub(version.settings.journal_keep_records).min(done + 1);
         journal.trim(keep_from).await?;
-        Ok(Opened { claim, journal, documents, inputs, recovered })
+        Ok(Opened { claim, journal, documents, dead, inputs, recovered })
     }
 
     async fn work(
@@ -335,7 +353,7 @@ impl Handler {
         opened: Opened,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Held, Error> {
-        let Opened { mut claim, journal, documents, inputs, recovered } = opened;
+        let Opened { mut claim, journal, documents, dead, inputs, recovered } = opened;
         let acted_through = claim.acted_through;
         let acts = self.acts(&version);
         let outbox = acts.then(|| Arc::new(self.outbox(jetstream, &version.settings, acted_through)));
@@ -355,13 +373,21 @@ impl Handler {
         }
         let mut publisher = Publisher::start(outbox.clone(), &journal, claim.id);
         let placed = positions::place(&mut claim, &inputs, version.settings.on_lost_events);
+        self.progress.begins_on(Ground {
+            inputs: inputs.clone(),
+            handler: self.name.clone(),
+            bucket: documents.bucket.clone(),
+            has_instances: version.saga.as_ref().is_some_and(|facts| !facts.stateless),
+        });
         let at: Vec<(Input, u64)> =
             inputs.into_iter().zip(&claim.positions).map(|(input, position)| (input, position.sequence)).collect();
-        let parts = Parts { documents: Arc::clone(&documents), journal, pace: Arc::default(), outbox: outbox.clone() };
+        let (pace, shown) = (Arc::default(), Arc::clone(&documents));
+        let parts = Parts { documents: shown, journal, pace, outbox: outbox.clone(), dead };
         let (host, progress, bound) = (self.host.clone(), Arc::clone(&self.progress), self.bound.clone());
         let owner = pipeline::Owner { host, progress, bound };
         let settings = version.settings.clone();
-        let mut pipeline = Pipeline::new(owner, version, claim, parts, recovered.order, acting);
+        let found = Found { order: recovered.order, acting, parked: recovered.parked };
+        let mut pipeline = Pipeline::new(owner, version, claim, parts, found);
         let ended = match placed {
             Ok(()) => tokio::select! {
                 ended = self.decide(&mut pipeline, &settings, &at, &acks, stop) => ended,
@@ -459,13 +485,29 @@ impl Handler {
     }
 }
 
-/// Takes the changes of records whose documents may not be in the bucket, and effects that may not be published.
-async fn recover(journal: &Journal, documents: &Documents, claim: &Claim, acts: bool) -> Result<Recovered, Error> {
+/// Journal sequence after which something may be left to do.
+fn undone(claim: &Claim, acts: bool) -> u64 {
+    let done = if acts { claim.shown_through.min(claim.acted_through) } else { claim.shown_through };
+    done.min(claim.parking.through)
+}
+
+/// Takes the changes of records whose documents may not be in the bucket, and effects that may not be published; stores dead letters
+/// that may not be.
+async fn recover(
+    journal: &Journal,
+    documents: &Documents,
+    dead: &DeadLetters,
+    claim: &Claim,
+    acts: bool,
+) -> Result<Recovered, Error> {
     documents.begin(claim.shown_through);
     let mut recovered = Recovered::default();
-    let from = if acts { claim.shown_through.min(claim.acted_through) } else { claim.shown_through };
-    for (sequence, bytes) in journal.read(from, claim.last).await? {
+    for (sequence, bytes) in journal.read(undone(claim, acts), claim.last).await? {
         let record = Record::decode(&bytes, sequence)?;
+        if sequence > claim.parking.through {
+            let digest = Digest(record.digest).to_string();
+            dead.settle(sequence, record.time, &digest, &record.parking, true).await?;
+        }
         if acts && sequence > claim.acted_through {
             let effects = Effects { outgoing: record.effects, carried: record.carried };
             recovered.effects.push((sequence, record.time, effects));
@@ -485,5 +527,7 @@ async fn recover(journal: &Journal, documents: &Documents, claim: &Claim, acts: 
         let stream = record.positions.get(record.input as usize).map_or("", |position| position.stream.as_str());
         documents.commit(Origin { order, journal: sequence, stream: stream.into(), digest: Digest(record.digest) });
     }
+    let (units, oldest) = dead.census().await?;
+    recovered.parked = Parked::new(units, claim.parking.recent.clone(), oldest);
     Ok(recovered)
 }

@@ -100,11 +100,28 @@ impl Error {
 /// The first thing that is wrong, by name.
 pub async fn resolve(jetstream: &Context, filters: &[String], streams: &[String]) -> Result<Vec<Input>, Error> {
     check_filters(filters)?;
+    choose(&list(jetstream).await?, filters, streams)
+}
+
+/// The same among streams that were listed before.
+///
+/// # Errors
+/// As [`resolve`].
+pub(crate) fn among(known: &[Info], filters: &[String], streams: &[String]) -> Result<Vec<Input>, Error> {
+    check_filters(filters)?;
+    choose(known, filters, streams)
+}
+
+/// All streams by name.
+///
+/// # Errors
+/// When they cannot be listed.
+pub(crate) async fn list(jetstream: &Context) -> Result<Vec<Info>, Error> {
     let mut known: Vec<Info> =
         jetstream.streams().try_collect().await.map_err(|error| Error::Unreachable(error.to_string()))?;
     // The server lists them in no order; people read one that stays.
     known.sort_by(|one, other| one.config.name.cmp(&other.config.name));
-    choose(&known, filters, streams)
+    Ok(known)
 }
 
 /// Those of these subjects, wildcards allowed, that no user's stream takes: a sealed one holds what it has and takes nothing.
@@ -113,8 +130,7 @@ pub async fn resolve(jetstream: &Context, filters: &[String], streams: &[String]
 /// # Errors
 /// When the streams cannot be listed.
 pub async fn without_holder(jetstream: &Context, subjects: &[String]) -> Result<Vec<String>, Error> {
-    let known: Vec<Info> =
-        jetstream.streams().try_collect().await.map_err(|error| Error::Unreachable(error.to_string()))?;
+    let known = list(jetstream).await?;
     let mut without = Vec::new();
     for subject in subjects {
         let (sealed, takers): (Vec<&Info>, Vec<&Info>) =
@@ -164,9 +180,7 @@ pub struct Holder {
 /// # Errors
 /// When the streams cannot be listed.
 pub async fn holders(jetstream: &Context, subjects: &[String], streams: &[String]) -> Result<Vec<Holder>, Error> {
-    let mut known: Vec<Info> =
-        jetstream.streams().try_collect().await.map_err(|error| Error::Unreachable(error.to_string()))?;
-    known.sort_by(|one, other| one.config.name.cmp(&other.config.name));
+    let known = list(jetstream).await?;
     let alerts = |info: &Info, subject: &str| {
         info.config.name == names::EVENTS && subject::covers(&names::event_subjects(), subject)
     };
@@ -213,6 +227,11 @@ pub async fn timers_if_there(jetstream: &Context, handler: &str) -> Result<Optio
         Err(error) if is_missing(&error) => Ok(None),
         Err(error) => Err(timers::Error::Refused(error.to_string())),
     }
+}
+
+/// The same among streams that were listed before.
+pub(crate) fn timers_among(known: &[Info], handler: &str) -> Option<Input> {
+    known.iter().find(|info| info.config.name == names::TIMERS).map(|info| of_timers(handler, info))
 }
 
 fn of_timers(handler: &str, info: &Info) -> Input {

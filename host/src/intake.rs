@@ -6,11 +6,12 @@ mod ordered;
 
 use std::time::Duration;
 
-use async_nats::Message;
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::{Context, stream};
+use async_nats::{HeaderMap, Message};
+use bytes::Bytes;
 use futures::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -50,6 +51,17 @@ pub struct Arrival {
     pub stored: i64,
     /// Messages behind it that are not delivered yet.
     pub pending: u64,
+}
+
+impl Arrival {
+    /// A message that no consumer delivered.
+    pub(crate) fn made_of(subject: String, headers: HeaderMap, payload: Bytes, sequence: u64, stored: i64) -> Self {
+        let length = payload.len();
+        let subject = subject.into();
+        let message =
+            Message { subject, reply: None, payload, headers: Some(headers), status: None, description: None, length };
+        Self { message, sequence, stored, pending: 0 }
+    }
 }
 
 /// Events of one input stream.

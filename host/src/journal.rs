@@ -2,6 +2,8 @@
 //! the handler. The server's compare-and-set on the subject is the fence; nothing else in the system decides anything.
 //! Never: rewrites a record; trims one whose documents are not in the bucket.
 
+mod parks;
+
 use std::time::Duration;
 
 use async_nats::jetstream::context::PublishErrorKind;
@@ -16,8 +18,13 @@ use crate::names;
 use crate::sandbox::Digest;
 use crate::traces::Carried;
 
-/// Format of the records this version writes and reads.
-const FORMAT: u8 = 2;
+pub use parks::{Park, ParkedUnit, Parking, Unparked};
+
+/// Format of the records this version writes.
+const FORMAT: u8 = 3;
+
+/// The format before it, which knew no parked keys; it is still read.
+const FORMAT_WITHOUT_PARKING: u8 = 2;
 
 /// Bytes of a message in the journal beside changes and effects, at most: headers, positions, counts, names.
 pub(crate) const RECORD_ROOM: usize = 4096;
@@ -74,6 +81,12 @@ impl Counts {
         self.expired += more.expired;
         self.lost += more.lost;
     }
+
+    /// Whether each event that was delivered has an outcome.
+    #[must_use]
+    pub fn add_up(&self) -> bool {
+        self.delivered == self.applied + self.irrelevant + self.ignored + self.parked + self.expired
+    }
 }
 
 /// A document after a batch.
@@ -103,6 +116,10 @@ pub enum Kind {
     Close,
     /// The generation goes on in another standing.
     Begin,
+    /// Parked units of one key were decided after all.
+    Redrive,
+    /// Parked units of one key were given up by a person.
+    Discard,
 }
 
 /// What a generation is to the rest of the world. The last record says it, so whoever wants to claim it as something else is
@@ -164,7 +181,10 @@ pub struct Record<'a> {
     pub changes: Vec<Change<'a>>,
     /// What is to be published, in order.
     pub effects: Vec<Outgoing>,
-    /// The traces that effects belong to. Behind all else, and nothing where there are none: versions that do not know of it read
+    /// Units that are set aside or taken up again. Stands behind all else, so that records without it can be read.
+    #[serde(skip)]
+    pub parking: Parking,
+    /// The traces that effects belong to. Behind even that, and nothing where there are none: versions that do not know of it read
     /// the record without.
     #[serde(skip)]
     pub carried: Carried,
@@ -191,6 +211,7 @@ impl<'a> Record<'a> {
             input: 0,
             changes: Vec::new(),
             effects: Vec::new(),
+            parking: Parking::default(),
             carried: Carried::default(),
         }
     }
@@ -203,13 +224,15 @@ impl<'a> Record<'a> {
         let changes =
             self.changes.iter().map(|change| change.key.len() + change.value.map_or(0, <[u8]>::len) + CHANGE_ROOM);
         let effects = self.effects.iter().map(Outgoing::bytes);
-        let buffer = Vec::with_capacity(changes.chain(effects).sum::<usize>() + self.carried.bytes() + RECORD_ROOM);
-        let encoded = |error: postcard::Error| Error::Encode(error.to_string());
-        let buffer = postcard::to_extend(self, buffer).map_err(encoded)?;
-        if self.carried.is_empty() {
-            return Ok(buffer.into());
-        }
-        postcard::to_extend(&self.carried, buffer).map(Bytes::from).map_err(encoded)
+        let parks = self.parking.parks.iter().map(Park::bytes);
+        let bytes = changes.chain(effects).chain(parks).sum::<usize>() + self.carried.bytes() + RECORD_ROOM;
+        let encoded = postcard::to_extend(self, Vec::with_capacity(bytes))
+            .and_then(|buffer| postcard::to_extend(&self.parking, buffer))
+            .and_then(|buffer| match self.carried.is_empty() {
+                true => Ok(buffer),
+                false => postcard::to_extend(&self.carried, buffer),
+            });
+        encoded.map(Bytes::from).map_err(|error| Error::Encode(error.to_string()))
     }
 
     /// Reads a message's bytes.
@@ -218,17 +241,23 @@ impl<'a> Record<'a> {
     /// A damaged record, or one of another format.
     pub fn decode(bytes: &'a [u8], sequence: u64) -> Result<Self, Error> {
         match bytes.first() {
-            Some(&FORMAT) => {
-                let damaged = |error: postcard::Error| Error::Damaged { sequence, reason: error.to_string() };
-                let (record, rest) = postcard::take_from_bytes::<Self>(bytes).map_err(damaged)?;
-                let carried = match rest {
-                    [] => Carried::default(),
-                    rest => postcard::from_bytes(rest).map_err(damaged)?,
-                };
-                Ok(Self { carried, ..record })
+            Some(&(FORMAT | FORMAT_WITHOUT_PARKING)) => {
+                Self::read(bytes).map_err(|error| Error::Damaged { sequence, reason: error.to_string() })
             }
             other => Err(Error::Format { sequence, found: other.copied().unwrap_or_default() }),
         }
+    }
+
+    fn read(bytes: &'a [u8]) -> Result<Self, postcard::Error> {
+        let (record, rest) = postcard::take_from_bytes::<Self>(bytes)?;
+        if record.format == FORMAT_WITHOUT_PARKING {
+            // Nothing was parked, and nothing is left to do for it.
+            let parking = Parking { through: record.shown_through, ..Parking::default() };
+            return Ok(Self { parking, ..record });
+        }
+        let (parking, rest) = postcard::take_from_bytes(rest)?;
+        let carried = if rest.is_empty() { Carried::default() } else { postcard::from_bytes(rest)? };
+        Ok(Self { parking, carried, ..record })
     }
 }
 
@@ -412,6 +441,17 @@ impl Journal {
         }
         records.retain(|(sequence, _)| *sequence <= through);
         Ok(records)
+    }
+
+    /// Whether the last record was written under this claim.
+    ///
+    /// # Errors
+    /// When the server does not answer, or the record cannot be read.
+    pub(crate) async fn belongs_to(&self, claim: u64) -> Result<bool, Error> {
+        match self.last().await? {
+            Some((sequence, bytes)) => Ok(Record::decode(&bytes, sequence)?.claim == claim),
+            None => Ok(false),
+        }
     }
 
     /// Removes the generation's records, all of them.

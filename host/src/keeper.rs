@@ -16,6 +16,7 @@ use crate::generation::Generation;
 use crate::generation::family::Family;
 use crate::generation::maker::{Maker, Unprepared};
 use crate::handler::{Ended, Handler};
+use crate::monitor::{Heads, Monitor};
 use crate::pipeline::told_to_stop;
 use crate::policy::Policy;
 use crate::progress::{Progress, Refused, Report, State};
@@ -44,6 +45,7 @@ pub(crate) struct Keeper {
     pub(crate) sandbox: Sandbox,
     pub(crate) cache: Cache,
     pub(crate) policy: Arc<Policy>,
+    pub(crate) heads: Heads,
     pub(crate) host: String,
     pub(crate) name: String,
     pub(crate) progress: Arc<Progress>,
@@ -65,12 +67,13 @@ struct Running {
 
 impl Running {
     /// A generation that was promoted brought its own module: that is what runs, and there is nothing to go back to.
-    fn knows_its_heir(&mut self, wanted: &Wanted) {
+    fn knows_its_heir(&mut self, wanted: &Wanted, progress: &Progress) {
         let runs = Arc::clone(&self.versions.borrow());
         if !Arc::ptr_eq(&runs, &self.version) {
             self.version = runs;
             self.deployment = wanted.deployment.clone();
             self.probation = None;
+            progress.try_until(0);
         }
     }
 }
@@ -100,7 +103,9 @@ impl Keeper {
         if let Some(before) = self.recall(&mut stop).await {
             self.progress.recalls(&before);
         }
-        let reporting = tokio::spawn(keep_reporting(self.registry.clone(), self.name.clone(), self.progress.clone()));
+        let monitor = Monitor::new(&self.jetstream, &self.heads, &self.progress);
+        let (registry, progress) = (self.registry.clone(), Arc::clone(&self.progress));
+        let reporting = tokio::spawn(keep_reporting(registry, self.name.clone(), progress, monitor));
         let mut running = None;
         let ended = loop {
             let want = wanted.borrow_and_update().clone();
@@ -117,6 +122,9 @@ impl Keeper {
         };
         let ended = match ended {
             Some(ended) => ended,
+            None if running.is_none() && matches!(self.progress.state(), State::Starting | State::Retrying) => {
+                Ended::Interrupted("told to stop before it was prepared".to_owned())
+            }
             None => end(&mut running).await,
         };
         reporting.abort();
@@ -182,7 +190,7 @@ impl Keeper {
             return self.judge(&wanted, Outcome::Paused, String::new()).await;
         }
         if let Some(running) = running {
-            running.knows_its_heir(&wanted);
+            running.knows_its_heir(&wanted, &self.progress);
         }
         if running.as_ref().is_some_and(|running| running.failed) {
             end(running).await;
@@ -214,6 +222,7 @@ impl Keeper {
             Some(Succession::Swap) => {
                 let Some(running) = running else { return };
                 running.probation = self.probation(running, &wanted);
+                self.progress.try_until(Probation::end(running.probation.as_ref(), &version));
                 running.version = Arc::clone(&version);
                 running.deployment = wanted.deployment.clone();
                 running.versions.send_replace(Arc::clone(&version));
@@ -293,6 +302,7 @@ impl Keeper {
 
     fn start(&self, deployment: &Deployment, version: Arc<Version>, probation: Option<Probation>) -> Running {
         self.progress.makes(version.kind(), version.description.state_version);
+        self.progress.try_until(Probation::end(probation.as_ref(), &version));
         self.progress.set(State::Starting, "");
         self.run_family(deployment.clone(), version, probation, false)
     }
@@ -421,6 +431,7 @@ impl Keeper {
             sandbox: self.sandbox.clone(),
             cache: self.cache.clone(),
             policy: Arc::clone(&self.policy),
+            heads: self.heads.clone(),
             host: self.host.clone(),
         }
     }
@@ -451,7 +462,12 @@ impl Keeper {
 
 impl Probation {
     fn lasts(&self, delivered: u64, version: &Version) -> bool {
-        delivered < self.from.saturating_add(version.settings.probation_events)
+        delivered < Self::end(Some(self), version)
+    }
+
+    /// Events decided when it ends.
+    fn end(probation: Option<&Self>, version: &Version) -> u64 {
+        probation.map_or(0, |probation| probation.from.saturating_add(version.settings.probation_events))
     }
 }
 
@@ -462,14 +478,17 @@ enum Next {
     Over(Ended),
 }
 
-/// Writes a handler's numbers every second, and at once when anything but numbers changes.
-pub(crate) async fn keep_reporting(registry: Registry, name: String, progress: Arc<Progress>) {
+/// Samples a handler and writes its numbers every second, and writes them at once when anything but numbers changes.
+pub(crate) async fn keep_reporting(registry: Registry, name: String, progress: Arc<Progress>, mut monitor: Monitor) {
     let mut ticks = tokio::time::interval(REPORT_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // The handlers of a host begin together; from here on they take turns within the second.
+    ticks.reset_after(phase(&name));
     let mut turns = progress.turns();
+    turns.mark_changed();
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            _ = ticks.tick() => monitor.look().await,
             _ = turns.changed() => {}
         }
         let report = progress.report(clock::now());
@@ -480,4 +499,10 @@ pub(crate) async fn keep_reporting(registry: Registry, name: String, progress: A
             tracing::debug!(handler = name, %error, "status not written");
         }
     }
+}
+
+/// A moment within the second that is this handler's own.
+fn phase(name: &str) -> Duration {
+    let sum = name.bytes().fold(7_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    REPORT_EVERY * (sum % 1000) / 1000
 }

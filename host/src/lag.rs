@@ -1,9 +1,14 @@
 //! How far behind a handler is. In: what JetStream and the journal say of one input stream. Out: events, seconds, and words.
 //! Pure: time comes in as an argument. Never: a number without its age, or a guess where the stream can be read.
 
-use serde::Serialize;
+mod history;
 
-use crate::progress::State;
+use serde::{Deserialize, Serialize};
+
+use crate::numbers::Rates;
+use crate::progress::{Report, State};
+
+pub use history::{History, Moment};
 
 /// A report older than this means that no host is telling.
 pub const SILENT_AFTER_SECONDS: f64 = 5.0;
@@ -30,7 +35,7 @@ pub struct Sample {
 }
 
 /// Lag of one handler and input stream.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lag {
     /// Handler.
     pub handler: String,
@@ -46,10 +51,12 @@ pub struct Lag {
     pub position: u64,
     /// The stream's last sequence.
     pub head: u64,
+    /// How it moves, as the host measured; none where no host reports.
+    pub rates: Option<Rates>,
     /// Age of the host's last word, seconds; absent when there is none.
     pub reported_seconds_ago: Option<f64>,
     /// Why it is not running, where that is known.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
 }
 
@@ -64,6 +71,24 @@ pub struct Said {
     pub time: Option<i64>,
 }
 
+impl Said {
+    /// What is in a host's report, if there is one.
+    #[must_use]
+    pub fn of(report: Option<&Report>) -> Self {
+        report.map_or_else(Self::default, |report| Self {
+            state: report.state,
+            reason: report.reason.clone(),
+            time: Some(report.time),
+        })
+    }
+}
+
+/// Whether what was said at that time is too old to be told.
+#[must_use]
+pub fn is_old(time: i64, now: i64) -> bool {
+    seconds(now - time) > SILENT_AFTER_SECONDS
+}
+
 /// Puts sample and report together. `now` is in nanoseconds since 1970.
 #[must_use]
 pub fn lag(handler: &str, stream: &str, sample: &Sample, said: &Said, now: i64) -> Lag {
@@ -76,6 +101,7 @@ pub fn lag(handler: &str, stream: &str, sample: &Sample, said: &Said, now: i64) 
         seconds: sample.oldest.map_or(0.0, |oldest| seconds(now - oldest)),
         position: sample.position,
         head: sample.head,
+        rates: None,
         reported_seconds_ago: ago,
         reason: said.reason.clone(),
     }

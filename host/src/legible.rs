@@ -1,5 +1,5 @@
-//! Texts that others wrote (keys, labels, reasons) as a terminal may show them. In: any text. Out: one line without controls, of
-//! bounded width. Pure. Never: changes a text that is legible and fits; `--json` has all of them as they are.
+//! Texts that others wrote (keys, labels, reasons) as a terminal may show them, and numbers as people read them. In: any text, any
+//! number. Out: one line without controls, of bounded width. Pure. Never: changes a text that is legible and fits; `--json` has all of them as they are.
 
 use std::borrow::Cow;
 
@@ -32,6 +32,33 @@ pub fn cut(text: &str, width: usize) -> String {
     shown.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
+/// `1234567` as `1,234,567`.
+#[must_use]
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Seconds in the unit that people would use.
+#[must_use]
+pub fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s <= 0.0 => "0 s".to_owned(),
+        s if s < 10.0 => format!("{s:.1} s"),
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.0} h", s / 3600.0),
+        s => format!("{:.0} d", s / 86_400.0),
+    }
+}
+
 /// Controls, line separators, and marks of direction.
 pub(crate) fn is_hidden(letter: char) -> bool {
     letter.is_control()
@@ -61,5 +88,15 @@ mod tests {
         assert_eq!(cut("abcde", 4), "abc…");
         assert_eq!(cut(&"ü".repeat(1024), 4), "üüü…");
         assert_eq!(cut("\u{1b}\u{1b}", 4), "\\u{…");
+    }
+
+    #[test]
+    fn numbers_read_well() {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(thousands(number), text);
+        }
+        for (seconds, text) in [(0.0, "0 s"), (0.25, "0.2 s"), (42.0, "42 s"), (600.0, "10 min"), (9000.0, "2 h")] {
+            assert_eq!(duration(seconds), text);
+        }
     }
 }

@@ -12,6 +12,7 @@
 //! | `saga.rs`, `../saga/` | judges a saga's units, folds their effects | pure; the guest sees only what is for it |
 //! | `decision.rs` | what the guest's answer means | nothing that no record can hold gets through |
 //! | `blame.rs` | finds the event that makes a batch fail | what stands before it is committed |
+//! | `parking.rs`, `parking/` | units set aside with all later ones of their key, and taken up again | no event overtakes another of its key |
 //! | `documents.rs` | decided documents, shown or not | a read proves itself fresh |
 //! | `journal.rs` | one record decides one batch | compare-and-set: two owners are impossible |
 //! | `show.rs` | documents go into the bucket | compare-and-set per key, one write in flight per key |
@@ -27,9 +28,16 @@
 //! | `comparison.rs`, `outline.rs` | how two generations differ | what is only a delay is no difference |
 //! | `policy.rs` | what this host runs at all | signatures and ceilings are the host's own |
 //! | `supervisor.rs`, `registry.rs` | which handlers run here | deployments are plain NATS buckets |
-//! | `survey.rs`, `lag.rs` | how far behind | computed from JetStream, not from what a host says |
+//! | `survey.rs`, `lag.rs`, `lag/` | how far behind | computed from JetStream, not from what a host says |
+//! | `monitor.rs`, `busy.rs`, `census.rs` | what only the host knows: rates, where time goes, counts | no cost per event |
+//! | `numbers.rs`, `overview.rs` | all that a person may want to know, in one value | each figure carries its age |
+//! | `http.rs`, `http/`, `vitals.rs` | a host's metrics, health and page | reads only, unless a token is shown; one reader for all who look |
+//! | `alarm.rs`, `alarm/` | when somebody should be told, and when it is over | pure; noise, pauses and rebuilds raise nothing |
+//! | `watchman.rs`, `board.rs` | raises and clears alerts for all hosts | compare-and-set: each is told once |
+//! | `webhook.rs` | alerts go out by HTTP | signed; never waited for |
+//! | `micro.rs` | a NATS service that answers lag, status and stories | reads only |
 //! | `traces.rs`, `traces/` | spans for a collector, headers for effects | holds nothing up; an effect's header is decided with it |
-//! | `recorded.rs` | reads what streams hold | no consumer is left behind |
+//! | `recorded.rs`, `latest.rs`, `buckets.rs` | reads what streams and buckets hold | no consumer is left behind |
 //! | `rehearsal.rs` | runs a new module on the past beside the one that runs | pure; nothing is published or written |
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |
 //!
@@ -39,9 +47,14 @@
 //! example modules), `crash.rs` (where tests end the process).
 
 pub mod acks;
+pub mod alarm;
 pub mod alerts;
 mod batch;
 pub mod blame;
+pub mod board;
+mod buckets;
+mod busy;
+mod census;
 pub mod claim;
 pub mod cli;
 pub mod clock;
@@ -57,17 +70,24 @@ pub mod envelope;
 pub mod examples;
 pub mod generation;
 pub mod handler;
+pub mod http;
 pub mod inputs;
 pub mod intake;
 pub mod journal;
 mod keeper;
 pub mod keys;
 pub mod lag;
+mod latest;
 pub mod legible;
 pub mod logs;
+pub mod micro;
+mod monitor;
 pub mod names;
+pub mod numbers;
 pub mod outbox;
 mod outline;
+pub mod overview;
+pub mod parking;
 pub mod pipeline;
 pub mod policy;
 mod positions;
@@ -91,4 +111,7 @@ pub mod survey;
 pub mod timers;
 pub mod traces;
 pub mod version;
+pub mod vitals;
 mod waits;
+pub mod watchman;
+pub mod webhook;

@@ -16,11 +16,24 @@ pub const HOSTS: &str = "MILLSTREAM_HOSTS";
 /// KV bucket of handlers' generations, a key per handler that ever had a second one.
 pub const GENERATIONS: &str = "MILLSTREAM_GENERATIONS";
 
+/// KV bucket of alerts that are raised, a key per handler and alert.
+pub const ALERTS: &str = "MILLSTREAM_ALERTS";
+
+/// Stands in the place of a handler for what concerns all of them; no handler can have this name.
+const EVERYBODY: &str = "MILLSTREAM_ACCOUNT";
+
 /// Stream of all handlers' timers.
 pub const TIMERS: &str = millstream_saga::TIMER_STREAM;
 
 /// Stream of what happens to handlers.
 pub const EVENTS: &str = "MILLSTREAM_EVENTS";
+
+/// Stream of dead letters: events of keys that are parked.
+pub const DEAD: &str = "MILLSTREAM_DEAD";
+/// KV bucket of what is wanted of parked keys, a key per generation of a handler.
+pub const REDRIVES: &str = "MILLSTREAM_REDRIVES";
+/// In place of a key in a dead letter's subject: the event never got as far as one. No key is escaped like this.
+pub const KEYLESS: &str = "~";
 
 /// Metadata key on streams and buckets that belong to a handler.
 const OWNER: &str = "millstream.handler";
@@ -123,10 +136,46 @@ pub fn event_subjects() -> String {
     "millstream.events.>".to_owned()
 }
 
+/// All subjects of dead letters.
+#[must_use]
+pub fn dead_subjects() -> String {
+    "millstream.dead.>".to_owned()
+}
+
+/// All dead letters of one handler.
+#[must_use]
+pub fn dead_handler_subjects(handler: &str) -> String {
+    format!("millstream.dead.{handler}.>")
+}
+
+/// All dead letters of one generation.
+#[must_use]
+pub fn dead_generation_subjects(handler: &str, generation: u32) -> String {
+    format!("millstream.dead.{handler}.{generation}.>")
+}
+
+/// The dead letters of a key, already escaped.
+#[must_use]
+pub fn dead_subject(handler: &str, generation: u32, escaped: &str) -> String {
+    format!("millstream.dead.{handler}.{generation}.{escaped}")
+}
+
 /// Where something that happened to a handler is told.
 #[must_use]
 pub fn event_subject(handler: &str, what: &str) -> String {
     format!("millstream.events.{handler}.{what}")
+}
+
+/// Whom an alert is about, in keys and subjects.
+#[must_use]
+pub fn alert_owner(handler: &str) -> &str {
+    if handler.is_empty() { EVERYBODY } else { handler }
+}
+
+/// An alert's key in the bucket of alerts.
+#[must_use]
+pub fn alert_key(handler: &str, alert: &str) -> String {
+    format!("{}.{alert}", alert_owner(handler))
 }
 
 /// The stream under a KV bucket.

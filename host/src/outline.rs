@@ -111,7 +111,7 @@ impl Outline {
 
     fn take(&mut self, message: &Last) {
         let Some(key) = self.key_of(&message.subject) else { return };
-        let deleted = message.headers.get("KV-Operation").is_some();
+        let deleted = message.is_deletion();
         let origin = message.headers.get(names::POSITION_HEADER).and_then(|position| {
             let (stream, sequence) = position.as_str().rsplit_once(':')?;
             Some((self.number_of(stream)?, sequence.parse().ok()?))

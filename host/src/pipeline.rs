@@ -10,7 +10,13 @@
 //! 8. show     changed documents go into the bucket (`show.rs`, coalesced)
 //!
 //! While a commit is in flight the next batch already runs; its record waits for the answer.
+//! What cannot be decided is set aside, key by key (`pipeline/blaming.rs`), and taken up again between two batches when somebody wants
+//! that (`pipeline/redriving.rs`). Its dead letters are stored between commit and ack.
 //! Never: acks or shows what is not committed. Any trouble ends the claim; `handler.rs` begins again from the last record.
+
+mod blaming;
+mod redriving;
+mod traced;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,24 +29,29 @@ use tracing::Instrument as _;
 
 use crate::batch::{self, Undecodable};
 use crate::blame::{Blame, Verdict};
+use crate::busy::{Part, Watch};
 use crate::claim::Claim;
 use crate::clock;
 use crate::crash;
-use crate::decision::{self, Decision, Fault, Undecided};
+use crate::decision::{self, Bounds, Decision, Fault, Undecided};
 use crate::documents::{self, Decided, Documents, Origin};
 use crate::generation::Bound;
 use crate::inputs;
 use crate::intake::{self, Arrival, Arrivals, Intake};
-use crate::journal::{self, Change, Counts, Journal, Kind, Position, Record, Standing};
+use crate::journal::{self, Change, Counts, Journal, Kind, Parking, Position, Record, Standing, Unparked};
 use crate::names;
 use crate::outbox::{Outbox, Stamp};
-use crate::progress::Progress;
+use crate::parking::aside::{Aside, Blamed, Culprits};
+use crate::parking::dead::DeadLetters;
+use crate::parking::{self, Parked, Room};
+use crate::progress::{self, Progress};
 use crate::saga::Sagas;
 use crate::sandbox::{Digest, Failure, Guest, str_slice, wire};
 use crate::show::Pace;
 use crate::timers::Sweeper;
 use crate::traces::{self, Effects};
 use crate::version::Version;
+use redriving::Redriving;
 
 /// Records between two trims of the journal.
 const TRIM_EVERY: u64 = 500;
@@ -48,6 +59,9 @@ const TRIM_EVERY: u64 = 500;
 /// After so long without an event a record says that all effects are published. What consumers take out of a work queue leaves no
 /// trace there, so a recovery could only send it again.
 const REST_AFTER: Duration = Duration::from_secs(1);
+
+/// Ownership is proved again before dead letters are stored so long after their record was sent.
+const PROVED_FOR: Duration = Duration::from_secs(1);
 
 /// Why the pipeline ended.
 #[derive(Debug, thiserror::Error)]
@@ -72,14 +86,17 @@ pub enum Error {
         /// The last event before the gap.
         after: u64,
     },
-    /// An event that the handler cannot take. Nothing is lost; it is the first undecided one.
+    /// Dead letters cannot be stored or read.
+    #[error(transparent)]
+    Parking(#[from] parking::Error),
+    /// An event that the handler cannot take, and that may not be parked. Nothing is lost; it is the first undecided one.
     #[error("event {event} cannot be applied ({class}): {reason}")]
     Failing {
         /// Stream, sequence and subject, for people.
         event: String,
         /// What it is guilty of.
         class: Fault,
-        /// What happened.
+        /// What happened, and why it is not parked.
         reason: String,
         /// Guest frames, or empty.
         backtrace: String,
@@ -111,6 +128,19 @@ pub struct Parts {
     pub pace: Arc<Pace>,
     /// A saga's effects; a projection has none, and a shadow's are muted.
     pub outbox: Option<Arc<Outbox>>,
+    /// What is parked.
+    pub dead: DeadLetters,
+}
+
+/// What recovery found.
+#[derive(Default)]
+pub struct Found {
+    /// The last order number that it used.
+    pub order: u64,
+    /// The last record with effects.
+    pub acting: u64,
+    /// The parked keys.
+    pub parked: Parked,
 }
 
 /// What a record says of those before it, and of itself.
@@ -118,7 +148,51 @@ pub struct Parts {
 struct Said {
     shown_through: u64,
     acted_through: u64,
+    buried_through: u64,
     acts: bool,
+    buries: bool,
+}
+
+/// What of a batch is to be left beside the units of parked keys.
+#[derive(Clone, Copy)]
+pub(crate) struct Leave<'a> {
+    /// Units of these keys fail.
+    pub(crate) culprits: Option<&'a Culprits>,
+    /// Only keys of which this is true are decided, parked or not, and nothing else is set aside.
+    pub(crate) only: Option<&'a (dyn Fn(&str) -> bool + Sync)>,
+    /// Further keys may be parked.
+    pub(crate) may_park: bool,
+}
+
+impl<'a> Leave<'a> {
+    fn nothing() -> Self {
+        Self { culprits: None, only: None, may_park: true }
+    }
+
+    fn culprits(culprits: &'a Culprits) -> Self {
+        Self { culprits: Some(culprits), ..Self::nothing() }
+    }
+
+    fn all_but(only: &'a (dyn Fn(&str) -> bool + Sync)) -> Self {
+        Self { culprits: None, only: Some(only), may_park: false }
+    }
+
+    /// Refuses keys that no bucket can hold; and what cannot be decoded, where that is not set aside.
+    pub(crate) fn check(self, staged: &wire::Staged) -> Result<(), Undecided> {
+        if self.only.is_some() { decision::check_staged(staged) } else { decision::check_keys(staged) }
+    }
+
+    /// The routes to leave alone; what of them is parked is set aside.
+    pub(crate) fn routes(self, aside: &mut Aside, staged: &wire::Staged, parked: &Parked) -> Vec<u32> {
+        let Some(only) = self.only else {
+            return aside.begin(staged, &|key| parked.has(key), self.culprits);
+        };
+        let is_other = |route: &wire::Route| {
+            staged.keys.get(route.key as usize).is_none_or(|key| !only(str_slice(&staged.blob, key.name)))
+        };
+        let others = (0..).zip(&staged.routes).filter(|(_, route)| is_other(route));
+        others.map(|(number, _)| number).collect()
+    }
 }
 
 /// The pipeline of one claim.
@@ -139,24 +213,41 @@ pub struct Pipeline {
     order: u64,
     /// The last record's journal sequence, or the commit that will tell it.
     last: u64,
-    in_flight: Option<JoinHandle<Result<u64, journal::Error>>>,
+    in_flight: Option<JoinHandle<Result<u64, Error>>>,
     /// What the last record says is shown and done, and what the one in flight says.
     said: Said,
     saying: Said,
+    /// The batch of the record in flight, for the numbers.
+    landing: Option<progress::Batch>,
+    /// When the batch began, where anybody follows traces, and the span of the next record.
+    begun: Option<SystemTime>,
+    span: Option<Box<traces::Batch>>,
+    watch: Arc<Watch>,
+    /// When this claim began, nanoseconds since 1970.
+    began: i64,
+    /// Fuel used since a batch was last sent off.
+    fuel: u64,
     /// The last record with effects.
     acting: u64,
+    /// The last record with parked units, or ones that are parked no more.
+    burying: u64,
     trimmed_at: u64,
     blame: Blame,
+    parked: Parked,
+    dead: DeadLetters,
+    redriving: Redriving,
     record_bytes: usize,
     next_at: Instant,
+    /// When something was decided last, or said.
+    idle_since: Instant,
 }
 
 impl Pipeline {
-    /// A pipeline that goes on where `claim` begins. `order` is the last order number that recovery used, `acting` the last record
-    /// with effects that it found.
+    /// A pipeline that goes on where `claim` begins, with what recovery found.
     #[must_use]
-    pub fn new(owner: Owner, version: Arc<Version>, claim: Claim, parts: Parts, order: u64, acting: u64) -> Self {
-        let Parts { documents, journal, pace, outbox } = parts;
+    pub fn new(owner: Owner, version: Arc<Version>, claim: Claim, parts: Parts, found: Found) -> Self {
+        let Parts { documents, journal, pace, outbox, dead } = parts;
+        let Found { order, acting, parked } = found;
         let digest = version.digest.to_string();
         let sagas = version
             .saga
@@ -164,8 +255,14 @@ impl Pipeline {
             .map(|facts| Sagas::new(&documents.handler, &digest, Arc::clone(facts), &version.settings));
         let sweeper =
             outbox.as_ref().map(|outbox| Sweeper::start(&documents.jetstream, &documents.handler, Arc::clone(outbox)));
-        let said = Said { shown_through: claim.shown_through, acted_through: claim.acted_through, ..Said::default() };
+        let said = Said {
+            shown_through: claim.shown_through,
+            acted_through: claim.acted_through,
+            buried_through: claim.parking.through,
+            ..Said::default()
+        };
         let record_bytes = documents.jetstream.client().server_info().max_payload.saturating_sub(journal::RECORD_ROOM);
+        let watch = Arc::clone(owner.progress.watch());
         Self {
             owner,
             version,
@@ -185,11 +282,22 @@ impl Pipeline {
             in_flight: None,
             said,
             saying: said,
+            landing: None,
+            begun: None,
+            span: None,
+            watch,
+            began: clock::now(),
+            fuel: 0,
             acting,
+            burying: 0,
             trimmed_at: claim.last,
             blame: Blame::default(),
+            redriving: Redriving::new(),
+            parked,
+            dead,
             record_bytes,
             next_at: Instant::now(),
+            idle_since: Instant::now(),
         }
     }
 
@@ -200,12 +308,14 @@ impl Pipeline {
             journal: self.journal.clone(),
             pace: Arc::clone(&self.pace),
             outbox: self.outbox.clone(),
+            dead: self.dead.clone(),
         }
     }
 
     /// Tells how far the handler is.
     pub(crate) fn tell(&self) {
         self.owner.progress.decided(&self.positions, &self.counts);
+        self.owner.progress.parked(self.parked.len() as u64, self.parked.oldest());
     }
 
     /// Runs until `stop` says so, with nothing left in flight, or until something ends the claim. Between two batches the newest of
@@ -221,7 +331,8 @@ impl Pipeline {
     ) -> Result<(), Error> {
         self.sweep();
         loop {
-            let owes_a_word = self.said.acted_through < self.acting;
+            let owes_a_word = self.said.acted_through < self.acting || self.said.buried_through < self.burying;
+            let waiting = self.watch.during(Part::Waiting);
             tokio::select! {
                 biased;
                 () = told_to_stop(stop) => return self.finish().await,
@@ -230,12 +341,20 @@ impl Pipeline {
                     self.swap(next).await?;
                 }
                 done = landing(&mut self.in_flight) => self.landed(done)?,
+                () = self.redriving.is_due() => self.look_for_wishes().await?,
                 arrivals = intake.next() => {
+                    drop(waiting);
                     crash::point("arrived");
                     self.batch(arrivals?, stop).await?;
                 }
-                () = tokio::time::sleep(REST_AFTER), if owes_a_word => self.rest().await?,
+                () = std::future::ready(()), if self.redriving.is_under_way() => {}
+                () = tokio::time::sleep_until(self.idle_since + REST_AFTER), if owes_a_word => {
+                    self.rest().await?;
+                    self.idle_since = Instant::now();
+                }
             }
+            // A portion after each batch: keys that are taken up and keys that go on share the time.
+            self.redrive_some().await?;
         }
     }
 
@@ -249,6 +368,7 @@ impl Pipeline {
             sagas.succeed(&version.digest.to_string(), Arc::clone(facts));
         }
         self.blame = Blame::default();
+        self.parked.begin_anew();
         self.version = version;
         self.owner.progress.swapped(&self.version.digest.to_string(), begun.elapsed());
         Ok(())
@@ -272,26 +392,19 @@ impl Pipeline {
         while !rest.is_empty() && self.wait_for_room(stop).await {
             let part = self.throttle(self.blame.take(rest.len())).await;
             let later = rest.split_off(part);
-            let begun = traces::begin();
+            self.begun = traces::begin();
             match self.decide(arrivals.input, &rest).await {
                 Ok(decision) => {
                     self.blame.passed(part);
-                    self.commit(arrivals.input, rest, decision, begun).await?;
+                    self.commit(arrivals.input, rest, decision).await?;
                     rest = later;
                 }
                 Err(Undecided::Trouble(error)) => return Err(error),
                 Err(Undecided::Guilty { index, class, reason, backtrace }) => {
-                    // The guest may have half a batch in its documents.
-                    self.guest = None;
-                    if self.blame.failed(part, index) == Verdict::First {
-                        self.finish().await?;
-                        if let Some(span) = self.span(begun, arrivals.input, &rest) {
-                            span.failed(format!("{class}: {reason}"));
-                        }
-                        self.blame_one(arrivals.input, rest.first(), class);
-                        let event =
-                            rest.first().map(|arrival| self.describe(arrivals.input, arrival)).unwrap_or_default();
-                        return Err(Error::Failing { event, class, reason, backtrace });
+                    self.forget_undecided();
+                    if self.blame.failed(part, index) == Verdict::First && !rest.is_empty() {
+                        let first = rest.remove(0);
+                        self.set_aside(arrivals.input, first, Blamed { class, reason, backtrace }).await?;
                     }
                     rest.extend(later);
                 }
@@ -332,24 +445,60 @@ impl Pipeline {
     /// Steps 2 to 4.
     async fn decide(&mut self, input: usize, arrivals: &[Arrival]) -> Result<Decision, Undecided> {
         let stream = self.stream_name(input);
+        self.decide_but(&stream, arrivals, Leave::nothing()).await
+    }
+
+    /// Steps 2 to 4 but for the units of parked keys, which are set aside, and those that are to be left.
+    async fn decide_but(
+        &mut self,
+        stream: &str,
+        arrivals: &[Arrival],
+        leave: Leave<'_>,
+    ) -> Result<Decision, Undecided> {
+        let room = Room { keys: if leave.may_park { self.room().keys } else { 0 }, ..self.room() };
+        let bounds = Bounds { stream, room, record_bytes: self.record_bytes };
         let mut guest = self.guest().map_err(|failure| Undecided::Trouble(Error::Instance(failure)))?;
-        if let Some(sagas) = &mut self.sagas {
-            let decision = sagas.decide(guest.as_mut(), &self.documents, &stream, arrivals, self.record_bytes).await?;
-            self.guest = Some(guest);
-            return Ok(decision);
-        }
-        let batch = batch::encode(&stream, arrivals)
-            .map_err(|Undecodable { index, reason }| Undecided::at(index, Fault::Undecodable, &reason))?;
-        let staged = tokio::task::block_in_place(|| guest.stage(&batch)).map_err(Undecided::failure)?;
-        crash::point("staged");
-        decision::check_staged(&staged)?;
-        let documents = self.load(&staged).await?;
-        crash::point("loaded");
-        let outcome = tokio::task::block_in_place(|| guest.apply(&documents, &[])).map_err(Undecided::failure)?;
-        crash::point("applied");
-        let decision = decision::of(arrivals, &staged, &outcome, self.record_bytes)?;
+        let fuel = guest.fuel_used();
+        let decided = match &mut self.sagas {
+            Some(sagas) => {
+                let leave = (&self.parked, leave);
+                sagas.decide(guest.as_mut(), &self.watch, &self.documents, arrivals, leave, bounds).await
+            }
+            None => self.project(guest.as_mut(), arrivals, leave, bounds).await,
+        };
+        self.fuel = self.fuel.saturating_add(guest.fuel_used().saturating_sub(fuel));
+        // One that failed may have half a batch in its documents.
+        let decision = decided?;
         self.guest = Some(guest);
         Ok(decision)
+    }
+
+    /// The same of a projection.
+    async fn project(
+        &self,
+        guest: &mut dyn Guest,
+        arrivals: &[Arrival],
+        leave: Leave<'_>,
+        bounds: Bounds<'_>,
+    ) -> Result<Decision, Undecided> {
+        let stream = bounds.stream;
+        let batch = batch::encode(stream, arrivals)
+            .map_err(|Undecodable { index, reason }| Undecided::at(index, Fault::Undecodable, &reason))?;
+        let staged = self.in_guest(|| guest.stage(&batch))?;
+        crash::point("staged");
+        leave.check(&staged)?;
+        let mut aside = Aside::default();
+        let skip = leave.routes(&mut aside, &staged, &self.parked);
+        let documents = self.load(&staged, &skip).await?;
+        crash::point("loaded");
+        let outcome = self.in_guest(|| guest.apply(&documents, &skip))?;
+        crash::point("applied");
+        decision::of(arrivals, &staged, &outcome, (aside, &skip), bounds)
+    }
+
+    fn in_guest<T>(&self, call: impl FnOnce() -> Result<T, Failure>) -> Result<T, Undecided> {
+        let _guest = self.watch.during(Part::Guest);
+        tokio::task::block_in_place(call).map_err(Undecided::failure)
     }
 
     /// The live guest, or a fresh one where it failed or grew too large.
@@ -363,13 +512,25 @@ impl Pipeline {
         }
     }
 
-    async fn load(&self, staged: &wire::Staged) -> Result<wire::Documents, Undecided> {
+    /// The documents that the guest does not hold, of keys with a route that it shall fold.
+    async fn load(&self, staged: &wire::Staged, skip: &[u32]) -> Result<wire::Documents, Undecided> {
+        let mut folded = vec![skip.is_empty(); staged.keys.len()];
+        if !skip.is_empty() {
+            let routes = (0..).zip(&staged.routes).filter(|(number, _)| skip.binary_search(number).is_err());
+            for (_, route) in routes {
+                if let Some(folded) = folded.get_mut(route.key as usize) {
+                    *folded = true;
+                }
+            }
+        }
         let missing: Vec<(u32, &str)> = (0..)
-            .zip(&staged.keys)
-            .filter(|(_, key)| !key.cached)
+            .zip(staged.keys.iter().zip(folded))
+            .filter(|(_, (key, folded))| !key.cached && *folded)
+            .map(|(index, (key, _))| (index, key))
             .map(|(index, key)| (index, str_slice(&staged.blob, key.name)))
             .collect();
         let names: Vec<&str> = missing.iter().map(|(_, name)| *name).collect();
+        let _loading = self.watch.during(Part::Loading);
         let loaded = self.documents.load(&names).await.map_err(|error| Undecided::Trouble(error.into()))?;
         let mut blob = Vec::with_capacity(loaded.iter().flatten().map(Bytes::len).sum());
         let mut documents = Vec::with_capacity(loaded.len());
@@ -384,37 +545,43 @@ impl Pipeline {
     }
 
     /// Steps 5 and 6: sends the record as soon as the one before it has landed, and goes on.
-    async fn commit(
-        &mut self,
-        input: usize,
-        arrivals: Vec<Arrival>,
-        decision: Decision,
-        begun: Option<SystemTime>,
-    ) -> Result<(), Error> {
+    async fn commit(&mut self, input: usize, arrivals: Vec<Arrival>, decision: Decision) -> Result<(), Error> {
         self.finish().await?;
         let Some(newest) = arrivals.last() else { return Ok(()) };
         if let Some(position) = self.positions.get_mut(input) {
             position.sequence = newest.sequence;
         }
         self.counts.add(&decision.counts);
-        self.pace.set_behind(newest.pending > self.version.settings.batch_events as u64);
-        let span = self.span(begun, input, &arrivals).map(|span| {
-            let digest = self.version.digest.short();
-            span.decided(&digest, &decision.counts, decision.changes.len(), decision.effects.len())
-        });
-        self.write(Kind::Batch, input, decision, newest.message.reply.clone(), span)
+        let is_behind = newest.pending > self.version.settings.batch_events as u64;
+        self.pace.set_behind(is_behind);
+        let ack = newest.message.reply.clone();
+        let batch = self.told(input, &arrivals, is_behind);
+        self.parked.park(&decision.parks, self.counts.delivered, clock::now());
+        self.redriving.wakes(&self.parked);
+        self.span = self.traced(input, &arrivals).map(|span| span.decided(&self.version.digest.short(), &decision));
+        self.write(Kind::Batch, input, decision, None, ack)?;
+        self.landing = Some(batch);
+        Ok(())
     }
 
-    /// The span of a batch that began then, where anybody follows traces.
-    fn span(&self, begun: Option<SystemTime>, input: usize, arrivals: &[Arrival]) -> Option<Box<traces::Batch>> {
-        begun?;
-        traces::Batch::of(begun, &self.documents.handler, &self.stream_name(input), arrivals)
+    /// What the numbers say of a batch. Events that were there before us, or wait in a crowd, tell how far behind we were, not how
+    /// quick we are.
+    fn told(&mut self, input: usize, arrivals: &[Arrival], is_behind: bool) -> progress::Batch {
+        let stored = arrivals.first().zip(arrivals.last()).map(|(first, last)| (first.stored, last.stored));
+        progress::Batch {
+            input,
+            events: arrivals.len() as u64,
+            stored: stored.filter(|(first, _)| !is_behind && *first >= self.began),
+            fuel: std::mem::take(&mut self.fuel),
+            guest_memory_bytes: self.guest.as_ref().map_or(0, |guest| guest.memory_bytes()),
+        }
     }
 
     /// Says in a record of its own that all effects are published, unless that is said or not so.
     pub(crate) async fn rest(&mut self) -> Result<(), Error> {
         self.finish().await?;
-        if self.said.acted_through < self.acting && self.acting <= self.acted_through() {
+        let acted = self.said.acted_through < self.acting && self.acting <= self.acted_through();
+        if acted || self.said.buried_through < self.burying {
             self.write(Kind::Rest, 0, Decision::default(), None, None)?;
             self.finish().await?;
         }
@@ -427,17 +594,22 @@ impl Pipeline {
         kind: Kind,
         input: usize,
         decision: Decision,
+        unparked: Option<Unparked>,
         ack: Option<async_nats::Subject>,
-        span: Option<Box<traces::Batch>>,
     ) -> Result<(), Error> {
         self.order += 1;
         self.saying = Said {
             shown_through: self.documents.shown_through(),
             acted_through: self.acted_through(),
+            // Those of the record before were stored before it had landed.
+            buried_through: self.last,
+            buries: !decision.parks.is_empty() || unparked.is_some(),
             acts: self.outbox.is_some() && !decision.effects.is_empty(),
         };
+        let time = clock::now();
+        let parking = Parking { through: self.last, recent: self.parked.recent(), parks: decision.parks, unparked };
         let record = Record {
-            time: clock::now(),
+            time,
             positions: self.positions.clone(),
             counts: self.counts,
             shown_through: self.saying.shown_through,
@@ -449,6 +621,7 @@ impl Pipeline {
             previous: self.last,
             input: u16::try_from(input).unwrap_or(u16::MAX),
             changes: decision.changes.iter().map(as_change).collect(),
+            parking: parking.clone(),
             ..Record::new(kind, self.claim, &self.owner.host, self.version.digest)
         }
         .encode()?;
@@ -466,7 +639,11 @@ impl Pipeline {
             ack,
             outbox: self.outbox.clone(),
             effects: Effects { outgoing: decision.effects, carried: decision.carried },
-            span,
+            span: self.span.take(),
+            claim: self.claim,
+            time,
+            parking,
+            dead: self.dead.clone(),
         };
         self.in_flight = Some(tokio::spawn(commit.land()));
         self.trim();
@@ -492,7 +669,9 @@ impl Pipeline {
     async fn finish(&mut self) -> Result<(), Error> {
         match &mut self.in_flight {
             Some(commit) => {
+                let waiting = self.watch.during(Part::Commit);
                 let done = commit.await;
+                drop(waiting);
                 self.landed(done)
             }
             None => Ok(()),
@@ -503,10 +682,18 @@ impl Pipeline {
         self.in_flight = None;
         self.last = done.map_err(|error| journal::Error::Unreachable(error.to_string()))??;
         self.said = self.saying;
+        self.idle_since = Instant::now();
         if self.said.acts {
             self.acting = self.last;
         }
-        self.tell();
+        if self.said.buries {
+            self.burying = self.last;
+        }
+        match self.landing.take() {
+            Some(batch) => self.owner.progress.landed(&self.positions, &self.counts, &batch),
+            None => self.tell(),
+        }
+        self.owner.progress.parked(self.parked.len() as u64, self.parked.oldest());
         self.sweep();
         Ok(())
     }
@@ -536,7 +723,7 @@ impl Pipeline {
         self.trimmed_at = self.last;
         let keep = self.version.settings.journal_keep_records;
         // What the last record says, not what is true by now: a recovery begins there.
-        let done = self.said.shown_through.min(self.said.acted_through);
+        let done = self.said.shown_through.min(self.said.acted_through).min(self.said.buried_through);
         let keep_from = (done + 1).min(self.last.saturating_sub(keep));
         let journal = self.journal.clone();
         let trim = async move {
@@ -550,6 +737,7 @@ impl Pipeline {
     /// Waits while too much is decided but not shown or not published. False: the handler shall stop.
     async fn wait_for_room(&self, stop: &watch::Receiver<bool>) -> bool {
         const LOOK: Duration = Duration::from_millis(100);
+        let _held_back = self.watch.during(Part::HeldBack);
         let settings = &self.version.settings;
         while !*stop.borrow() {
             let (documents, bytes) = self.documents.backlog();
@@ -572,17 +760,13 @@ impl Pipeline {
         if rate == 0 {
             return available;
         }
+        let held_back = self.watch.during(Part::HeldBack);
         tokio::time::sleep_until(self.next_at).await;
+        drop(held_back);
         // Twenty portions a second: even enough for people who watch, large enough to stay cheap.
         let part = available.min(usize::try_from(rate / 20).unwrap_or(usize::MAX).max(1));
         self.next_at = Instant::now() + Duration::from_secs_f64(part as f64 / rate as f64);
         part
-    }
-
-    /// Says in the log which event it is; why, the handler's end says.
-    fn blame_one(&self, input: usize, event: Option<&Arrival>, class: Fault) {
-        let (stream, sequence) = (self.stream_name(input), event.map_or(0, |event| event.sequence));
-        tracing::error!(stream, sequence, class = class.to_string(), "this event cannot be applied");
     }
 
     fn describe(&self, input: usize, arrival: &Arrival) -> String {
@@ -598,10 +782,10 @@ pub(crate) async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Outcome of a commit task.
-type Landed = Result<Result<u64, journal::Error>, tokio::task::JoinError>;
+type Landed = Result<Result<u64, Error>, tokio::task::JoinError>;
 
 /// The commit in flight, or never.
-async fn landing(in_flight: &mut Option<JoinHandle<Result<u64, journal::Error>>>) -> Landed {
+async fn landing(in_flight: &mut Option<JoinHandle<Result<u64, Error>>>) -> Landed {
     match in_flight {
         Some(commit) => commit.await,
         None => std::future::pending().await,
@@ -621,25 +805,27 @@ struct Commit {
     outbox: Option<Arc<Outbox>>,
     effects: Effects,
     span: Option<Box<traces::Batch>>,
+    claim: u64,
+    time: i64,
+    parking: Parking,
+    dead: DeadLetters,
 }
 
 impl Commit {
-    async fn land(self) -> Result<u64, journal::Error> {
+    async fn land(self) -> Result<u64, Error> {
         let sent = Stamp::now();
-        let journal = match self.journal.append(self.expected, self.record).await {
-            Ok(journal) => journal,
-            Err(error) => {
-                if let Some(span) = self.span {
-                    span.failed(error.to_string());
-                }
-                return Err(error);
-            }
-        };
+        let appended = self.journal.append(self.expected, self.record).await;
+        traces::Batch::landed(self.span, appended.as_ref());
+        let journal = appended?;
         crash::point("committed");
-        if let Some(span) = self.span {
-            span.committed(journal);
-        }
         self.documents.commit(Origin { order: self.order, journal, stream: self.stream, digest: self.digest });
+        if !self.parking.parks.is_empty() || self.parking.unparked.is_some() {
+            // Long after, an heir may have stored and removed them already.
+            if sent.age(Stamp::now()) > PROVED_FOR && !self.journal.belongs_to(self.claim).await? {
+                return Err(parking::Error::Fenced.into());
+            }
+            self.dead.settle(journal, self.time, &self.digest.to_string(), &self.parking, false).await?;
+        }
         if let Some(ack) = self.ack {
             // Lost acks change nothing: the position in the record rules.
             let _ = self.documents.jetstream.client().publish(ack, Bytes::from_static(b"+ACK")).await;

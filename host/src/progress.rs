@@ -1,13 +1,18 @@
 //! What a running handler tells about itself: positions, outcomes, state. In: numbers from the pipeline. Out: a snapshot for
 //! the status bucket. Never: decides anything.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::busy::Watch;
+use crate::clock;
+use crate::inputs::Input;
 use crate::journal::{Counts, Position};
+use crate::numbers::{Census, Measured, Numbers, Sizes};
 use crate::outbox::{Outbox, Undelivered};
 
 /// Effects named in a report that cannot be delivered.
@@ -75,34 +80,157 @@ pub struct Report {
     /// The first of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub undelivered: Vec<Undelivered>,
+    /// What the host measured.
+    #[serde(default)]
+    pub numbers: Numbers,
     /// When this was written, nanoseconds since 1970, by the host's clock.
     pub time: i64,
+}
+
+/// A batch that was decided, for the numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Batch {
+    /// Which input.
+    pub(crate) input: usize,
+    /// Its events.
+    pub(crate) events: u64,
+    /// When the first and the last of them were stored, nanoseconds since 1970; none where the handler was behind.
+    pub(crate) stored: Option<(i64, i64)>,
+    /// Fuel that the guest used since the batch before.
+    pub(crate) fuel: u64,
+    /// Memory that the guest holds.
+    pub(crate) guest_memory_bytes: u64,
+}
+
+/// What a claim works on.
+#[derive(Clone, Debug)]
+pub(crate) struct Ground {
+    /// Its inputs, as they were when it began.
+    pub(crate) inputs: Vec<Input>,
+    /// The handler's name.
+    pub(crate) handler: String,
+    /// The generation's bucket.
+    pub(crate) bucket: String,
+    /// Its documents are instances.
+    pub(crate) has_instances: bool,
 }
 
 /// The live numbers of one handler.
 #[derive(Default)]
 pub struct Progress {
     report: Mutex<Report>,
+    /// What the claim that runs, or ran last, works on.
+    ground: Mutex<Option<Arc<Ground>>>,
+    watch: Arc<Watch>,
     /// The effects of the claim that runs.
     outbox: Mutex<Weak<Outbox>>,
     /// Grows when anything but numbers changes.
     turns: watch::Sender<u64>,
+    /// Events decided, until which a module that fails gives way to the one before.
+    probation: AtomicU64,
 }
 
 impl Progress {
     /// A handler that has not begun.
     #[must_use]
     pub fn new(host: &str, digest: &str) -> Self {
-        let report = Report { host: host.to_owned(), digest: digest.to_owned(), ..Report::default() };
+        let numbers = Numbers { since: clock::now(), ..Numbers::default() };
+        let report = Report { host: host.to_owned(), digest: digest.to_owned(), numbers, ..Report::default() };
         Self { report: Mutex::new(report), ..Self::default() }
     }
 
-    /// A batch was decided.
+    /// So much is decided.
     pub fn decided(&self, positions: &[Position], counts: &Counts) {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         report.positions.clear();
         report.positions.extend_from_slice(positions);
         report.counts = *counts;
+    }
+
+    /// So many keys are parked, the oldest since then, nanoseconds since 1970.
+    pub fn parked(&self, keys: u64, oldest: Option<i64>) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.numbers.parked_keys = keys;
+        report.numbers.oldest_parked = oldest;
+    }
+
+    /// So much is decided, and this batch came last.
+    pub(crate) fn landed(&self, positions: &[Position], counts: &Counts, batch: &Batch) {
+        let now = clock::now();
+        self.decided(positions, counts);
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        let numbers = &mut report.numbers;
+        numbers.last_decided = Some(now);
+        numbers.batches += 1;
+        numbers.events += batch.events;
+        numbers.fuel = numbers.fuel.saturating_add(batch.fuel);
+        numbers.guest_memory_bytes = batch.guest_memory_bytes;
+        let stream = positions.get(batch.input).map(|position| position.stream.as_str());
+        if let Some(measured) = numbers.streams.iter_mut().find(|measured| stream == Some(measured.stream.as_str())) {
+            measured.decided += batch.events;
+        }
+        if let Some((first, last)) = batch.stored {
+            numbers.latency.observe(now - first);
+            if batch.events > 1 {
+                numbers.latency.observe(now - last);
+            }
+        }
+    }
+
+    /// A claim begins on this ground. Totals of streams that are read again go on.
+    pub(crate) fn begins_on(&self, ground: Ground) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = std::mem::take(&mut report.numbers.streams);
+        report.numbers.streams.extend(ground.inputs.iter().map(|input| {
+            match known.iter().position(|measured| measured.stream == input.stream) {
+                Some(index) => known.swap_remove(index),
+                None => Measured { stream: input.stream.clone(), ..Measured::default() },
+            }
+        }));
+        drop(report);
+        *self.ground.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(ground));
+    }
+
+    /// What the claim that runs, or ran last, works on.
+    pub(crate) fn ground(&self) -> Option<Arc<Ground>> {
+        self.ground.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where the handler stands in this stream: its position, and events decided by this host.
+    pub(crate) fn stand(&self, stream: &str) -> (u64, u64) {
+        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        let position = report.positions.iter().find(|position| position.stream == stream);
+        let measured = report.numbers.streams.iter().find(|measured| measured.stream == stream);
+        (position.map_or(0, |position| position.sequence), measured.map_or(0, |measured| measured.decided))
+    }
+
+    /// A stream was sampled. What is decided is known better here.
+    pub(crate) fn measured(&self, sample: Measured) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut streams = report.numbers.streams.iter_mut();
+        if let Some(measured) = streams.find(|measured| measured.stream == sample.stream) {
+            *measured = Measured { decided: measured.decided, ..sample };
+        }
+    }
+
+    /// So much is stored.
+    pub(crate) fn weighs(&self, sizes: Sizes) {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).numbers.sizes = sizes;
+    }
+
+    /// The instances were counted.
+    pub(crate) fn counted(&self, census: Census) {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).numbers.census = Some(census);
+    }
+
+    /// Batches decided by this host.
+    pub(crate) fn batches(&self) -> u64 {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).numbers.batches
+    }
+
+    /// Where the pipeline tells how it spends its time.
+    pub(crate) fn watch(&self) -> &Arc<Watch> {
+        &self.watch
     }
 
     /// The state changed.
@@ -112,6 +240,17 @@ impl Progress {
         report.reason = reason.into();
         drop(report);
         self.turn();
+    }
+
+    /// Until so many events are decided, a module that fails gives way to the one before; 0: there is none.
+    pub fn try_until(&self, delivered: u64) {
+        self.probation.store(delivered, Ordering::Release);
+    }
+
+    /// Whether a failure, so many events after the generation began, is the new module's.
+    #[must_use]
+    pub fn is_on_probation(&self, delivered: u64) -> bool {
+        delivered < self.probation.load(Ordering::Acquire)
     }
 
     /// This module runs from here on.
@@ -189,7 +328,8 @@ impl Progress {
         let outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         let (undelivered_effects, mut undelivered) = outbox.map(|outbox| outbox.undelivered()).unwrap_or_default();
         undelivered.truncate(UNDELIVERED);
-        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        report.numbers.busy = self.watch.read();
         Report { time: now, undelivered_effects, undelivered, ..report }
     }
 }

@@ -17,7 +17,7 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Stream;
 use tokio::sync::watch;
 
-use crate::claim;
+use crate::claim::{self, Claimant};
 use crate::clock;
 use crate::comparison::{self, Pair};
 use crate::crash;
@@ -54,6 +54,9 @@ pub(crate) enum Error {
     /// This host shall stop.
     #[error("the host was told to stop")]
     Stopped,
+    /// Somebody took it back: the old generation goes on.
+    #[error("the promotion was taken back")]
+    TakenBack,
     /// A journal, which may mean that another host is faster.
     #[error(transparent)]
     Journal(#[from] journal::Error),
@@ -154,11 +157,14 @@ impl Promoting {
     }
 
     /// Does beforehand what takes long: the documents that are live now are copied, and both buckets outlined. Both generations
-    /// run on meanwhile.
+    /// run on meanwhile, so what changes after the look is left for when the old one stands still.
     pub(crate) async fn prepare(&mut self) -> Result<(), Error> {
         self.make_kept_bucket().await?;
+        // What this user may not do is better known before the cut than after it.
+        pour::allow_batches(&self.jetstream, &self.before.name).await?;
+        self.registry.may_deploy(&self.before.name).await?;
         let (before, _) = self.stands().await?;
-        pour::pour(&self.jetstream, &mut self.pair.live, &mut self.kept, Mark::Kept(before.sequence)).await?;
+        pour::pour_once(&self.jetstream, &mut self.pair.live, &mut self.kept, Mark::Kept(before.sequence)).await?;
         self.pair.update().await?;
         Ok(())
     }
@@ -212,9 +218,18 @@ impl Promoting {
     async fn stop(&mut self, stop: &watch::Receiver<bool>) -> Result<(), Error> {
         let held = self.before.clone().settle(&self.jetstream, Bound::here(), STOP_WITHIN, stop.clone()).await?;
         crash::point("stopping");
+        self.decide_to_cut().await?;
+        crash::point("cutting");
         held.close(&Bound::here()).await?;
         crash::point("stopped");
         Ok(())
+    }
+
+    /// Whoever takes the promotion back and whoever cuts write the same value by compare-and-set: one of them is first.
+    async fn decide_to_cut(&self) -> Result<(), Error> {
+        let id = self.promotion.id;
+        let (_, cuts) = self.ledgers.change(&self.before.name, |ledger| Ok(ledger.cut(id))).await?;
+        if cuts { Ok(()) } else { Err(Error::TakenBack) }
     }
 
     async fn catch_up(&mut self, before: &Stand, after: &Stand, stop: &watch::Receiver<bool>) -> Result<(), Error> {
@@ -350,24 +365,9 @@ impl Promoting {
         if let Err(error) = left {
             tracing::warn!(handler = self.before.name, %error, "what a shadow had could not be removed");
         }
-    }
-
-    /// Gives the promotion up: the old generation goes on where it stopped.
-    pub(crate) async fn give_up(&self, reason: &str) -> Result<(), Error> {
-        let (before, after) = self.stands().await?;
-        let [journal, other] = &self.journals;
-        match phase(before.standing, after.standing) {
-            Some(Phase::CatchUp) => {
-                // Whoever is about to close the other is fenced first.
-                claim::take(other, &self.after.claimant(), after.bucket).await?;
-                before.go_on(journal, &self.before.host, Standing::Live, before.bucket).await?;
-            }
-            Some(Phase::Stop) | None => {}
-            Some(Phase::Keep | Phase::TakeOver | Phase::Register) => {
-                return Err(Error::Other(anyhow::anyhow!("it cannot be given up any more: {reason}")));
-            }
+        if let Err(error) = self.registry.forget_generation(&self.before.name, self.promotion.to).await {
+            tracing::warn!(handler = self.before.name, %error, "what was said of a shadow could not be removed");
         }
-        give_up(&self.ledgers, &self.before.name, &self.promotion, reason).await
     }
 }
 
@@ -381,23 +381,41 @@ pub(crate) async fn close_for_good(journal: &Journal, host: &str) -> Result<(), 
     }
 }
 
-/// Writes into the ledger that a promotion came to nothing.
+/// Gives a promotion up, as long as the new generation is not closed: the old one goes on where it stopped.
 pub(crate) async fn give_up(
+    jetstream: &Context,
     ledgers: &Ledgers,
-    handler: &str,
+    live: &Handler,
     promotion: &Promotion,
     reason: &str,
 ) -> Result<(), Error> {
-    tracing::warn!(handler, generation = promotion.to, reason, "the promotion is given up");
-    let Promotion { id, from, to, .. } = *promotion;
+    let (Promotion { id, from, to, .. }, name) = (promotion.clone(), &live.name);
+    tracing::warn!(handler = name, generation = to, reason, "the promotion is given up");
+    let (ledger, _) = ledgers.read(name).await?;
+    let is_cut = ledger.promotion.is_some_and(|promotion| promotion.id == id && promotion.cut);
+    let journal = Journal::open(jetstream, name, live.version().settings.replicas).await?;
+    let [journal, other] = [journal.clone().of(from), journal.of(to)];
+    let fence = |stand: &Stand| Claimant { digest: stand.digest, standing: stand.standing, ..live.claimant() };
+    if let (Some(before), Some(after)) = (Stand::read(&journal).await?, Stand::read(&other).await?) {
+        match phase(before.standing, after.standing) {
+            // Whoever is about to close a generation is fenced first.
+            Some(Phase::CatchUp) => {
+                claim::take(&other, &fence(&after), after.bucket).await?;
+                before.go_on(&journal, &live.host, Standing::Live, before.bucket).await?;
+            }
+            Some(Phase::Stop) if is_cut => {
+                claim::take(&journal, &fence(&before), before.bucket).await?;
+            }
+            Some(Phase::Stop) | None => {}
+            Some(Phase::Keep | Phase::TakeOver | Phase::Register) => {
+                return Err(Error::Other(anyhow::anyhow!("it cannot be given up any more: {reason}")));
+            }
+        }
+    }
     let reason = reason.to_owned();
     let ending = Ending { id, from, to, reason, positions: Vec::new(), written: 0, pause_milliseconds: 0 };
-    let given_up = |ledger: &mut Ledger| {
-        ledger.given_up(ending.clone());
-        Ok(())
-    };
-    ledgers.change(handler, given_up).await?;
-    Ok(())
+    let (_, done) = ledgers.change(name, |ledger| Ok(ledger.given_up(ending.clone(), is_cut))).await?;
+    if done { Ok(()) } else { Err(Error::Other(anyhow::anyhow!("another host has begun to cut"))) }
 }
 
 /// Why instances stand in the way.

@@ -12,9 +12,11 @@ use crate::inputs;
 use crate::intake;
 use crate::journal::{Journal, Position};
 use crate::names;
+use crate::parking::dead::DeadLetters;
+use crate::parking::wishes::Wishes;
 use crate::policy::Signature;
 use crate::promotion;
-use crate::registry::{Deployment, Desired};
+use crate::registry::{Deployment, Desired, Registry};
 use crate::sandbox::Digest;
 use crate::settings::Settings;
 use crate::survey;
@@ -111,13 +113,18 @@ pub async fn reach(
     Ok(Reach { decided: counts.delivered, waiting })
 }
 
-/// Removes all that a shadow left: consumers, bucket, journal subject. It must have ended on this host; one that runs elsewhere is
+/// Removes all that a shadow left: consumers, bucket, journal subject, what was said of it. It must have ended on this host; one that runs elsewhere is
 /// fenced.
 ///
 /// # Errors
 /// When something is in the way; it can be tried again.
-pub(crate) async fn clear_away(jetstream: &Context, generation: &Generation) -> anyhow::Result<()> {
+pub(crate) async fn clear_away(
+    jetstream: &Context,
+    registry: &Registry,
+    generation: &Generation,
+) -> anyhow::Result<()> {
     let Generation { handler, number, .. } = generation;
+    registry.forget_generation(handler, *number).await?;
     let name = names::journal_stream(handler);
     if is_missing(jetstream, &name).await? {
         return Ok(());
@@ -126,6 +133,8 @@ pub(crate) async fn clear_away(jetstream: &Context, generation: &Generation) -> 
     promotion::close_for_good(&journal, "").await?;
     let (positions, _) = survey::decided_by(jetstream, handler, *number).await?;
     leave(jetstream, generation, &positions).await?;
+    DeadLetters::of(jetstream, generation, 1).clear().await?;
+    Wishes::of(jetstream, generation).forget().await?;
     // Last, for it names the streams that the consumers are on.
     journal.purge().await?;
     Ok(())
@@ -133,21 +142,32 @@ pub(crate) async fn clear_away(jetstream: &Context, generation: &Generation) -> 
 
 /// Takes a handler's shadows off the streams they read; with their documents, nothing of them is left. The handler must have ended
 /// everywhere.
-pub(crate) async fn take_off(jetstream: &Context, handler: &str, with_documents: bool) -> anyhow::Result<()> {
+pub(crate) async fn take_off(
+    jetstream: &Context,
+    registry: &Registry,
+    handler: &str,
+    with_documents: bool,
+) -> anyhow::Result<()> {
     if is_missing(jetstream, &names::bucket_stream(names::GENERATIONS)).await? {
         return Ok(());
     }
     let ledgers = Ledgers::open(jetstream).await?;
-    for Shadow { number, .. } in ledgers.read(handler).await?.0.shadows {
+    let (ledger, _) = ledgers.read(handler).await?;
+    for Shadow { number, .. } in ledger.shadows {
         let generation = Generation::shadow(handler, number);
         if with_documents {
-            clear_away(jetstream, &generation).await?;
+            clear_away(jetstream, registry, &generation).await?;
         } else {
             let (positions, _) = survey::decided_by(jetstream, handler, number).await?;
             leave_streams(jetstream, &generation, &positions).await?;
         }
     }
-    if with_documents { Ok(ledgers.remove(handler).await?) } else { Ok(()) }
+    if with_documents {
+        // What a promotion that did not get on has copied.
+        documents::remove_bucket(jetstream, &Generation::shadow(handler, ledger.live)).await?;
+        ledgers.remove(handler).await?;
+    }
+    Ok(())
 }
 
 /// Removes consumers and bucket of a shadow that is one no more.

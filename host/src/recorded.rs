@@ -166,15 +166,5 @@ impl Recorded {
 /// As if a consumer had delivered it.
 fn arrival(message: Last) -> Arrival {
     let Last { subject, sequence, stored, headers, payload } = message;
-    let length = payload.len();
-    let message = async_nats::Message {
-        subject: subject.into(),
-        reply: None,
-        payload,
-        headers: Some(headers),
-        status: None,
-        description: None,
-        length,
-    };
-    Arrival { message, sequence, stored, pending: 0 }
+    Arrival::made_of(subject, headers, payload, sequence, stored)
 }

@@ -2,6 +2,7 @@
 //! `Deployment` in JSON; what hosts say of them in another. All three are plain NATS: the stock CLI can read and write them.
 //! In: names and bytes. Out: the same, verified. Never: a handler's documents.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
@@ -11,10 +12,13 @@ use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 
+use crate::buckets;
 use crate::keys;
+use crate::latest::{self, Latest};
 use crate::names;
 use crate::policy::Signature;
 use crate::progress::{Report, State};
+use crate::rebuild;
 use crate::sandbox::Digest;
 use crate::settings::Settings;
 
@@ -22,7 +26,7 @@ use crate::settings::Settings;
 const HISTORY: i64 = 32;
 
 /// A host that has not announced itself for so long is gone.
-const HOST_TTL: Duration = Duration::from_secs(5);
+pub(crate) const HOST_TTL: Duration = Duration::from_secs(5);
 
 /// Bytes of one message of a module at most, and what its headers may need of `max_payload`.
 const CHUNK_BYTES: usize = 128 << 10;
@@ -85,6 +89,13 @@ pub struct Past {
     pub time: i64,
     /// The deployment; none where the handler was removed.
     pub deployment: Option<Result<Deployment, Error>>,
+}
+
+/// A deployment that is in force.
+pub(crate) struct Deployed {
+    pub(crate) handler: String,
+    pub(crate) revision: u64,
+    pub(crate) deployment: Result<Deployment, Error>,
 }
 
 /// What a host does about a deployment.
@@ -229,10 +240,9 @@ impl Registry {
     /// # Errors
     /// When the server is away.
     pub async fn peek(jetstream: &Context) -> Result<Option<Self>, Error> {
-        match jetstream.get_key_value(names::HANDLERS).await {
-            Ok(_) => Self::open(jetstream).await.map(Some),
-            Err(error) if error.kind() == async_nats::jetstream::context::KeyValueErrorKind::GetBucket => Ok(None),
-            Err(error) => Err(unreachable("open the deployments")(error)),
+        match buckets::peek(jetstream, names::HANDLERS).await.map_err(unreachable("open the deployments"))? {
+            Some(_) => Self::open(jetstream).await.map(Some),
+            None => Ok(None),
         }
     }
 
@@ -294,6 +304,19 @@ impl Registry {
         }
     }
 
+    /// Finds out whether this user may deploy, by a deployment that cannot come through.
+    ///
+    /// # Errors
+    /// When he may not, or the server is away.
+    pub(crate) async fn may_deploy(&self, handler: &str) -> Result<(), Error> {
+        match self.handlers.update(handler, bytes::Bytes::new(), i64::MAX as u64).await {
+            Err(error) if error.kind() != kv::UpdateErrorKind::WrongLastRevision => {
+                Err(unreachable("write a deployment")(error))
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// What was deployed under this name, newest first.
     ///
     /// # Errors
@@ -351,6 +374,55 @@ impl Registry {
         Ok(deployments)
     }
 
+    /// All deployments by handler with their revisions, those that cannot be read included, in one request.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub(crate) async fn deployed(&self, jetstream: &Context) -> Result<Vec<Deployed>, Error> {
+        let all = latest::of(jetstream, &self.handlers, ">").await.map_err(unreachable("list deployments"))?;
+        let deployed = |latest: Latest| Deployed {
+            deployment: parse(&latest.key, &latest.value),
+            handler: latest.key,
+            revision: latest.revision,
+        };
+        Ok(all.into_iter().map(deployed).collect())
+    }
+
+    /// Names of the hosts that announced themselves lately, in order, in one request and without a consumer.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub(crate) async fn host_names(&self, jetstream: &Context) -> Result<Vec<String>, Error> {
+        let all = latest::of(jetstream, &self.hosts, "*").await.map_err(unreachable("list hosts"))?;
+        let name = |latest: Latest| Some(serde_json::from_slice::<Host>(&latest.value).ok()?.name);
+        let mut names: Vec<String> = all.into_iter().filter_map(name).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// What the hosts of all handlers said last, in one request.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub(crate) async fn reports(&self, jetstream: &Context) -> Result<HashMap<String, Report>, Error> {
+        // Verdicts and shadows have longer keys.
+        self.reports_under(jetstream, "*").await
+    }
+
+    /// What hosts said last of generations that are not live, by key.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub(crate) async fn shadow_reports(&self, jetstream: &Context) -> Result<HashMap<String, Report>, Error> {
+        self.reports_under(jetstream, "*.generation.*").await
+    }
+
+    async fn reports_under(&self, jetstream: &Context, pattern: &str) -> Result<HashMap<String, Report>, Error> {
+        let all = latest::of(jetstream, &self.status, pattern).await.map_err(unreachable("read all states"))?;
+        let report = |latest: Latest| Some((latest.key, serde_json::from_slice(&latest.value).ok()?));
+        Ok(all.into_iter().filter_map(report).collect())
+    }
+
     /// Says that this host lives.
     ///
     /// # Errors
@@ -376,6 +448,16 @@ impl Registry {
             }
         }
         Ok(hosts)
+    }
+
+    /// Revision of a host's last announcement; none where it is gone.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub(crate) async fn announced(&self, host: &str) -> Result<Option<u64>, Error> {
+        let entry =
+            self.hosts.entry(keys::escape_token(host).as_ref()).await.map_err(unreachable("look for a host"))?;
+        Ok(entry.map(|entry| entry.revision))
     }
 
     /// Tells what a host does about a deployment.
@@ -414,6 +496,27 @@ impl Registry {
             self.status.purge(handler).await.map_err(unreachable("remove a state"))?;
         }
         self.status.purge(verdict_key(handler, host)).await.map_err(unreachable("remove a verdict"))
+    }
+
+    /// Forgets what was said of a generation that is a shadow no more.
+    ///
+    /// # Errors
+    /// When the server refuses or is away.
+    pub(crate) async fn forget_generation(&self, handler: &str, generation: u32) -> Result<(), Error> {
+        let key = rebuild::status_key(handler, generation);
+        self.status.purge(key).await.map_err(unreachable("remove a state"))
+    }
+
+    /// Forgets all that anybody ever said of a handler that is removed, hosts that are gone included.
+    ///
+    /// # Errors
+    /// When the server refuses or is away.
+    pub(crate) async fn forget_all(&self, handler: &str) -> Result<(), Error> {
+        for key in [handler.to_owned(), format!("{handler}.>")] {
+            let purge = self.status.stream.purge().filter(names::bucket_subject(names::STATUS, &key));
+            purge.await.map_err(unreachable("remove what was said"))?;
+        }
+        Ok(())
     }
 
     /// Tells what a handler is doing.

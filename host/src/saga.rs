@@ -15,12 +15,16 @@ use bytes::Bytes;
 use millstream_saga::{Instance, Outgoing, Rules};
 
 use crate::batch::{self, Undecodable};
+use crate::busy::{Part, Watch};
 use crate::crash;
-use crate::decision::{self, Decision, Fault, Undecided};
+use crate::decision::{self, Bounds, Decision, Fault, Undecided};
 use crate::documents::{Decided, Documents};
 use crate::intake::Arrival;
-use crate::journal;
+use crate::journal::{self, Counts, Park};
 use crate::names;
+use crate::parking::Parked;
+use crate::parking::aside::Aside;
+use crate::pipeline::Leave;
 use crate::sandbox::Guest;
 use crate::settings::Settings;
 use crate::traces;
@@ -60,27 +64,43 @@ impl Sagas {
         self.facts = facts;
     }
 
-    /// Decides a batch of one stream.
+    /// Forgets the instances that are held: they may be ahead of what is decided.
+    pub(crate) fn forget(&mut self) {
+        self.held.clear();
+    }
+
+    /// Decides a batch of one stream, but for what is parked or to be left.
     pub(crate) async fn decide(
         &mut self,
         guest: &mut dyn Guest,
+        watch: &Arc<Watch>,
         documents: &Documents,
-        stream: &str,
         arrivals: &[Arrival],
-        record_bytes: usize,
+        (parked, leave): (&Parked, Leave<'_>),
+        bounds: Bounds<'_>,
     ) -> Result<Decision, Undecided> {
+        let (stream, mut aside) = (bounds.stream, Aside::default());
         let batch = batch::encode(stream, arrivals)
             .map_err(|Undecodable { index, reason }| Undecided::at(index, Fault::Undecodable, &reason))?;
         let depths = arrivals.iter().map(depth).collect();
         let (mut work, staged) = if stream == names::TIMERS {
-            (Work::of_timers(batch, depths)?, None)
+            let mut work = Work::of_timers(batch, depths)?;
+            work.leave_timers(&mut aside, parked, leave);
+            (work, None)
         } else {
+            let staging = watch.during(Part::Guest);
             let staged = tokio::task::block_in_place(|| guest.stage(&batch)).map_err(Undecided::failure)?;
+            drop(staging);
             crash::point("staged");
-            decision::check_staged(&staged)?;
-            (Work::of_events(batch, depths, &staged), Some(staged))
+            leave.check(&staged)?;
+            let skip = leave.routes(&mut aside, &staged, parked);
+            let mut work = Work::of_events(batch, depths, &staged);
+            work.leave_routes(&skip);
+            (work, Some(staged))
         };
+        let loading = watch.during(Part::Loading);
         self.load(&mut work, documents).await?;
+        drop(loading);
         crash::point("loaded");
         let rules = Rules {
             handler: &self.handler,
@@ -97,14 +117,16 @@ impl Sagas {
             if calls.is_empty() {
                 break;
             }
+            let asking = watch.during(Part::Guest);
             let answers = tokio::task::block_in_place(|| match &staged {
                 Some(staged) => work.ask_about_events(guest, staged, &calls),
                 None => work.ask_about_timers(guest, &calls),
             })?;
+            drop(asking);
             work.fold(&rules, calls, answers)?;
         }
         crash::point("applied");
-        self.decision(work, arrivals, record_bytes)
+        self.decision(work, arrivals, aside, bounds)
     }
 
     /// Gives each key its instance: from here, from what is decided, or from the bucket.
@@ -113,32 +135,41 @@ impl Sagas {
             return Ok(());
         }
         let mut missing = Vec::new();
-        for key in &mut work.keys {
+        let Work { keys, tasks, .. } = work;
+        for key in keys.iter_mut() {
+            // What is parked stays as it is.
+            let Some(first) = key.queue.front() else { continue };
             key.instance = self.held.take(&key.name);
             if key.instance.is_none() {
-                missing.push(key);
+                missing.push((tasks.get(*first).map_or(0, |task| task.event), key));
             }
         }
-        let wanted: Vec<&str> = missing.iter().map(|key| key.name.as_str()).collect();
+        let wanted: Vec<&str> = missing.iter().map(|(_, key)| key.name.as_str()).collect();
         let loaded = documents.load(&wanted).await.map_err(|error| Undecided::Trouble(error.into()))?;
-        for (key, document) in missing.into_iter().zip(loaded) {
+        for ((event, key), document) in missing.into_iter().zip(loaded) {
             let Some(document) = document else { continue };
-            let unreadable = |error| {
-                let event = key.queue.front().copied().unwrap_or_default();
-                Undecided::at(event, Fault::Unreadable, &format!("the document of {}: {error}", key.name))
-            };
+            let unreadable =
+                |error| Undecided::at(event, Fault::Unreadable, &format!("the document of {}: {error}", key.name));
             key.instance = Some(Instance::read(&document).map_err(unreadable)?);
         }
         Ok(())
     }
 
     /// Writes the instances that changed.
-    fn decision(&mut self, work: Work, arrivals: &[Arrival], record_bytes: usize) -> Result<Decision, Undecided> {
-        let counts = work.counts();
+    fn decision(
+        &mut self,
+        work: Work,
+        arrivals: &[Arrival],
+        aside: Aside,
+        bounds: Bounds<'_>,
+    ) -> Result<Decision, Undecided> {
+        let counts = Counts { parked: aside.events(), ..work.counts(&aside) };
+        let parks = aside.parks(bounds.stream, arrivals, bounds.room, bounds.letter_bytes())?;
         let units = work.out.iter().zip(&work.tasks).map(|(out, task)| (out.as_slice(), task.event));
         let carried = traces::of_effects(units, arrivals);
         let effects: Vec<Outgoing> = work.out.into_iter().flatten().collect();
-        let mut bytes: usize = effects.iter().map(Outgoing::bytes).sum::<usize>() + carried.bytes();
+        let parked = parks.iter().map(Park::bytes);
+        let mut bytes = effects.iter().map(Outgoing::bytes).chain(parked).sum::<usize>() + carried.bytes();
         let mut changes = Vec::new();
         let mut decided = Vec::new();
         for Key { name, instance, changed, .. } in work.keys {
@@ -156,11 +187,11 @@ impl Sagas {
             }
             decided.push((name, instance, length));
         }
-        decision::check_size(bytes, record_bytes)?;
+        decision::check_size(bytes, bounds.record_bytes)?;
         for (name, instance, length) in decided {
             self.held.put(name, instance, length);
         }
-        Ok(Decision { changes, counts, effects, carried })
+        Ok(Decision { changes, counts, effects, carried, parks })
     }
 }
 

@@ -55,11 +55,27 @@ pub struct Settings {
     pub queued_effect_bytes: usize,
     /// Events that a new module must take before it is trusted: if it fails at one of them, the module before it runs again.
     pub probation_events: u64,
+    /// Keys that are parked at most, each with the event that failed and all later ones. Beyond that, or with 0 at the first, the
+    /// handler stops at the event that it cannot take: nobody looks through more.
+    pub max_parked_keys: usize,
+    /// So many keys newly parked within the last 1,000 events mean a bad module, not bad events: the handler stops instead.
+    pub max_failing_keys: usize,
     /// Generations that were live once and follow in case somebody wants them back. Each costs as much as the handler.
     pub keep_generations: usize,
+    /// Undecided events from which on an alert is raised. 0: none, for what is much is not known here.
+    pub alert_lag_events: u64,
+    /// Age of the oldest undecided event, seconds, from which on an alert is raised. 0: none.
+    pub alert_lag_seconds: u64,
+    /// Whether an alert is raised when lag grows and grows, however small it is.
+    pub alert_lag_growing: bool,
+    /// Seconds without any decision, while events wait, until an alert is raised. 0: none. 30: longer than a server's restart.
+    pub alert_stuck_seconds: u64,
     /// Bounds of the sandbox.
     pub limits: Limits,
 }
+
+/// Parked keys of one handler that a host can remember, and their stream can list.
+const MOST_PARKED_KEYS: usize = 50_000;
 
 /// Fuel below which nothing runs.
 const LEAST_FUEL: u64 = 10_000;
@@ -98,7 +114,13 @@ impl Default for Settings {
             queued_effects: 10_000,
             queued_effect_bytes: 64 << 20,
             probation_events: 1000,
+            max_parked_keys: 1000,
+            max_failing_keys: 10,
             keep_generations: 1,
+            alert_lag_events: 0,
+            alert_lag_seconds: 0,
+            alert_lag_growing: true,
+            alert_stuck_seconds: 30,
             limits: Limits::default(),
         }
     }
@@ -194,6 +216,10 @@ impl Settings {
             None => {}
         }
         // What the smallest of handlers needs to begin, so that a module is not blamed for what its deployment took away.
+        let parked = [("max_parked_keys", self.max_parked_keys), ("max_failing_keys", self.max_failing_keys)];
+        if let Some((name, _)) = parked.iter().find(|(_, value)| *value > MOST_PARKED_KEYS) {
+            return Err(Error::TooLarge(name, MOST_PARKED_KEYS));
+        }
         let needed = [
             ("limits.fuel_per_call", self.limits.fuel_per_call, LEAST_FUEL),
             ("limits.memory_bytes", self.limits.memory_bytes as u64, 64 << 10),

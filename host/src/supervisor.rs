@@ -14,10 +14,12 @@ use tracing::Instrument as _;
 
 use crate::handler::Ended;
 use crate::keeper::{Keeper, Wanted};
+use crate::monitor::Heads;
 use crate::policy::Policy;
 use crate::progress::{Progress, State};
 use crate::registry::{self, Host, Registry};
 use crate::sandbox::{Cache, Sandbox};
+use crate::vitals::{Loop, Taken, Vitals};
 
 /// How often the handlers are looked at, and the host says that it lives.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -32,10 +34,12 @@ pub struct Supervisor {
     sandbox: Sandbox,
     cache: Cache,
     policy: Arc<Policy>,
+    heads: Heads,
     host: String,
     /// Only these handlers, or all where empty.
     only: Vec<String>,
     kept: HashMap<String, Kept>,
+    vitals: Arc<Vitals>,
 }
 
 /// A handler's task.
@@ -69,7 +73,14 @@ impl Supervisor {
     ) -> anyhow::Result<Self> {
         let registry = Registry::open(&jetstream).await?;
         let sandbox = Sandbox::new()?;
-        Ok(Self { jetstream, registry, sandbox, cache, policy: Arc::new(policy), host, only, kept: HashMap::new() })
+        let (policy, vitals, heads) = (Arc::new(policy), Arc::default(), Heads::default());
+        Ok(Self { jetstream, registry, sandbox, cache, policy, heads, host, only, kept: HashMap::new(), vitals })
+    }
+
+    /// How this host is, while it runs.
+    #[must_use]
+    pub fn vitals(&self) -> Arc<Vitals> {
+        Arc::clone(&self.vitals)
     }
 
     /// Runs until `stop` resolves or another host has taken everything.
@@ -81,6 +92,7 @@ impl Supervisor {
         let announcing = tokio::spawn(keep_announcing(
             self.registry.clone(),
             Host { name: self.host.clone(), handlers: self.only.clone() },
+            self.vitals(),
         ));
         let outcome = tokio::select! {
             biased;
@@ -100,6 +112,7 @@ impl Supervisor {
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            self.vitals.beat(Loop::Deployments);
             // A watch that ends (the server went away) is begun again: it tells everything anew.
             let mut deployments = match self.registry.handlers.watch_with_history(">").await {
                 Ok(watch) => watch,
@@ -142,7 +155,12 @@ impl Supervisor {
         }
         match registry::parse(&name, &entry.value) {
             Ok(deployment) => self.want(name, Wanted { revision: entry.revision, deployment }),
-            Err(error) => tracing::error!(handler = name, %error, "deployment ignored"),
+            Err(error) => {
+                tracing::error!(handler = name, %error, "deployment ignored");
+                if !self.kept.contains_key(&name) {
+                    self.vitals.take(&name, Taken::Unreadable);
+                }
+            }
         }
     }
 
@@ -165,6 +183,7 @@ impl Supervisor {
             sandbox: self.sandbox.clone(),
             cache: self.cache.clone(),
             policy: Arc::clone(&self.policy),
+            heads: self.heads.clone(),
             host: self.host.clone(),
             name: name.clone(),
             progress: Arc::clone(&progress),
@@ -174,11 +193,13 @@ impl Supervisor {
         // At the highest level, so that each line of the handler has its name, whatever is left out.
         let span = tracing::error_span!("handler", handler = name);
         let task = tokio::spawn(keeper.run(follows, stopped).instrument(span));
+        self.vitals.take(&name, Taken::Kept(Arc::clone(&progress)));
         self.kept.insert(name, Kept { wanted, stop, progress, task });
     }
 
     /// Ends a handler that was removed, and what this host said of it: who removed it waits for that.
     async fn end(&mut self, name: &str) {
+        self.vitals.leave(name);
         let Some(kept) = self.kept.remove(name) else { return };
         let _ = kept.stop.send(true);
         let _ = kept.task.await;
@@ -212,6 +233,10 @@ impl Supervisor {
 
     /// Answers an outcome when there is nothing left to do for this host.
     fn look_after(&self) -> Option<Outcome> {
+        self.vitals.beat(Loop::Deployments);
+        for (name, _) in self.kept.iter().filter(|(_, kept)| kept.task.is_finished()) {
+            self.vitals.take(name, Taken::Lost);
+        }
         let fenced = self.kept.iter().filter(|(_, kept)| kept.progress.state() == State::Fenced);
         let fenced: Vec<String> = fenced.map(|(name, _)| name.clone()).collect();
         (!fenced.is_empty() && fenced.len() == self.kept.len()).then_some(Outcome::Fenced(fenced))
@@ -219,11 +244,12 @@ impl Supervisor {
 }
 
 /// Says every second that this host lives.
-async fn keep_announcing(registry: Registry, host: Host) {
+async fn keep_announcing(registry: Registry, host: Host, vitals: Arc<Vitals>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        vitals.beat(Loop::Announcing);
         if let Err(error) = registry.announce(&host).await {
             tracing::debug!(%error, "host not announced");
         }

@@ -1,12 +1,12 @@
 //! Reads from JetStream what `lag.rs` computes with: the last record, the streams' heads, what waits behind the position.
 //! In: a handler's name. Out: its lag per input stream. Works without any host running. Never: writes a message.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
-use async_nats::jetstream::context::GetStreamErrorKind;
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind};
 use async_nats::jetstream::{Context, ErrorCode};
 
 use crate::clock;
@@ -14,39 +14,75 @@ use crate::direct_get::{self, Waiting};
 use crate::generation::ledger;
 use crate::inputs::{self, Input};
 use crate::journal::{Counts, Position, Record};
-use crate::lag::{Lag, Said, Sample, lag};
+use crate::lag::{self, Lag, Said, Sample};
 use crate::names;
-use crate::registry::{Deployment, Registry};
+use crate::progress::Report;
+use crate::registry::Deployment;
 
-/// The lag of one handler, a row per input stream.
-///
-/// # Errors
-/// When the server does not answer or the handler's inputs cannot be found.
-pub async fn handler(
-    jetstream: &Context,
-    registry: &Registry,
-    name: &str,
-    deployment: &Deployment,
-) -> anyhow::Result<Vec<Lag>> {
-    let mut inputs = inputs::resolve(jetstream, deployment.filters(), &deployment.settings.streams).await?;
-    let (positions, _) = decided(jetstream, name).await?;
-    if positions.iter().any(|position| position.stream == names::TIMERS) {
-        inputs.extend(inputs::timers_if_there(jetstream, name).await?);
+/// What the lags of all handlers are computed with, read once for all of them.
+pub(crate) struct Ground {
+    streams: Vec<Info>,
+    /// Live generations, where they are not the first.
+    live: HashMap<String, u32>,
+}
+
+impl Ground {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub(crate) async fn read(jetstream: &Context) -> anyhow::Result<Self> {
+        let (streams, live) = tokio::join!(inputs::list(jetstream), ledger::all_live(jetstream));
+        Ok(Self { streams: streams?, live: live? })
     }
-    let report = registry.status(name).await?;
-    let said = report.map_or_else(Said::default, |report| Said {
-        state: report.state,
-        reason: report.reason,
-        time: Some(report.time),
-    });
-    let mut rows = Vec::with_capacity(inputs.len());
-    for input in &inputs {
-        let position = positions.iter().find(|position| position.stream == input.stream);
-        let sample = sample(jetstream, input, position.map_or(0, |position| position.sequence)).await?;
-        let sample = Sample { decided: !positions.is_empty(), ..sample };
-        rows.push(lag(name, &input.stream, &sample, &said, clock::now()));
+
+    /// Positions and outcomes in the live generation's last record; nothing when the handler never ran.
+    ///
+    /// # Errors
+    /// When the server does not answer or the record cannot be read.
+    pub(crate) async fn decided(&self, jetstream: &Context, name: &str) -> anyhow::Result<(Vec<Position>, Counts)> {
+        let journal = names::journal_stream(name);
+        if !self.streams.iter().any(|info| info.config.name == journal) {
+            return Ok(Default::default());
+        }
+        decided_by(jetstream, name, self.live.get(name).copied().unwrap_or(1)).await
     }
-    Ok(rows)
+
+    /// The lag of a handler that stands at these positions, a row per input stream.
+    ///
+    /// # Errors
+    /// When the server does not answer or the handler's inputs cannot be found.
+    pub(crate) async fn lag(
+        &self,
+        jetstream: &Context,
+        name: &str,
+        deployment: &Deployment,
+        positions: &[Position],
+        report: Option<&Report>,
+    ) -> anyhow::Result<Vec<Lag>> {
+        let mut inputs = inputs::among(&self.streams, deployment.filters(), &deployment.settings.streams)?;
+        if positions.iter().any(|position| position.stream == names::TIMERS) {
+            inputs.extend(inputs::timers_among(&self.streams, name));
+        }
+        let said = Said::of(report);
+        let mut rows = Vec::with_capacity(inputs.len());
+        for input in &inputs {
+            let position = positions.iter().find(|position| position.stream == input.stream);
+            let position = position.map_or(0, |position| position.sequence);
+            let sample = sample(jetstream, input, position).await?;
+            // The streams were listed a moment before the record was read.
+            let sample = Sample { decided: !positions.is_empty(), head: sample.head.max(position), ..sample };
+            let now = clock::now();
+            let measured = report
+                .and_then(|report| report.numbers.streams.iter().find(|measured| measured.stream == input.stream));
+            let rates =
+                measured.filter(|measured| !lag::is_old(measured.time, now)).and_then(|measured| measured.rates);
+            // What waits was counted just now, and better.
+            let rates = rates.map(|rates| rates.with_end_of(sample.events));
+            rows.push(Lag { rates, ..lag::lag(name, &input.stream, &sample, &said, now) });
+        }
+        Ok(rows)
+    }
 }
 
 /// Positions and outcomes in the live generation's last record; nothing when the handler never ran.
@@ -63,22 +99,19 @@ pub async fn decided(jetstream: &Context, name: &str) -> anyhow::Result<(Vec<Pos
 /// # Errors
 /// As [`decided`].
 pub async fn decided_by(jetstream: &Context, name: &str, generation: u32) -> anyhow::Result<(Vec<Position>, Counts)> {
-    let stream = match jetstream.get_stream(names::journal_stream(name)).await {
-        Ok(stream) => stream,
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                return Ok(Default::default());
-            }
-            _ => return Err(error).context("the journal does not answer"),
-        },
-    };
+    let stream = jetstream.get_stream_no_info(names::journal_stream(name)).await?;
     match stream.get_last_raw_message_by_subject(&names::journal_subject(name, generation, 0)).await {
         Ok(message) => {
             let record = Record::decode(&message.payload, message.sequence)?;
             Ok((record.positions, record.counts))
         }
-        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(Default::default()),
-        Err(error) => Err(error).context("the journal does not answer"),
+        Err(error) => match error.kind() {
+            LastRawMessageErrorKind::NoMessageFound => Ok(Default::default()),
+            LastRawMessageErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                Ok(Default::default())
+            }
+            _ => Err(error).context("the journal does not answer"),
+        },
     }
 }
 

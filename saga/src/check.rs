@@ -31,7 +31,7 @@ pub(crate) fn effects(
         if unit.rules.stateless && !is_stateless(effect) {
             return Err(Refusal::Stateless { effect: name(effect) });
         }
-        if let Some((what, bytes)) = names(effect).into_iter().find(|(_, bytes)| *bytes > NAME_BYTES) {
+        if let Some((what, bytes)) = names(effect).find(|(_, bytes)| *bytes > NAME_BYTES) {
             return Err(Refusal::LongName { effect: name(effect), name: what, bytes, limit: NAME_BYTES });
         }
         messages(unit, effect)?;
@@ -213,33 +213,30 @@ fn name(effect: &Effect) -> String {
 }
 
 /// What a header or a subject must hold, and its bytes.
-fn names(effect: &Effect) -> Vec<(&'static str, usize)> {
-    let undo = |undo: &Option<Undo>| {
-        let lengths = undo.as_ref().map(|undo| [("subject", undo.subject.len()), ("type", undo.command_type.len())]);
-        lengths.into_iter().flatten().collect::<Vec<_>>()
-    };
-    let mut names = match effect {
-        Effect::Send(send) => vec![
-            ("subject", send.subject.len()),
-            ("type", send.command_type.len()),
-            ("step", send.step.as_ref().map_or(0, String::len)),
-        ],
-        Effect::Publish(publish) => vec![("subject", publish.subject.len()), ("type", publish.event_type.len())],
-        Effect::Done(done) => vec![("step", done.step.len())],
-        Effect::Timer(timer) => vec![("name", timer.name.len())],
+fn names(effect: &Effect) -> impl Iterator<Item = (&'static str, usize)> {
+    let (names, undo) = match effect {
+        Effect::Send(send) => (
+            [
+                Some(("subject", send.subject.len())),
+                Some(("type", send.command_type.len())),
+                send.step.as_ref().map(|step| ("step", step.len())),
+            ],
+            send.undo.as_ref(),
+        ),
+        Effect::Publish(publish) => {
+            ([Some(("subject", publish.subject.len())), Some(("type", publish.event_type.len())), None], None)
+        }
+        Effect::Done(done) => ([Some(("step", done.step.len())), None, None], done.undo.as_ref()),
+        Effect::Timer(timer) => ([Some(("name", timer.name.len())), None, None], None),
         Effect::Cancel(_)
         | Effect::Confirm(_)
         | Effect::Reject(_)
         | Effect::Compensate(_)
         | Effect::Complete
-        | Effect::Fail(_) => Vec::new(),
+        | Effect::Fail(_) => ([None; 3], None),
     };
-    match effect {
-        Effect::Send(send) => names.extend(undo(&send.undo)),
-        Effect::Done(done) => names.extend(undo(&done.undo)),
-        _ => {}
-    }
-    names
+    let undo = undo.map(|undo| [("subject", undo.subject.len()), ("type", undo.command_type.len())]);
+    names.into_iter().flatten().chain(undo.into_iter().flatten())
 }
 
 /// The bytes of all texts in an effect.

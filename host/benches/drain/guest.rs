@@ -36,12 +36,27 @@ pub(crate) fn native() -> Make {
     watched(Arc::new(|| Ok(Box::new(Native(Runtime::new())) as Box<dyn Guest>)))
 }
 
-/// The module, built by cargo, in the sandbox; with its digest.
+/// The module, which cargo has built, in the sandbox; with its digest.
 pub(crate) fn module() -> anyhow::Result<(Make, Digest)> {
+    prepared(&bytes()?, &Cache::for_user())
+}
+
+/// The same code as another module, compiled now as a host compiles one that is deployed.
+pub(crate) fn variant(number: u64) -> anyhow::Result<(Make, Digest)> {
+    let mut bytes = bytes()?;
+    // A custom section that holds nothing but its name.
+    bytes.extend([0, 9, 8]);
+    bytes.extend(number.to_le_bytes().map(|byte| byte & 0x7f));
+    prepared(&bytes, &Cache::disabled())
+}
+
+fn bytes() -> anyhow::Result<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace is gone")?;
-    examples::build(root, &["customer-spend"])?;
-    let bytes = std::fs::read(examples::module(root, "customer-spend"))?;
-    let module = Module::prepare(&Sandbox::new()?, &Cache::for_user(), &Limits::default(), &bytes)?;
+    Ok(std::fs::read(examples::module(root, "customer-spend"))?)
+}
+
+fn prepared(bytes: &[u8], cache: &Cache) -> anyhow::Result<(Make, Digest)> {
+    let module = Module::prepare(&Sandbox::new()?, cache, &Limits::default(), bytes)?;
     let digest = module.digest();
     let voice = module.voice("drain");
     let instantiate = move || module.instantiate(&voice).map(|instance| Box::new(instance) as Box<dyn Guest>);

@@ -23,6 +23,10 @@ pub(crate) struct Latency {
     pub(crate) per_second: u64,
     /// Whether each event touched a key of its own, which no document has yet.
     pub(crate) new_keys: bool,
+    /// How often the module was changed meanwhile.
+    pub(crate) swaps: u64,
+    /// The longest that such a change kept events waiting.
+    pub(crate) longest_pause_milliseconds: f64,
     pub(crate) events: u64,
     pub(crate) p50_milliseconds: f64,
     pub(crate) p99_milliseconds: f64,
@@ -42,12 +46,14 @@ pub(crate) struct Load {
     pub(crate) per_second: u64,
     pub(crate) seconds: u64,
     pub(crate) new_keys: bool,
+    pub(crate) swaps: u64,
 }
 
 /// Publishes at that rate and measures. `spend` is what the documents say, and is kept true.
 pub(crate) async fn measure(
     world: &World,
     shop: &Shop,
+    running: &Running,
     handler: &str,
     load: Load,
     spend: &mut Vec<Spend>,
@@ -70,10 +76,11 @@ pub(crate) async fn measure(
     let publisher = world.connect().await?.client();
     let publish = publish(&publisher, load.per_second, (0..count).map(order), spend, &waiting);
     let limit = Duration::from_secs(load.seconds) + PATIENCE;
-    let both =
-        tokio::time::timeout(limit, async { tokio::try_join!(publish, watch(documents, count, &waiting)) }).await;
-    let ((), latencies) = both.context("some documents never came")??;
-    Ok(latency(load, latencies))
+    let swaps = running.swap(load.swaps, Duration::from_secs(load.seconds));
+    let watched = watch(documents, count, &waiting);
+    let all = tokio::time::timeout(limit, async { tokio::try_join!(publish, watched, swaps) }).await;
+    let ((), latencies, pauses) = all.context("some documents never came")??;
+    Ok(latency(load, latencies, &pauses))
 }
 
 /// Publishes these orders, one when its time has come.
@@ -122,7 +129,7 @@ async fn watch(mut documents: Subscriber, count: u64, waiting: &Mutex<Vec<Waitin
     Ok(latencies)
 }
 
-fn latency(load: Load, mut latencies: Vec<f64>) -> Latency {
+fn latency(load: Load, mut latencies: Vec<f64>, pauses: &[f64]) -> Latency {
     latencies.sort_unstable_by(f64::total_cmp);
     let at = |share: f64| {
         let index = ((latencies.len() as f64 * share) as usize).min(latencies.len().saturating_sub(1));
@@ -131,6 +138,8 @@ fn latency(load: Load, mut latencies: Vec<f64>) -> Latency {
     Latency {
         per_second: load.per_second,
         new_keys: load.new_keys,
+        swaps: load.swaps,
+        longest_pause_milliseconds: pauses.iter().copied().fold(0.0, f64::max),
         events: load.per_second * load.seconds,
         p50_milliseconds: at(0.5),
         p99_milliseconds: at(0.99),
@@ -151,12 +160,13 @@ pub(crate) async fn all(
     let mut latencies = Vec::new();
     for _ in 0..repeats {
         for load in loads {
-            let latency = measure(world, shop, handler, *load, &mut spend).await?;
+            let latency = measure(world, shop, running, handler, *load, &mut spend).await?;
             head += latency.events;
             eprintln!(
-                "  live {}/s{}: p50 {:.2} ms, p99 {:.2} ms",
+                "  live {}/s{}{}: p50 {:.2} ms, p99 {:.2} ms",
                 load.per_second,
                 if load.new_keys { " new keys" } else { "" },
+                if load.swaps > 0 { " while modules change" } else { "" },
                 latency.p50_milliseconds,
                 latency.p99_milliseconds
             );

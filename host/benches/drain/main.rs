@@ -22,9 +22,11 @@ mod tuning;
 mod usage;
 mod world;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use clap::Parser;
+use millstream::examples;
 
 use live::{Latency, Load};
 use ours::{Candidate, Running};
@@ -34,6 +36,9 @@ use world::{Run, World};
 
 /// Events of the plain consumer, a fiftieth of the backlog: it is that slow.
 const PLAIN_SHARE: u64 = 50;
+
+/// Changes of module during a load.
+const SWAPS: u64 = 20;
 
 /// A row of the interleaved runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -88,6 +93,8 @@ impl Arguments {
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let events = arguments.events.unwrap_or(if arguments.short { 100_000 } else { 1_000_000 });
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace is gone")?;
+    examples::build(root, &["customer-spend"])?;
     let (wasm, digest) = guest::module()?;
     let native = Candidate { name: "native", make: guest::native(), digest };
     let wasm = Candidate { name: "wasm", make: wasm, digest };
@@ -146,8 +153,8 @@ async fn live(
     wasm: &Candidate,
 ) -> anyhow::Result<Vec<Latency>> {
     let seconds = if arguments.short { 2 } else { 5 };
-    let loads = [(200, false), (2000, false), (200, true)];
-    let loads = loads.map(|(per_second, new_keys)| Load { per_second, seconds, new_keys });
+    let loads = [(200, false, 0), (2000, false, 0), (200, true, 0), (5000, false, 0), (5000, false, SWAPS)];
+    let loads = loads.map(|(per_second, new_keys, swaps)| Load { per_second, seconds, new_keys, swaps });
     let spend = shop.fold(events);
     let running = Running::start(world, wasm).await?;
     running.caught_up(world, events, &spend).await?;

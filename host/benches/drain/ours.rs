@@ -15,7 +15,7 @@ use millstream::{direct_get, names};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::guest::{Gauge, Make};
+use crate::guest::{self, Gauge, Make};
 use crate::shop::{self, Spend};
 use crate::tuning::settings;
 use crate::world::{Run, STREAM, SUBJECT, World};
@@ -38,6 +38,7 @@ pub(crate) struct Running {
     name: &'static str,
     gauge: Arc<Gauge>,
     progress: Arc<Progress>,
+    versions: watch::Sender<Arc<Version>>,
     stop: watch::Sender<bool>,
     task: JoinHandle<Ended>,
     begun: SystemTime,
@@ -62,28 +63,35 @@ impl Running {
         let jetstream = world.connect().await?;
         let gauge = Arc::new(Gauge::default());
         let progress = Arc::new(Progress::new("bench", &candidate.digest.to_string()));
-        let description = Description {
-            name: candidate.name.to_owned(),
-            kind: Kind::Projection,
-            subjects: vec![SUBJECT.to_owned()],
-            state_version: 1,
-            extra: String::new(),
-        };
-        let version = Version {
-            digest: candidate.digest,
-            description,
-            saga: None,
-            settings: settings()?,
-            instantiate: (candidate.make)(Arc::clone(&gauge)),
-        };
-        let (_versions, versions) = watch::channel(Arc::new(version));
+        let version = version(candidate.name, candidate.digest, &candidate.make, &gauge)?;
+        let (newer, versions) = watch::channel(Arc::new(version));
         let (name, host) = (candidate.name.to_owned(), "bench".to_owned());
         let generation = Generation::first(&name);
         let handler = Handler { name, generation, bound: None, host, versions, progress: Arc::clone(&progress) };
         let (stop, stopped) = watch::channel(false);
         let (before, begun) = (world.cpu()?, SystemTime::now());
         let task = tokio::spawn(handler.run(jetstream, stopped));
-        Ok(Self { name: candidate.name, gauge, progress, stop, task, begun, before })
+        Ok(Self { name: candidate.name, gauge, progress, versions: newer, stop, task, begun, before })
+    }
+
+    /// Changes the module so many times, evenly over this time: each is compiled beside the one that runs. Answers the pauses in
+    /// milliseconds.
+    pub(crate) async fn swap(&self, times: u64, over: Duration) -> anyhow::Result<Vec<f64>> {
+        let begun = tokio::time::Instant::now();
+        let mut pauses = Vec::new();
+        for number in 0..times {
+            tokio::time::sleep_until(begun + over * u32::try_from(number)? / u32::try_from(times)?).await;
+            let (make, digest) = tokio::task::spawn_blocking(move || guest::variant(number)).await??;
+            self.versions.send_replace(Arc::new(version(self.name, digest, &make, &self.gauge)?));
+            let mut report = self.progress.report(0);
+            while report.digest != digest.to_string() {
+                ensure!(!self.task.is_finished(), "the handler ended: {report:?}");
+                tokio::time::sleep(LOOK_EVERY).await;
+                report = self.progress.report(0);
+            }
+            pauses.push(report.pause_microseconds.context("a pause")? as f64 / 1e3);
+        }
+        Ok(pauses)
     }
 
     /// Waits until everything up to stream sequence `head` is decided and shown, and checks it.
@@ -169,4 +177,15 @@ impl Running {
         }
         Ok(())
     }
+}
+
+fn version(name: &str, digest: Digest, make: &Make, gauge: &Arc<Gauge>) -> anyhow::Result<Version> {
+    let description = Description {
+        name: name.to_owned(),
+        kind: Kind::Projection,
+        subjects: vec![SUBJECT.to_owned()],
+        state_version: 1,
+        extra: String::new(),
+    };
+    Ok(Version { digest, description, saga: None, settings: settings()?, instantiate: make(Arc::clone(gauge)) })
 }

@@ -32,6 +32,9 @@ impl Report {
         println!("{}\n", ratios(&self.drains));
         println!("{}\n", costs(&self.drains));
         println!("{}", latencies(&self.live));
+        if let Some(change) = change(&self.live) {
+            println!("\n{change}");
+        }
     }
 }
 
@@ -89,21 +92,40 @@ fn costs(drains: &[Drains]) -> String {
 }
 
 fn latencies(live: &[Latency]) -> String {
-    let mut loads: Vec<(u64, bool)> = live.iter().map(|one| (one.per_second, one.new_keys)).collect();
+    let kind = |one: &Latency| (one.per_second, one.new_keys, one.swaps);
+    let mut loads: Vec<(u64, bool, u64)> = live.iter().map(kind).collect();
     loads.sort_unstable();
     loads.dedup();
     let mut rows = Vec::new();
-    for (per_second, new_keys) in loads {
-        let all = |number: fn(&Latency) -> f64| {
-            let these = live.iter().filter(|one| (one.per_second, one.new_keys) == (per_second, new_keys));
-            spread_of(these.map(number), 2)
-        };
+    for load in loads {
+        let all = |number: fn(&Latency) -> f64| spread_of(live.iter().filter(|one| kind(one) == load).map(number), 2);
+        let (per_second, new_keys, swaps) = load;
+        let keys = if new_keys { "new" } else { "known" };
+        let swaps = if swaps > 0 { format!(", {swaps} changes of module") } else { String::new() };
         rows.push(vec![
-            format!("{per_second}/s, {} keys", if new_keys { "new" } else { "known" }),
+            format!("{per_second}/s, {keys} keys{swaps}"),
             all(|one| one.p50_milliseconds),
             all(|one| one.p99_milliseconds),
             all(|one| one.max_milliseconds),
         ]);
     }
     table(&["PUBLISH TO VISIBLE, MS", "P50", "P99", "MAX"], 1, rows)
+}
+
+/// What changes of module do to the latency: each load with them against the same without, run just before.
+fn change(live: &[Latency]) -> Option<String> {
+    let pairs =
+        || live.windows(2).filter(|pair| matches!(pair, [without, with] if with.swaps > 0 && without.swaps == 0));
+    let ratio = |number: fn(&Latency) -> f64| {
+        spread_of(pairs().filter_map(|pair| Some(number(pair.get(1)?) / number(pair.first()?))), 2)
+    };
+    let swapped = live.iter().filter(|one| one.swaps > 0);
+    let pauses = spread_of(swapped.map(|one| one.longest_pause_milliseconds), 2);
+    pairs().next()?;
+    let rows = vec![
+        vec!["p50 with changes of module / without".to_owned(), ratio(|one| one.p50_milliseconds)],
+        vec!["p99 with changes of module / without".to_owned(), ratio(|one| one.p99_milliseconds)],
+        vec!["longest pause of a change, ms".to_owned(), pauses],
+    ];
+    Some(table(&["RELOAD", "MEDIAN (MIN-MAX)"], 1, rows))
 }

@@ -36,7 +36,8 @@ impl Abandon {
         ledgers.change(handler, |ledger| ledger.abandon(handler, *number)).await.map_err(told)?;
         // Where no host runs, nobody holds it.
         if generations.registry.live_hosts().await?.is_empty() {
-            rebuild::clear_away(&generations.jetstream, &Generation::shadow(handler, *number)).await?;
+            rebuild::clear_away(&generations.jetstream, &generations.registry, &Generation::shadow(handler, *number))
+                .await?;
             let forget = ledgers.change(handler, |ledger| {
                 ledger.forget(*number);
                 Ok(())

@@ -18,13 +18,14 @@ use tokio::time::Instant;
 
 use super::connect::Connection;
 use super::{Fault, lag, output};
+use crate::lag::Lag;
+use crate::overview;
 use crate::policy::Policy;
 use crate::registry::{Deployment, Desired, Registry};
 use crate::sandbox::{Cache, Digest};
 use crate::server::{self, Server};
 use crate::settings::Settings;
 use crate::supervisor::Supervisor;
-use crate::survey;
 
 /// The two projections shown.
 const HANDLERS: [&str; 2] = ["customer-spend", "order-chain"];
@@ -66,7 +67,7 @@ impl Demo {
         shop::publish(&jetstream, &orders).await?;
         say("events", &format!("{} in stream ORDERS", output::thousands(self.events)));
         stories::streams(&jetstream).await?;
-        let registry = deploy(&jetstream, &modules).await?;
+        deploy(&jetstream, &modules).await?;
 
         let (stop, stopped) = oneshot::channel::<()>();
         let host =
@@ -74,7 +75,7 @@ impl Demo {
                 .await?;
         let begun = Instant::now();
         let host = tokio::spawn(host.run(async move { drop(stopped.await) }));
-        watch_lag(&jetstream, &registry).await?;
+        watch_lag(&jetstream).await?;
         let seconds = begun.elapsed().as_secs_f64();
         say("done", &format!("all handlers caught up in {seconds:.1} s"));
 
@@ -148,7 +149,7 @@ impl Demo {
     }
 }
 
-async fn deploy(jetstream: &jetstream::Context, modules: &[(String, Vec<u8>)]) -> Result<Registry, Fault> {
+async fn deploy(jetstream: &jetstream::Context, modules: &[(String, Vec<u8>)]) -> Result<(), Fault> {
     let registry = Registry::open(jetstream).await?;
     for (name, bytes) in modules {
         let version = super::deploy::examine(bytes, Settings::default())?;
@@ -172,18 +173,19 @@ async fn deploy(jetstream: &jetstream::Context, modules: &[(String, Vec<u8>)]) -
             &format!("{name} {} ({} bytes)", deployment.digest.short(), output::thousands(bytes.len() as u64)),
         );
     }
-    Ok(registry)
+    Ok(())
 }
 
 /// Prints the lag until it is zero everywhere.
-async fn watch_lag(jetstream: &jetstream::Context, registry: &Registry) -> Result<(), Fault> {
+async fn watch_lag(jetstream: &jetstream::Context) -> Result<(), Fault> {
     let deadline = Instant::now() + PATIENCE;
     let mut before = String::new();
     loop {
-        let mut rows = Vec::new();
-        for (name, deployment) in registry.deployments().await? {
-            rows.extend(survey::handler(jetstream, registry, &name, &deployment?).await?);
+        let overview = overview::read(jetstream).await?;
+        if let Some(handler) = overview.handlers.iter().find(|handler| !handler.lag_fault.is_empty()) {
+            return Err(Fault::failed(anyhow::anyhow!("{}: {}", handler.handler, handler.lag_fault)));
         }
+        let rows: Vec<&Lag> = overview.handlers.iter().flat_map(|handler| &handler.lag).collect();
         let now: Vec<String> =
             rows.iter().map(|row| format!("{} {}", row.handler, output::thousands(row.events))).collect();
         let now = now.join("   ");

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::promote::Promote;
 use super::rebuild::Rebuild;
 use super::rehearse::{self, Rehearse};
-use super::{Fault, connect, output, verdicts};
+use super::{Fault, connect, output, running, verdicts};
 use crate::generation::Generation;
 use crate::inputs::{self, Input};
 use crate::intake;
@@ -21,7 +21,7 @@ use crate::policy::{self, Signature};
 use crate::registry::{Deployment, Desired, Registry};
 use crate::rehearsal::Verdict;
 use crate::saga::Facts;
-use crate::sandbox::{self, Cache, Class, Sandbox};
+use crate::sandbox::{self, Cache, Class, Digest, Sandbox};
 use crate::settings::Settings;
 use crate::subject;
 use crate::version::{Defect, Succession, Version};
@@ -104,10 +104,16 @@ pub(super) struct Deployed {
     pub(super) pause_milliseconds: Option<f64>,
 }
 
-/// The version that was deployed before, as far as it can be had.
+/// What the new version would follow, as far as it can be had.
 struct Before {
+    /// Of what is deployed.
     revision: u64,
+    /// What is deployed, refused or not.
+    wanted: Deployment,
+    /// The same, unless it was refused: then what runs.
     deployment: Deployment,
+    /// The module that runs.
+    digest: Digest,
     module_bytes: usize,
     version: Option<Version>,
 }
@@ -205,7 +211,7 @@ impl Deploy {
         if let Some(verdict) = &live_instances {
             deployment.note = self.rehearse.note(&name, verdict, json)?;
         } else if let Some(before) = &before {
-            rehearse::keep_note(&before.deployment, &mut deployment);
+            rehearse::keep_note(&before.wanted, &mut deployment);
         }
         let (state, pause_milliseconds) = self.put(&jetstream, &name, &bytes, &deployment, before.as_ref()).await?;
         Ok(Done::Deployed(Box::new(Deployed {
@@ -239,7 +245,7 @@ impl Deploy {
         registry.put_module(bytes).await?;
         let revision = match before {
             // Said again it is no other version: hosts are only asked what they make of it.
-            Some(before) if before.deployment == *deployment && !registry.is_failing(name).await? => before.revision,
+            Some(before) if before.wanted == *deployment && !registry.is_failing(name).await? => before.revision,
             Some(_) | None => registry.deploy(name, deployment).await?,
         };
         if self.no_wait {
@@ -293,11 +299,7 @@ impl Deploy {
 }
 
 /// Signs a module under a handler's name with the seed in this file, if there is one.
-pub(super) fn signature(
-    seed: Option<&Path>,
-    name: &str,
-    digest: crate::sandbox::Digest,
-) -> Result<Option<Signature>, Fault> {
+pub(super) fn signature(seed: Option<&Path>, name: &str, digest: Digest) -> Result<Option<Signature>, Fault> {
     let Some(path) = seed else { return Ok(None) };
     let hint = "make one with `nats auth nkey gen user`";
     let seed = std::fs::read_to_string(path)
@@ -392,30 +394,30 @@ async fn check(jetstream: &jetstream::Context, name: &str, version: &Version) ->
     Ok(inputs)
 }
 
-/// What is deployed under this name now. One that cannot be read is replaced.
+/// What is deployed under this name now, and what runs. One that cannot be read is replaced.
 async fn before(jetstream: &jetstream::Context, name: &str) -> Result<Option<Before>, Fault> {
     let Some(registry) = Registry::peek(jetstream).await? else { return Ok(None) };
-    let Ok(Some((revision, deployment))) = registry.current(name).await else { return Ok(None) };
-    let bytes = registry.module(deployment.digest).await.unwrap_or_default();
+    let Ok(Some((revision, wanted))) = registry.current(name).await else { return Ok(None) };
+    let runs = running::of(&registry, name, &wanted).await?;
+    let digest = runs.deployment.digest;
+    let is_refused = runs.wanted.is_some_and(|wanted| wanted.is_refused());
+    let deployment = if is_refused { runs.deployment } else { wanted.clone() };
+    let bytes = registry.module(digest).await.unwrap_or_default();
     let module_bytes = bytes.len();
     let settings = deployment.settings.clone();
     let version = tokio::task::spawn_blocking(move || examine(&bytes, settings).ok()).await.map_err(Fault::failed)?;
-    Ok(Some(Before { revision, deployment, module_bytes, version }))
+    Ok(Some(Before { revision, wanted, deployment, digest, module_bytes, version }))
 }
 
 /// What people want to know of a new version, in words.
 fn changes(before: &Before, deployment: &Deployment, version: &Version, module_bytes: usize) -> Vec<String> {
     let mut changes = Vec::new();
-    if before.deployment.digest == deployment.digest {
+    if before.digest == deployment.digest {
         changes.push("the module is the same".to_owned());
     } else {
         let (old, new) = (before.module_bytes as u64, module_bytes as u64);
         let (old, new) = (output::thousands(old), output::thousands(new));
-        changes.push(format!(
-            "module {} -> {}, {old} -> {new} bytes",
-            before.deployment.digest.short(),
-            version.digest.short()
-        ));
+        changes.push(format!("module {} -> {}, {old} -> {new} bytes", before.digest.short(), version.digest.short()));
     }
     let (old, new) = (before.deployment.filters().join(", "), deployment.filters().join(", "));
     if old != new {

@@ -17,6 +17,7 @@ use super::connect::Connection;
 use super::demo::{say, server_fault};
 use super::deploy::{self, Deploy, Done};
 use super::{Fault, output};
+use crate::direct_get;
 use crate::inputs;
 use crate::keys;
 use crate::names;
@@ -188,7 +189,7 @@ async fn tail(client: async_nats::Client, handler: String) {
     while let Some(put) = puts.next().await {
         let key = put.subject.strip_prefix(prefix.as_str()).unwrap_or_default();
         let key = keys::unescape(key).unwrap_or_else(|_| key.to_owned());
-        let is_gone = put.headers.is_some_and(|headers| headers.get("KV-Operation").is_some());
+        let is_gone = put.headers.as_ref().is_some_and(direct_get::is_deletion);
         let value = if is_gone { "deleted".into() } else { String::from_utf8_lossy(&put.payload) };
         if output::line(&format!("{handler} {key:?} {value}")).is_err() {
             return;

@@ -43,7 +43,7 @@ fn has_alerted(instance: &Instance) -> bool {
 }
 
 /// The story of this instance, if there is anything left of it.
-pub(super) async fn story(saga: &Saga, key: &str, most: usize) -> Result<Option<Story>, Fault> {
+pub(crate) async fn story(saga: &Saga, key: &str, most: usize) -> Result<Option<Story>, Fault> {
     let found = saga.instance(key).await?;
     let document = found.map(|found| Document { instance: found.instance, record: found.record, stored: found.stored });
     let mut subjects: Vec<String> = saga.deployment.filters().iter().chain(&saga.facts.sends).cloned().collect();

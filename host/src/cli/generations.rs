@@ -3,19 +3,29 @@
 use async_nats::jetstream::{self, Context};
 use serde::Serialize;
 
-use super::{Fault, connect, deploy, output};
+use super::running::{self, Instead, Running};
+use super::{Fault, connect, deploy, output, underway};
 use crate::generation::ledger::{self, Ledger, Refusal, Wanted};
 use crate::progress::{Report, State};
 use crate::rebuild::{self, Reach};
 use crate::registry::{Deployment, Registry};
 use crate::sandbox::wire::Kind;
 
+/// State of the generation that readers see.
+const LIVE: &str = "live";
+
+/// State of a generation that shall take over.
+const PROMOTING: &str = "promoting";
+
 /// A deployed handler with its generations.
 pub(super) struct Generations {
     pub(super) jetstream: Context,
     pub(super) registry: Registry,
     pub(super) handler: String,
+    /// Of the module that runs.
     pub(super) deployment: Deployment,
+    /// What is deployed, where that is another module.
+    wanted: Option<Instead>,
     pub(super) ledger: Ledger,
 }
 
@@ -48,7 +58,8 @@ impl Generations {
                 .hint("see what is deployed with `millstream list`"));
         };
         let ledger = ledger::look(&jetstream, handler).await?;
-        Ok(Self { jetstream, registry, handler: handler.to_owned(), deployment, ledger })
+        let Running { deployment, wanted } = running::of(&registry, handler, &deployment).await?;
+        Ok(Self { jetstream, registry, handler: handler.to_owned(), deployment, wanted, ledger })
     }
 
     /// Whether it is a projection or a saga; what it says of itself is asked of its module.
@@ -89,7 +100,12 @@ impl Generations {
             None => self.handler.clone(),
         };
         let report = self.registry.status(&key).await?.unwrap_or_default();
-        let (state, reason) = self.state(number, &report, waiting);
+        let (state, mut reason) = self.state(number, &report, waiting);
+        if let Some(wanted) = self.wanted.as_ref().filter(|_| state == LIVE) {
+            reason = wanted.sentence();
+        } else if state == PROMOTING {
+            reason = self.what_holds_the_promotion().await?;
+        }
         let (digest, label) = shadow.map_or((digest, label), |shadow| (&shadow.digest, &shadow.label));
         Ok(Row {
             handler: self.handler.clone(),
@@ -103,11 +119,17 @@ impl Generations {
         })
     }
 
+    /// Why the promotion that is asked for does not get on; empty where it does, or there is none.
+    pub(super) async fn what_holds_the_promotion(&self) -> Result<String, Fault> {
+        let Some(promotion) = &self.ledger.promotion else { return Ok(String::new()) };
+        underway::what_holds(&self.registry, &self.handler, self.deployment.desired, promotion).await
+    }
+
     fn state(&self, number: u32, report: &Report, waiting: u64) -> (&'static str, String) {
         let promoting = self.ledger.promotion.as_ref().is_some_and(|promotion| promotion.to == number);
         let state = match self.ledger.shadow(number).map(|shadow| shadow.wanted) {
-            None => "live",
-            Some(_) if promoting => "promoting",
+            None => LIVE,
+            Some(_) if promoting => PROMOTING,
             Some(Wanted::Abandoned) => "abandoned",
             Some(_) if report.state == State::Failing => return ("failing", report.reason.clone()),
             Some(Wanted::Kept) => "kept",

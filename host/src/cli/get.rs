@@ -4,8 +4,6 @@
 use std::collections::HashMap;
 
 use async_nats::jetstream;
-use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::GetStreamErrorKind;
 use clap::Args;
 use futures::TryStreamExt as _;
 use serde::Serialize;
@@ -13,6 +11,7 @@ use serde_json::value::RawValue;
 
 use super::{Fault, connect, output};
 use crate::direct_get;
+use crate::inputs;
 use crate::keys;
 use crate::names;
 
@@ -42,13 +41,11 @@ impl Get {
     pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
         let jetstream = jetstream::new(super::open(connection).await?);
         if let Err(error) = jetstream.get_stream(names::bucket_stream(&self.handler)).await {
-            return Err(match error.kind() {
-                GetStreamErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                    Fault::usage(anyhow::anyhow!("there is no handler {} with documents on this server", self.handler))
-                        .hint("see what is deployed with `millstream list`")
-                }
-                _ => Fault::failed(error),
-            });
+            if !inputs::is_missing(&error) {
+                return Err(Fault::failed(error));
+            }
+            let missing = anyhow::anyhow!("there is no handler {} with documents on this server", self.handler);
+            return Err(Fault::usage(missing).hint("see what is deployed with `millstream list`"));
         }
         let bucket = jetstream.get_key_value(&self.handler).await?;
         let asked = !self.keys.is_empty();
@@ -94,8 +91,7 @@ impl Get {
             found.into_iter().map(|message| (message.subject.clone(), message)).collect();
         let mut missing = Vec::new();
         for (key, subject) in part.iter().zip(subjects) {
-            let Some(message) = found.get(subject).filter(|message| message.headers.get("KV-Operation").is_none())
-            else {
+            let Some(message) = found.get(subject).filter(|message| !message.is_deletion()) else {
                 missing.push(key.clone());
                 continue;
             };

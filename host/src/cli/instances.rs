@@ -7,7 +7,7 @@ use async_nats::jetstream::{self, Context};
 use futures::TryStreamExt as _;
 use millstream_saga::Instance;
 
-use super::{Fault, connect, deploy};
+use super::{Fault, connect, deploy, running};
 use crate::direct_get;
 use crate::keys;
 use crate::names;
@@ -15,7 +15,7 @@ use crate::registry::{Deployment, Registry};
 use crate::saga::Facts;
 
 /// A deployed saga.
-pub(super) struct Saga {
+pub(crate) struct Saga {
     pub(super) jetstream: Context,
     pub(super) registry: Registry,
     pub(super) name: String,
@@ -24,7 +24,7 @@ pub(super) struct Saga {
 }
 
 /// An instance, as the bucket has it.
-pub(super) struct Found {
+pub(crate) struct Found {
     /// As the handler wrote it.
     pub(super) key: String,
     pub(super) instance: Instance,
@@ -41,7 +41,7 @@ impl Saga {
     }
 
     /// The same on a connection that is there.
-    pub(super) async fn of(jetstream: Context, name: &str) -> Result<Self, Fault> {
+    pub(crate) async fn of(jetstream: Context, name: &str) -> Result<Self, Fault> {
         let registry = Registry::peek(&jetstream).await?;
         let deployed = match &registry {
             Some(registry) => registry.deployment(name).await?,
@@ -51,6 +51,7 @@ impl Saga {
             return Err(Fault::usage(anyhow::anyhow!("handler {name} is not deployed"))
                 .hint("see what is deployed with `millstream list`"));
         };
+        let deployment = running::of(&registry, name, &deployment).await?.deployment;
         let bytes = registry.module(deployment.digest).await?;
         let settings = deployment.settings.clone();
         let version = tokio::task::spawn_blocking(move || deploy::examine(&bytes, settings)).await??;
@@ -86,6 +87,52 @@ impl Saga {
         Ok(found)
     }
 
+    /// Up to `size` instances behind a key that stand as wanted, by key, and where to go on; none at the end. Looks at `most` at most.
+    pub(crate) async fn page(
+        &self,
+        after: Option<&str>,
+        stands: impl Fn(&Instance) -> bool,
+        size: usize,
+        most: usize,
+    ) -> Result<(Vec<Found>, Option<String>), Fault> {
+        // A saga that never ran has no bucket. A host's user may ask for its subjects, and make no consumer.
+        let Ok(bucket) = self.jetstream.get_stream_no_info(names::bucket_stream(&self.name)).await else {
+            return Ok((Vec::new(), None));
+        };
+        let prefix = names::bucket_subject(&self.name, "");
+        let mut escaped: Vec<String> = match bucket.info_with_subjects(format!("{prefix}>")).await {
+            Ok(subjects) => {
+                let keys = subjects.map_ok(|(subject, _)| subject.strip_prefix(&prefix).unwrap_or_default().to_owned());
+                keys.try_collect().await?
+            }
+            Err(_) if self.jetstream.get_key_value(&self.name).await.is_err() => return Ok((Vec::new(), None)),
+            Err(error) => return Err(error.into()),
+        };
+        // In the order of what is asked with, so that a page goes on where the last one ended.
+        let after = after.map(|key| keys::escape(key).into_owned());
+        escaped.retain(|key| after.as_ref().is_none_or(|after| key > after));
+        escaped.sort();
+        let (mut found, mut looked_at) = (Vec::new(), 0);
+        for part in escaped.chunks(size.max(1)) {
+            let part: Vec<&str> = part.iter().map(String::as_str).collect();
+            let mut here = self.read(&part).await?;
+            here.retain(|found| stands(&found.instance));
+            here.sort_by(|one, other| keys::escape(&one.key).cmp(&keys::escape(&other.key)));
+            found.extend(here);
+            looked_at += part.len();
+            if found.len() > size {
+                found.truncate(size);
+                let next = found.last().map(|found| found.key.clone());
+                return Ok((found, next));
+            }
+            if looked_at >= most && looked_at < escaped.len() {
+                let next = part.last().map(|key| keys::unescape(key)).transpose()?;
+                return Ok((found, next));
+            }
+        }
+        Ok((found, None))
+    }
+
     async fn read(&self, escaped: &[&str]) -> Result<Vec<Found>, Fault> {
         let stream = names::bucket_stream(&self.name);
         if escaped.is_empty() || self.jetstream.get_stream(&stream).await.is_err() {
@@ -96,7 +143,7 @@ impl Saga {
         let mut found = Vec::with_capacity(subjects.len());
         for part in direct_get::parts(&subjects, self.jetstream.client().server_info().max_payload) {
             let (messages, _) = direct_get::last_of(&self.jetstream, &stream, part).await?;
-            for message in messages.iter().filter(|message| message.headers.get("KV-Operation").is_none()) {
+            for message in messages.iter().filter(|message| !message.is_deletion()) {
                 let key = keys::unescape(message.subject.strip_prefix(&prefix).unwrap_or_default())?;
                 let journal = message.headers.get(names::JOURNAL_HEADER).and_then(|text| text.as_str().parse().ok());
                 match Instance::read(&message.payload) {
@@ -112,7 +159,7 @@ impl Saga {
 }
 
 /// Nothing lies under this key.
-pub(super) fn no_instance(handler: &str, key: &str) -> Fault {
+pub(crate) fn no_instance(handler: &str, key: &str) -> Fault {
     Fault::failed(anyhow::anyhow!("saga {handler} has no instance {key:?}"))
         .hint(format!("list its instances with `millstream sagas {handler}`"))
 }

@@ -4,13 +4,13 @@ use async_nats::jetstream;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Fault, connect, output, reasons, versions};
-use crate::clock;
+use super::running::{self, Instead, Running};
+use super::{Fault, connect, output, reasons, underway, verdicts, versions};
+use crate::generation::ledger;
 use crate::journal::Counts;
-use crate::lag::{Said, Sample, lag};
-use crate::progress::{Refused, Report};
+use crate::overview::{self, Handler};
+use crate::progress::Refused;
 use crate::registry::{Deployment, Registry};
-use crate::survey;
 
 /// List the deployed handlers.
 #[derive(Debug, Args)]
@@ -26,13 +26,34 @@ struct Row {
     state: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     reason: String,
+    /// The module that runs.
     digest: String,
     label: String,
+    /// The module that is deployed, where that is another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wanted: Option<Instead>,
     subjects: Vec<String>,
     host: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<Refused>,
     counts: Counts,
+    parked_keys: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest_parked: Option<i64>,
+    /// There is a version to go back to.
+    #[serde(skip)]
+    has_before: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    promotion: Option<Promoting>,
+}
+
+/// A generation that shall take over.
+#[derive(Serialize)]
+struct Promoting {
+    generation: u32,
+    /// What it waits for.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    reason: String,
 }
 
 impl List {
@@ -43,15 +64,8 @@ impl List {
         let jetstream = jetstream::new(super::open(connection).await?);
         let mut rows = Vec::new();
         if let Some(registry) = Registry::peek(&jetstream).await? {
-            for (name, deployment) in registry.deployments().await? {
-                let report = registry.status(&name).await?;
-                match deployment {
-                    Ok(deployment) => {
-                        let (_, counts) = survey::decided(&jetstream, &name).await?;
-                        rows.push(row(name, &deployment, report, counts));
-                    }
-                    Err(error) => eprintln!("warning: {error}"),
-                }
+            for handler in overview::read(&jetstream).await?.handlers {
+                rows.push(row(&jetstream, &registry, handler).await?);
             }
         }
         if json {
@@ -75,14 +89,39 @@ impl List {
                 output::thousands(row.counts.applied),
                 output::thousands(row.counts.irrelevant),
                 output::thousands(row.counts.ignored),
+                output::thousands(row.counts.parked),
+                output::thousands(row.parked_keys),
             ]
         });
-        let header = ["HANDLER", "STATE", "MODULE", "LABEL", "HOST", "DELIVERED", "APPLIED", "IRRELEVANT", "IGNORED"];
-        output::line(&output::table(&header, &[5, 6, 7, 8], cells.collect()))?;
+        let header = [
+            "HANDLER",
+            "STATE",
+            "MODULE",
+            "LABEL",
+            "HOST",
+            "DELIVERED",
+            "APPLIED",
+            "IRRELEVANT",
+            "IGNORED",
+            "PARKED",
+            "KEYS",
+        ];
+        output::line(&output::table(&header, &[5, 6, 7, 8, 9, 10], cells.collect()))?;
+        for row in rows.iter().filter(|row| row.parked_keys > 0) {
+            eprintln!("{}: {} keys are parked; hint: see why with `millstream dead {0}`", row.handler, row.parked_keys);
+        }
         for row in rows.iter().filter(|row| !row.reason.is_empty()) {
-            eprintln!("{}: {}", row.handler, reasons::with_hint(&row.handler, &row.state, &row.reason));
+            eprintln!("{}: {}", row.handler, reasons::with_hint(&row.handler, &row.state, &row.reason, row.has_before));
         }
         for row in &rows {
+            if let Some(Promoting { generation, reason }) = row.promotion.as_ref().filter(|it| !it.reason.is_empty()) {
+                let reason = output::legible(reason);
+                eprintln!("{}: generation {generation} is being promoted, and waits: {reason}", row.handler);
+            }
+            if let Some(wanted) = &row.wanted {
+                eprintln!("{}: {}", row.handler, wanted.sentence());
+                continue;
+            }
             // A handler that runs nothing says so in its reason.
             if let Some(refused) = row.refused.as_ref().filter(|refused| refused.reason != row.reason) {
                 eprintln!("{}: {:.12} was refused: {}", row.handler, refused.digest, output::legible(&refused.reason));
@@ -92,21 +131,44 @@ impl List {
     }
 }
 
-fn row(name: String, deployment: &Deployment, report: Option<Report>, counts: Counts) -> Row {
-    let report = report.unwrap_or_default();
-    let said =
-        Said { state: report.state, reason: report.reason.clone(), time: (report.time > 0).then_some(report.time) };
-    let sample = Sample { decided: counts.delivered > 0, ..Sample::default() };
-    let state = lag(&name, "", &sample, &said, clock::now()).state;
-    Row {
-        handler: name,
+async fn row(jetstream: &jetstream::Context, registry: &Registry, handler: Handler) -> Result<Row, Fault> {
+    let Handler {
+        handler, state, reason, digest, wanted_digest, label, subjects, host, refused, counts, numbers, ..
+    } = handler;
+    let has_before = verdicts::has_before(registry, &handler).await;
+    let known = Row {
+        handler,
         state,
-        reason: report.reason,
-        digest: deployment.digest.to_string(),
-        label: deployment.label.clone(),
-        subjects: deployment.filters().to_vec(),
-        host: report.host,
-        refused: report.refused,
+        reason,
+        digest: wanted_digest,
+        label,
+        wanted: None,
+        subjects,
+        host,
+        refused,
         counts,
-    }
+        parked_keys: numbers.parked_keys,
+        oldest_parked: numbers.oldest_parked,
+        has_before,
+        promotion: None,
+    };
+    // One that cannot be read has nothing more to tell.
+    let Ok(Some(deployed)) = registry.deployment(&known.handler).await else { return Ok(known) };
+    let running = running::running(registry, &known.handler, &deployed, &digest, known.refused.as_ref()).await?;
+    let promotion = promotion(jetstream, registry, &known.handler, &deployed).await?;
+    let Running { deployment, wanted } = running;
+    let subjects = deployment.filters().to_vec();
+    Ok(Row { digest: deployment.digest.to_string(), label: deployment.label, wanted, subjects, promotion, ..known })
+}
+
+/// The promotion that a handler waits for.
+async fn promotion(
+    jetstream: &jetstream::Context,
+    registry: &Registry,
+    name: &str,
+    deployment: &Deployment,
+) -> Result<Option<Promoting>, Fault> {
+    let Some(promotion) = ledger::look(jetstream, name).await?.promotion else { return Ok(None) };
+    let reason = underway::what_holds(registry, name, deployment.desired, &promotion).await?;
+    Ok(Some(Promoting { generation: promotion.to, reason }))
 }

@@ -50,6 +50,10 @@ impl New {
         eprintln!("  cargo test");
         eprintln!("  cargo build --profile module --target wasm32-unknown-unknown");
         eprintln!("  millstream deploy target/wasm32-unknown-unknown/module/{}.wasm", name.replace('-', "_"));
+        eprintln!(
+            "or let `millstream dev {}` test, build and run it after each save, on a server of its own",
+            folder.display()
+        );
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::io::{IsTerminal as _, Write as _};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 
-pub(super) use crate::legible::{cut, legible};
+pub(super) use crate::legible::{cut, duration, legible, thousands};
 
 /// Widest name, key or label in a table; `--json` has all of it.
 pub(super) const NAME: usize = 40;
@@ -48,50 +48,25 @@ pub(super) fn line(text: &str) -> anyhow::Result<()> {
 /// Bytes and a line end on stdout.
 pub(super) fn bytes(bytes: &[u8]) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.write_all(b"\n")) {
+    ended(stdout.write_all(bytes).and_then(|()| stdout.write_all(b"\n")))
+}
+
+/// Text on stdout as it is, at once.
+pub(super) fn text(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    ended(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+}
+
+fn ended(written: std::io::Result<()>) -> anyhow::Result<()> {
+    match written {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         other => Ok(other?),
-    }
-}
-
-/// `1234567` as `1,234,567`.
-pub(super) fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// Seconds in the unit that people would use.
-pub(super) fn duration(seconds: f64) -> String {
-    match seconds {
-        s if s <= 0.0 => "0 s".to_owned(),
-        s if s < 10.0 => format!("{s:.1} s"),
-        s if s < 120.0 => format!("{s:.0} s"),
-        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
-        s if s < 172_800.0 => format!("{:.0} h", s / 3600.0),
-        s => format!("{:.0} d", s / 86_400.0),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_read_well() {
-        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(thousands(number), text);
-        }
-        for (seconds, text) in [(0.0, "0 s"), (0.25, "0.2 s"), (42.0, "42 s"), (600.0, "10 min"), (9000.0, "2 h")] {
-            assert_eq!(duration(seconds), text);
-        }
-    }
 
     #[test]
     fn tables_align_and_end_without_blanks() {

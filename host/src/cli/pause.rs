@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Fault, connect, output, verdicts, versions};
-use crate::registry::{Deployment, Desired};
+use crate::registry::{Deployment, Desired, Registry};
 
 /// Stop a handler and leave it stopped.
 #[derive(Debug, Args)]
@@ -29,8 +29,9 @@ struct Switch {
     no_wait: bool,
 }
 
+/// What became of it.
 #[derive(Serialize)]
-struct Switched {
+pub(crate) struct Switched {
     handler: String,
     state: String,
 }
@@ -50,28 +51,29 @@ impl Resume {
 impl Switch {
     async fn turn(self, desired: Desired, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
         let registry = versions::registry(connection, &self.handler).await?;
-        let Some((revision, before)) = registry.current(&self.handler).await? else {
-            return Err(versions::not_deployed(&self.handler));
-        };
-        let (digest, mut now) = (before.digest, revision);
-        if before.desired != desired {
-            let changed = registry.replace(&self.handler, revision, &Deployment { desired, ..before }).await?;
-            now = changed.ok_or_else(|| versions::overtaken(&self.handler))?;
-        }
-        let done = match desired {
-            Desired::Running => "resumed",
-            Desired::Paused => "paused",
-        };
-        let state = if self.no_wait {
-            done.to_owned()
-        } else {
-            verdicts::wait(&registry, &self.handler, now, digest).await?.line(done)
-        };
-        let switched = Switched { handler: self.handler, state };
+        let switched = turn(&registry, &self.handler, desired, !self.no_wait).await?;
         if json {
             return Ok(output::json(&switched)?);
         }
         eprintln!("{}: {}", switched.handler, switched.state);
         Ok(())
     }
+}
+
+/// Says whether a handler should run, and waits for what the hosts make of it, if that is wanted.
+pub(crate) async fn turn(registry: &Registry, handler: &str, desired: Desired, wait: bool) -> Result<Switched, Fault> {
+    let Some((revision, before)) = registry.current(handler).await? else {
+        return Err(versions::not_deployed(handler));
+    };
+    let (digest, mut now) = (before.digest, revision);
+    if before.desired != desired {
+        let changed = registry.replace(handler, revision, &Deployment { desired, ..before }).await?;
+        now = changed.ok_or_else(|| versions::overtaken(handler))?;
+    }
+    let done = match desired {
+        Desired::Running => "resumed",
+        Desired::Paused => "paused",
+    };
+    let state = if wait { verdicts::wait(registry, handler, now, digest).await?.line(done) } else { done.to_owned() };
+    Ok(Switched { handler: handler.to_owned(), state })
 }

@@ -1,5 +1,6 @@
 //! `millstream promote`: has a generation take the place of the live one. The host that runs the handler does it; this asks, waits,
-//! and tells how it ended. Taking it back is the same command for the generation that was live before.
+//! and tells how it ended. Going back is the same command for the generation that was live before. With `--cancel` the wish itself
+//! is taken back, as long as no host has begun to cut.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use serde::Serialize;
 
 use super::diff::compare;
 use super::generations::{Generations, refused, told};
-use super::{Fault, connect, output};
+use super::{Fault, connect, output, underway};
 use crate::claim;
 use crate::clock;
 use crate::comparison::Sample;
@@ -19,6 +20,12 @@ use crate::sandbox::wire::Kind;
 
 /// How often the ledger is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// How often it is asked what a promotion waits for.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// What whoever waits for a promotion hears when it is taken back.
+const TAKEN_BACK: &str = "it was taken back with `millstream promote --cancel`";
 
 /// Have a generation take the place of the live one, at one exact event.
 #[derive(Debug, Args)]
@@ -31,6 +38,9 @@ pub(super) struct Promote {
     /// Also where instances of a saga differ that have not ended.
     #[arg(long)]
     force: bool,
+    /// Take back a promotion that is asked for, as long as the live generation has not stopped for it.
+    #[arg(long, conflicts_with = "force")]
+    cancel: bool,
     /// How long to wait for a host to do it.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     timeout: u64,
@@ -46,14 +56,25 @@ struct Promoted {
     pause_milliseconds: u64,
 }
 
+#[derive(Serialize)]
+struct TakenBack {
+    handler: String,
+    live: u32,
+    /// The one that is not promoted.
+    generation: u32,
+}
+
 impl Promote {
     /// The newest generation.
     pub(super) fn of(handler: &str) -> Self {
-        Self { handler: handler.to_owned(), generation: None, force: false, timeout: 120 }
+        Self { handler: handler.to_owned(), generation: None, force: false, cancel: false, timeout: 120 }
     }
 
     pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
         let mut generations = Generations::open(connection, &self.handler).await?;
+        if self.cancel {
+            return self.take_back(&generations, json).await;
+        }
         let to = generations.ledger.meant(&self.handler, self.generation).map_err(refused)?.number;
         let id = match generations.ledger.promotion.as_ref().filter(|promotion| promotion.to == to) {
             Some(under_way) => under_way.id,
@@ -81,9 +102,10 @@ impl Promote {
             return Err(Fault::usage(anyhow::anyhow!("handler {handler} is paused"))
                 .hint("let it run first, so that both generations reach the same event"));
         }
-        if registry.live_hosts().await?.is_empty() {
-            return Err(Fault::usage(anyhow::anyhow!("no host is running, and a host does it"))
-                .hint("start one with `millstream run`"));
+        if let Some(reason) = underway::nobody(registry, handler).await? {
+            return Err(
+                Fault::usage(anyhow::anyhow!("{reason}, and a host does it")).hint("start one with `millstream run`")
+            );
         }
         let row = generations.row(to).await?;
         if row.state == "failing" {
@@ -136,7 +158,8 @@ impl Promote {
         let Deployment { digest, label, subjects, signature, .. } = generations.deployment.clone();
         let (number, since) = (generations.ledger.live, clock::now());
         let before = Shadow { number, digest, label, subjects, signature, throttle: 0, wanted: Wanted::Kept, since };
-        let wish = Promotion { id: claim::fresh_id(), from: number, to, force: self.force, since, before };
+        let (id, from, force) = (claim::fresh_id(), number, self.force);
+        let wish = Promotion { id, from, to, force, since, before, cut: false, trouble: String::new() };
         let handler = &self.handler;
         let ledgers = Ledgers::open(&generations.jetstream).await?;
         let asked = ledgers.change(handler, |ledger| ledger.promote(handler, wish.clone())).await;
@@ -151,25 +174,71 @@ impl Promote {
         }
     }
 
+    /// Takes the wish back. A host that begins it writes the same value: one of the two is first.
+    async fn take_back(&self, generations: &Generations, json: bool) -> Result<(), Fault> {
+        let handler = &self.handler;
+        generations.ledger.clone().take_back(handler, self.generation, TAKEN_BACK).map_err(refused)?;
+        let ledgers = Ledgers::open(&generations.jetstream).await?;
+        let taken = ledgers.change(handler, |ledger| ledger.take_back(handler, self.generation, TAKEN_BACK)).await;
+        let (_, (live, generation)) = taken.map_err(told)?;
+        if json {
+            return Ok(output::json(&TakenBack { handler: handler.clone(), live, generation })?);
+        }
+        eprintln!("generation {generation} of {handler} is not promoted; generation {live} goes on");
+        Ok(())
+    }
+
     async fn wait(&self, generations: &mut Generations, id: u64) -> Result<Ending, Fault> {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(self.timeout);
+        let mut now = tokio::time::Instant::now();
+        let deadline = now + Duration::from_secs(self.timeout);
+        let mut say = Waiting::new(now);
         loop {
             generations.refresh().await?;
             if let Some(ending) = generations.ledger.ended.as_ref().filter(|ending| ending.id == id) {
                 return Ok(ending.clone());
             }
-            if tokio::time::Instant::now() >= deadline {
+            if now >= deadline {
+                let why = generations.what_holds_the_promotion().await?;
+                let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
                 return Err(Fault::failed(anyhow::anyhow!(
-                    "no host has done it within {} s; it stays asked for",
+                    "no host has done it within {} s{why}; it stays asked for",
                     self.timeout
                 ))
                 .hint(format!(
-                    "see who runs it with `millstream list`, and `millstream rebuild {} --list`",
+                    "see how it gets on with `millstream rebuild {0} --list`, or take it back with `millstream promote {0} \
+                     --cancel`",
                     self.handler
                 )));
             }
+            say.at(now, generations).await?;
             tokio::time::sleep(LOOK_EVERY).await;
+            now = tokio::time::Instant::now();
         }
+    }
+}
+
+/// Tells now and then what a promotion waits for, each reason once in a row.
+struct Waiting {
+    next: tokio::time::Instant,
+    told: String,
+}
+
+impl Waiting {
+    fn new(now: tokio::time::Instant) -> Self {
+        Self { next: now + TELL_EVERY, told: String::new() }
+    }
+
+    async fn at(&mut self, now: tokio::time::Instant, generations: &Generations) -> Result<(), Fault> {
+        if now < self.next {
+            return Ok(());
+        }
+        self.next = now + TELL_EVERY;
+        let why = generations.what_holds_the_promotion().await?;
+        if !why.is_empty() && why != self.told {
+            eprintln!("waiting: {why}");
+        }
+        self.told = why;
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use super::output::legible;
 use crate::lag::FAILING;
 
 /// The reason, with a hint where it is a person's turn and it has none.
-pub(super) fn with_hint(handler: &str, state: &str, reason: &str) -> String {
+pub(super) fn with_hint(handler: &str, state: &str, reason: &str, has_before: bool) -> String {
     let reason = legible(reason);
     if state != FAILING || reason.contains("hint: ") {
         return reason.into_owned();
@@ -13,11 +13,12 @@ pub(super) fn with_hint(handler: &str, state: &str, reason: &str) -> String {
     match event(&reason) {
         Some((stream, sequence)) => format!(
             "{reason}; hint: look at it with `nats stream get {stream} {sequence}`; mend the module and deploy it, or, if nobody needs \
-             the event, remove it with `nats stream rmm {stream} {sequence}` and deploy with another --label"
+             the event, remove it with `nats stream rmm {stream} {sequence} -f` and deploy with another --label"
         ),
-        None => format!(
+        None if has_before => format!(
             "{reason}; hint: mend that and deploy again, or put the version before back with `millstream rollback {handler}`"
         ),
+        None => format!("{reason}; hint: mend that and deploy again"),
     }
 }
 
@@ -35,12 +36,16 @@ mod tests {
     #[test]
     fn each_stop_ends_in_what_to_do() {
         let reason = "event ORDERS:2 on subject orders.x cannot be applied: \u{1b}no";
-        let told = with_hint("h", FAILING, reason);
+        let told = with_hint("h", FAILING, reason, true);
         assert!(told.starts_with(r"event ORDERS:2 on subject orders.x cannot be applied: \u{1b}no; hint: "), "{told}");
-        assert!(told.contains("`nats stream get ORDERS 2`") && told.contains("`nats stream rmm ORDERS 2`"), "{told}");
-        assert!(with_hint("h", FAILING, "bucket h was deleted").ends_with("`millstream rollback h`"));
+        assert!(
+            told.contains("`nats stream get ORDERS 2`") && told.contains("`nats stream rmm ORDERS 2 -f`"),
+            "{told}"
+        );
+        assert!(with_hint("h", FAILING, "bucket h was deleted", true).ends_with("`millstream rollback h`"));
+        assert!(with_hint("h", FAILING, "bucket h was deleted", false).ends_with("deploy again"));
         for (state, reason) in [(FAILING, "gone; hint: do this"), ("retrying", "timed out"), ("paused", "by hand")] {
-            assert_eq!(with_hint("h", state, reason), reason);
+            assert_eq!(with_hint("h", state, reason, true), reason);
         }
     }
 }

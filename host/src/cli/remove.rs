@@ -10,10 +10,13 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{Fault, connect, output, versions};
-use crate::generation::Generation;
+use crate::board;
+use crate::generation::{Generation, ledger};
 use crate::inputs;
 use crate::intake;
 use crate::names;
+use crate::parking::dead::DeadLetters;
+use crate::parking::wishes::Wishes;
 use crate::rebuild;
 use crate::registry::{Deployment, Registry};
 
@@ -59,10 +62,19 @@ impl Remove {
         for stream in &consumers {
             delete_consumer(&jetstream, stream, name).await?;
         }
-        rebuild::take_off(&jetstream, name, self.with_documents).await?;
+        rebuild::take_off(&jetstream, &registry, name, self.with_documents).await?;
+        if self.with_documents {
+            let live = ledger::live(&jetstream, name).await.map_err(Fault::failed)?;
+            forget_parked(&jetstream, &Generation::live(name, live)).await?;
+        }
+        registry.forget_all(name).await?;
         let timers = if self.with_documents { purge_timers(&jetstream, name).await? } else { 0 };
         for stream in &streams {
             jetstream.delete_stream(stream).await.map_err(Fault::failed)?;
+        }
+        // Hosts do the same; there may be none.
+        if let Err(error) = board::clear_all(&jetstream, name).await {
+            eprintln!("warning: its alerts are left to a host to clear: {error}");
         }
         let removed = Removed { handler: name.clone(), consumers, streams, timers };
         if json {
@@ -141,6 +153,10 @@ impl Remove {
         let hosts = registry.live_hosts().await?;
         for host in hosts.iter().filter(|host| host.looks_after(&self.handler)) {
             while registry.verdict(&self.handler, &host.name).await?.is_some() {
+                // It ended a moment ago, and the handler with it.
+                if registry.announced(&host.name).await?.is_none() {
+                    break;
+                }
                 if Instant::now() > deadline {
                     return Err(Fault::failed(anyhow::anyhow!(
                         "the deployment is gone, but host {} has not ended the handler within {WAIT:?}; \
@@ -158,6 +174,12 @@ impl Remove {
 
 async fn delete_consumer(jetstream: &Context, stream: &str, name: &str) -> Result<(), Fault> {
     jetstream.delete_consumer_from_stream(name, stream).await.map(drop).map_err(Fault::failed)
+}
+
+/// Removes the dead letters of a handler whose other generations are gone.
+async fn forget_parked(jetstream: &Context, live: &Generation) -> Result<(), Fault> {
+    DeadLetters::of(jetstream, live, 1).clear().await.map_err(Fault::failed)?;
+    Wishes::of(jetstream, live).forget().await.map_err(Fault::failed)
 }
 
 /// Removes timers that nobody will hear.

@@ -1,14 +1,21 @@
 //! `millstream run`: a host. In: the deployments. Out: their handlers, run here until somebody says stop. Never:
 //! changes a deployment.
 
+use std::net::SocketAddr;
+
 use async_nats::jetstream;
 use clap::Args;
+use tokio::task::JoinSet;
 
 use super::otlp::Otlp;
 use super::{Fault, connect};
+use crate::http::{self, Asked, Door};
+use crate::micro;
 use crate::policy::Policy;
 use crate::sandbox::Cache;
 use crate::supervisor::{Outcome, Supervisor};
+use crate::watchman::Watchman;
+use crate::webhook::{Secret, Webhooks};
 
 /// Run the deployed handlers on this host.
 #[derive(Debug, Args)]
@@ -27,6 +34,80 @@ pub(super) struct Run {
     ceilings: Vec<String>,
     #[command(flatten)]
     otlp: Otlp,
+    #[command(flatten)]
+    web: Web,
+    #[command(flatten)]
+    alerting: Alerting,
+}
+
+/// What the host shows over HTTP.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "HTTP")]
+struct Web {
+    /// Serve metrics, health and a page for people at this address; without a value at 127.0.0.1:7070. Port 0 takes any.
+    #[arg(long, value_name = "ADDRESS", env = "MILLSTREAM_HTTP", num_args = 0..=1, default_missing_value = http::DEFAULT_ADDRESS)]
+    http: Option<String>,
+    /// Who shows this may pause, resume and roll back over HTTP; without it, HTTP only reads.
+    #[arg(long, value_name = "TOKEN", env = "MILLSTREAM_HTTP_TOKEN", hide_env_values = true)]
+    http_token: Option<String>,
+}
+
+impl Web {
+    /// Listens, if that is wanted. Before anything else: an address that cannot be had stops the start.
+    async fn door(&self) -> Result<Option<Door>, Fault> {
+        let Some(text) = self.http.as_deref().filter(|text| !text.is_empty()) else { return Ok(None) };
+        let address = address(text).ok_or_else(|| {
+            Fault::usage(anyhow::anyhow!("{text:?} is no address to listen at"))
+                .hint("give --http 127.0.0.1:7070, or --http 0.0.0.0:7070 to let other machines read")
+        })?;
+        if self.token().is_some_and(|token| token.len() < http::TOKEN_LETTERS) {
+            let error = anyhow::anyhow!("the token for HTTP is shorter than {} letters", http::TOKEN_LETTERS);
+            return Err(Fault::usage(error).hint("make one with `openssl rand -hex 32`"));
+        }
+        let door = Door::open(address).await.map_err(|error| {
+            let fault = anyhow::Error::from(error).context(format!("cannot listen at {address}"));
+            Fault::failed(fault).hint("give another address with --http; port 0 takes any that is free")
+        })?;
+        Ok(Some(door))
+    }
+
+    fn token(&self) -> Option<&str> {
+        self.http_token.as_deref().filter(|token| !token.is_empty())
+    }
+}
+
+/// `127.0.0.1:7070`, `localhost:7070`, or a port of this machine's alone.
+fn address(text: &str) -> Option<SocketAddr> {
+    let local = |port: &str| port.parse().ok().map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)));
+    text.parse().ok().or_else(|| local(text.strip_prefix("localhost:").or(text.strip_prefix(':')).unwrap_or(text)))
+}
+
+/// Whom this host tells of alerts.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Alerts")]
+struct Alerting {
+    /// Post alerts to this address as JSON; may be given several times.
+    #[arg(long = "webhook", value_name = "URL", env = "MILLSTREAM_WEBHOOK", hide_env_values = true)]
+    webhooks: Vec<String>,
+    /// Sign what is posted with HMAC-SHA256 under this secret.
+    #[arg(
+        long,
+        value_name = "SECRET",
+        env = "MILLSTREAM_WEBHOOK_SECRET",
+        hide_env_values = true,
+        requires = "webhooks"
+    )]
+    webhook_secret: Option<String>,
+}
+
+impl Alerting {
+    fn webhooks(&self) -> Result<Webhooks, Fault> {
+        let secret = self.webhook_secret.clone().filter(|secret| !secret.is_empty()).map(Secret::new);
+        let addresses: Vec<String> = self.webhooks.iter().filter(|address| !address.is_empty()).cloned().collect();
+        Webhooks::new(&addresses, secret.as_ref()).map_err(|error| {
+            Fault::usage(error).hint("give --webhook https://host/path; a secret goes into --webhook-secret")
+        })
+    }
 }
 
 impl Run {
@@ -35,15 +116,33 @@ impl Run {
             Fault::usage(error)
                 .hint("a public nkey begins with U or A; the settings are those of `millstream deploy --set`")
         })?;
+        let door = self.web.door().await?;
+        let webhooks = self.alerting.webhooks()?;
         let host = self.host.unwrap_or_else(host_name);
         let exporting = self.otlp.start(&host)?;
         let client = super::open(connection).await?;
         let info = client.server_info();
         let address = format!("{}:{}", info.host, info.port);
         tracing::info!(host, server = %address, "running the deployed handlers; end with Ctrl-C");
+        let jetstream = jetstream::new(client);
+        let only = self.handlers.clone();
         let supervisor =
-            Supervisor::new(jetstream::new(client), host.clone(), Cache::for_user(), policy, self.handlers).await?;
+            Supervisor::new(jetstream.clone(), host.clone(), Cache::for_user(), policy, self.handlers).await?;
+        let mut beside = JoinSet::new();
+        if let Some(door) = door {
+            let token = self.web.token().map(str::to_owned);
+            let jetstream = jetstream.clone();
+            let asked = Asked { jetstream, name: host.clone(), vitals: supervisor.vitals(), only, token };
+            beside.spawn(serve(door, asked));
+        }
+        beside.spawn(Watchman::new(jetstream.clone(), host.clone(), webhooks).run());
+        beside.spawn(async move {
+            if let Err(error) = micro::serve(jetstream).await {
+                tracing::warn!("{error:#}");
+            }
+        });
         let outcome = supervisor.run(told_to_stop()).await;
+        beside.shutdown().await;
         if let Some(exporting) = exporting {
             exporting.end().await;
         }
@@ -68,6 +167,16 @@ impl Run {
                 .hint("see who runs it with `millstream list`; start this host again to take it back"))
             }
         }
+    }
+}
+
+/// Shows the host until it ends. Handlers do not depend on it.
+async fn serve(door: Door, asked: Asked) {
+    let address = door.address();
+    let reads = if asked.token.is_some() { "actions need the token" } else { "it only reads" };
+    tracing::info!("metrics, health and a page for people at http://{address}/; {reads}");
+    if let Err(error) = door.serve(asked).await {
+        tracing::error!(%address, "nothing is served over HTTP any more: {error:#}");
     }
 }
 

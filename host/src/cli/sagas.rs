@@ -37,7 +37,7 @@ enum Stands {
 
 /// An instance, for programs.
 #[derive(Serialize)]
-pub(super) struct Row<'a> {
+pub(crate) struct Row<'a> {
     handler: &'a str,
     key: &'a str,
     status: Status,
@@ -106,7 +106,7 @@ fn warn(handler: &str, count: usize, first: &[Undelivered]) {
 
 impl<'a> Row<'a> {
     /// The instance at this moment.
-    pub(super) fn of(handler: &'a str, found: &'a Found, now: i64) -> Self {
+    pub(crate) fn of(handler: &'a str, found: &'a Found, now: i64) -> Self {
         let instance = &found.instance;
         let changed = instance.history.last().map(|transition| transition.at.as_str());
         Self {

@@ -8,7 +8,7 @@ use async_nats::jetstream;
 use clap::Args;
 
 use super::progress::{Progress, grouped};
-use super::{Fault, connect, deploy, output, versions};
+use super::{Fault, connect, deploy, output, running, span, versions};
 use crate::clock;
 use crate::direct_get::From;
 use crate::inputs;
@@ -40,11 +40,8 @@ pub(super) struct Shadow {
 
 /// Nanoseconds.
 fn duration(text: &str) -> Result<i64, String> {
-    let whole = text.strip_suffix('d').and_then(|days| days.parse::<i64>().ok()).map(|days| format!("{}h", days * 24));
-    let duration: jiff::SignedDuration =
-        whole.as_deref().unwrap_or(text).parse().map_err(|error: jiff::Error| error.to_string())?;
-    let nanoseconds = i64::try_from(duration.as_nanos()).map_err(|error| error.to_string())?;
-    if nanoseconds > 0 { Ok(nanoseconds) } else { Err("not a time that has passed".to_owned()) }
+    span::nanoseconds(text)
+        .and_then(|span| if span > 0 { Ok(span) } else { Err("not a time that has passed".to_owned()) })
 }
 
 impl Shadow {
@@ -58,6 +55,7 @@ impl Shadow {
         let name = self.name.clone().unwrap_or_else(|| described.description.name.clone());
         let registry = versions::registry(connection, &name).await?;
         let Some(deployment) = registry.deployment(&name).await? else { return Err(versions::not_deployed(&name)) };
+        let deployment = running::of(&registry, &name, &deployment).await?.deployment;
         let running = registry.module(deployment.digest).await?;
         let settings = deployment.settings.clone();
         let (old, new) = tokio::task::spawn_blocking(move || {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Fault;
 use crate::progress::State;
-use crate::registry::{Outcome, Registry, Verdict};
+use crate::registry::{HOST_TTL, Outcome, Registry, Verdict};
 use crate::sandbox::Digest;
 
 /// How long hosts have to prepare a module and to take it over.
@@ -18,12 +18,23 @@ const WATCH: Duration = Duration::from_millis(500);
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// Hosts announce themselves every second: one that did not for so long has ended, or is in trouble.
+const LATE: Duration = Duration::from_secs(4);
+
 /// What became of a deployment.
 #[derive(Debug, Default)]
 pub(super) struct Verdicts {
     pub(super) hosts: Vec<Verdict>,
-    /// Hosts that did not say anything in time.
-    pub(super) silent: Vec<String>,
+    /// Hosts that did not say anything in time, with the seconds since they were heard of, where that is long.
+    pub(super) silent: Vec<(String, Option<u64>)>,
+}
+
+/// What a host says, waited for.
+enum Said {
+    Verdict(Verdict),
+    Nothing,
+    /// It does not even say that it lives; for how long.
+    Gone(Duration),
 }
 
 /// Waits until every live host has said what it makes of this revision.
@@ -33,8 +44,9 @@ pub(super) async fn wait(registry: &Registry, handler: &str, revision: u64, dige
     let mut verdicts = Verdicts::default();
     for host in hosts.into_iter().filter(|host| host.looks_after(handler)) {
         match verdict(registry, handler, &host.name, revision, deadline).await? {
-            Some(verdict) => verdicts.hosts.push(verdict),
-            None => verdicts.silent.push(host.name),
+            Said::Verdict(verdict) => verdicts.hosts.push(verdict),
+            Said::Nothing => verdicts.silent.push((host.name, None)),
+            Said::Gone(since) => verdicts.silent.push((host.name, Some(since.as_secs()))),
         }
     }
     if let Some(refused) = verdicts.hosts.iter().find(|verdict| verdict.outcome == Outcome::Refused) {
@@ -52,14 +64,26 @@ async fn verdict(
     host: &str,
     revision: u64,
     deadline: Instant,
-) -> Result<Option<Verdict>, Fault> {
+) -> Result<Said, Fault> {
+    // By our own clock: the host's may differ.
+    let (mut heard, mut at) = (registry.announced(host).await?, Instant::now());
     loop {
         let said = registry.verdict(handler, host).await?;
         if let Some(verdict) = said.filter(|verdict| verdict.revision >= revision) {
-            return Ok(Some(verdict));
+            return Ok(Said::Verdict(verdict));
+        }
+        let hears = registry.announced(host).await?;
+        if hears.is_none() {
+            return Ok(Said::Gone(HOST_TTL));
+        }
+        if hears != heard {
+            (heard, at) = (hears, Instant::now());
+        }
+        if at.elapsed() >= LATE {
+            return Ok(Said::Gone(at.elapsed()));
         }
         if Instant::now() > deadline {
-            return Ok(None);
+            return Ok(Said::Nothing);
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -92,17 +116,33 @@ async fn refusal(registry: &Registry, handler: &str, host: &str, reason: &str) -
         Some((reason, hint)) => (reason, hint.to_owned()),
         None => (
             reason,
-            format!("mend it and deploy again, or put the one before back with `millstream rollback {handler}`"),
+            match has_before(registry, handler).await {
+                true => {
+                    format!("mend it and deploy again, or put the one before back with `millstream rollback {handler}`")
+                }
+                false => "mend it and deploy again".to_owned(),
+            },
         ),
     };
     Fault::failed(anyhow::anyhow!("host {host} does not run it: {reason}; {runs}")).hint(hint)
+}
+
+/// Whether `millstream rollback` has something to go back to.
+pub(super) async fn has_before(registry: &Registry, handler: &str) -> bool {
+    let history = registry.history(handler).await.unwrap_or_default();
+    let mut past = history.into_iter().map_while(|past| past.deployment).filter_map(Result::ok);
+    let Some(newest) = past.next() else { return false };
+    past.any(|past| past.digest != newest.digest || past.settings != newest.settings)
 }
 
 impl Verdicts {
     /// One line for people.
     pub(super) fn line(&self, done: &str) -> String {
         let mut parts: Vec<String> = self.hosts.iter().map(in_words).collect();
-        parts.extend(self.silent.iter().map(|host| format!("{host} has not answered (see `millstream list`)")));
+        parts.extend(self.silent.iter().map(|(host, unheard)| match unheard {
+            Some(seconds) => format!("{host} has not been heard of for {seconds} s; it follows when it runs again"),
+            None => format!("{host} has not answered (see `millstream list`)"),
+        }));
         match parts.is_empty() {
             true => format!("{done}; no host is running (start one with `millstream run`)"),
             false => parts.join(", "),

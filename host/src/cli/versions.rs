@@ -1,4 +1,4 @@
-//! What was deployed under one name, for `millstream list --versions` and the commands that go through that history.
+//! What was deployed under one name, for `millstream list --versions`, the commands that go through that history, and the host's page.
 
 use async_nats::jetstream;
 use serde::Serialize;
@@ -13,7 +13,7 @@ pub(super) async fn registry(connection: &connect::Connection, handler: &str) ->
     Registry::peek(&jetstream).await?.ok_or_else(|| not_deployed(handler))
 }
 
-pub(super) fn not_deployed(handler: &str) -> Fault {
+pub(crate) fn not_deployed(handler: &str) -> Fault {
     Fault::usage(anyhow::anyhow!("handler {handler} is not deployed"))
         .hint("see what is deployed with `millstream list`")
 }
@@ -26,7 +26,7 @@ pub(super) fn overtaken(handler: &str) -> Fault {
 
 /// A deployment in the history.
 #[derive(Serialize)]
-struct Row {
+pub(crate) struct Row {
     handler: String,
     revision: u64,
     time: String,
@@ -40,19 +40,7 @@ struct Row {
 
 /// Prints the history of one handler, newest first.
 pub(super) async fn print(registry: &Registry, handler: &str, json: bool) -> Result<(), Fault> {
-    let history = registry.history(handler).await?;
-    if history.is_empty() {
-        return Err(not_deployed(handler));
-    }
-    let running = registry.status(handler).await?.unwrap_or_default().digest;
-    let mut runs_one = false;
-    let mut rows = Vec::with_capacity(history.len());
-    for past in &history {
-        let mut row = row(handler, past);
-        row.runs = !runs_one && row.digest == running;
-        runs_one |= row.runs;
-        rows.push(row);
-    }
+    let rows = rows(registry, handler).await?;
     if json {
         return Ok(rows.iter().try_for_each(output::json)?);
     }
@@ -70,6 +58,24 @@ pub(super) async fn print(registry: &Registry, handler: &str, json: bool) -> Res
     let header = ["", "REVISION", "DEPLOYED", "MODULE", "LABEL", "WANTED", "NOTE"];
     output::line(&output::table(&header, &[1], cells.collect()))?;
     Ok(())
+}
+
+/// The history of one handler, newest first.
+pub(crate) async fn rows(registry: &Registry, handler: &str) -> Result<Vec<Row>, Fault> {
+    let history = registry.history(handler).await?;
+    if history.is_empty() {
+        return Err(not_deployed(handler));
+    }
+    let running = registry.status(handler).await?.unwrap_or_default().digest;
+    let mut runs_one = false;
+    let mut rows = Vec::with_capacity(history.len());
+    for past in &history {
+        let mut row = row(handler, past);
+        row.runs = !runs_one && row.digest == running;
+        runs_one |= row.runs;
+        rows.push(row);
+    }
+    Ok(rows)
 }
 
 fn row(handler: &str, past: &Past) -> Row {

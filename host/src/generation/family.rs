@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
@@ -17,6 +18,7 @@ use super::maker::Maker;
 use crate::crash;
 use crate::handler::{Ended, Handler};
 use crate::keeper::keep_reporting;
+use crate::monitor::Monitor;
 use crate::pipeline::told_to_stop;
 use crate::progress::{Progress, State};
 use crate::promotion::{self, Promoting};
@@ -126,6 +128,7 @@ impl Family {
             let again = match followed {
                 Ok(()) => None,
                 Err(promotion::Error::Stopped) => None,
+                Err(promotion::Error::TakenBack) => Some(Duration::ZERO),
                 Err(error) => {
                     tracing::warn!(handler = self.live.name, %error, "generations: trying again");
                     Some(WAIT)
@@ -138,7 +141,14 @@ impl Family {
                     self.end().await;
                     return ended;
                 }
-                () = changed.notified() => {}
+                number = fenced(&mut self.shadows), if self.live_task.is_some() => {
+                    tracing::warn!(handler = self.live.name, generation = number, "another host had it; it begins again");
+                    self.shadows.remove(&number);
+                    // Hosts that overlap take turns at this pace until the live generation is one's alone.
+                    let _ = tokio::time::timeout(WAIT, told_to_stop(&mut stop)).await;
+                }
+                // What we say of our trouble ourselves is no reason to hurry.
+                () = changed.notified(), if again.is_none() => {}
                 () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
             }
         }
@@ -164,7 +174,7 @@ impl Family {
                 Wanted::Building | Wanted::Kept => self.start_shadow(shadow),
                 Wanted::Abandoned => {
                     let generation = Generation::shadow(&self.live.name, shadow.number);
-                    if let Err(error) = rebuild::clear_away(&self.jetstream, &generation).await {
+                    if let Err(error) = rebuild::clear_away(&self.jetstream, &self.maker.registry, &generation).await {
                         tracing::warn!(handler = self.live.name, generation = shadow.number, %error, "not removed yet");
                         continue;
                     }
@@ -195,24 +205,59 @@ impl Family {
         promotion: &Promotion,
         stop: &watch::Receiver<bool>,
     ) -> Result<(), promotion::Error> {
-        let mut promoting = match self.begin_promotion(ledgers, ledger, promotion).await {
-            Ok(promoting) => promoting,
-            Err(promotion::Error::GiveUp(reason)) => {
-                return promotion::give_up(ledgers, &self.live.name, promotion, &reason).await;
-            }
-            Err(error) => return Err(error),
+        let driven = async {
+            let mut promoting = self.begin_promotion(ledgers, ledger, promotion).await?;
+            self.stop_both(&promoting, promotion).await?;
+            promoting.drive(stop).await
         };
-        let driven = match self.stop_both(&promoting, promotion).await {
-            Ok(()) => promoting.drive(stop).await,
-            Err(error) => Err(error),
-        };
-        match driven {
+        let error = match driven.await {
             Ok(heir) => {
                 (self.live.generation, self.failed) = (heir, false);
-                Ok(())
+                return Ok(());
             }
-            Err(promotion::Error::GiveUp(reason)) => promoting.give_up(&reason).await,
-            Err(error) => Err(error),
+            Err(error) => error,
+        };
+        let ended = match error {
+            promotion::Error::GiveUp(reason) => {
+                promotion::give_up(&self.jetstream, ledgers, &self.live, promotion, &reason).await
+            }
+            error => Err(error),
+        };
+        match &ended {
+            Ok(()) | Err(promotion::Error::TakenBack) => self.leave_copy(ledgers, promotion).await,
+            Err(promotion::Error::Stopped) => {}
+            Err(error) => self.tell_trouble(ledgers, promotion, &error.to_string()).await,
+        }
+        ended
+    }
+
+    /// What was copied for a promotion that came to nothing; what cannot be removed is overwritten by the next.
+    async fn leave_copy(&self, ledgers: &Ledgers, promotion: &Promotion) {
+        let copy = Generation::shadow(&self.live.name, promotion.from);
+        let left = async {
+            let (ledger, _) = ledgers.read(&self.live.name).await?;
+            if ledger.promotion.is_none() && ledger.live == promotion.from {
+                rebuild::leave(&self.jetstream, &copy, &[]).await?;
+            }
+            anyhow::Ok(())
+        };
+        if let Err(error) = left.await {
+            tracing::warn!(handler = self.live.name, %error, "what was copied could not be removed");
+        }
+    }
+
+    /// Says why a promotion does not get on: in the ledger, and where nothing runs meanwhile, of the handler as well.
+    async fn tell_trouble(&self, ledgers: &Ledgers, promotion: &Promotion, reason: &str) {
+        let troubled = |ledger: &mut Ledger| {
+            ledger.troubled(promotion.id, reason);
+            Ok(())
+        };
+        if let Err(error) = ledgers.change(&self.live.name, troubled).await {
+            tracing::debug!(handler = self.live.name, %error, "nobody hears why the promotion does not get on");
+        }
+        if self.live_task.is_none() && !self.failed {
+            let told = format!("generation {} takes over: {reason}", promotion.to);
+            self.live.progress.set(State::Retrying, told);
         }
     }
 
@@ -282,7 +327,9 @@ impl Family {
         }
         let progress = Arc::new(Progress::new(&self.maker.host, &shadow.digest.to_string()));
         let key = rebuild::status_key(&self.live.name, shadow.number);
-        let reporting = tokio::spawn(keep_reporting(self.maker.registry.clone(), key, Arc::clone(&progress)));
+        let monitor = Monitor::new(&self.jetstream, &self.maker.heads, &progress);
+        let reporting = keep_reporting(self.maker.registry.clone(), key, Arc::clone(&progress), monitor);
+        let reporting = tokio::spawn(reporting);
         let (stop, stopped) = watch::channel(false);
         let life = ShadowLife {
             jetstream: self.jetstream.clone(),
@@ -328,6 +375,18 @@ async fn ended(task: &mut Option<Task>) -> Ended {
         Some(task) => task.ended().await,
         None => std::future::pending().await,
     }
+}
+
+/// Resolves with a shadow that another host has fenced. One that ended otherwise stays so.
+async fn fenced(shadows: &mut HashMap<u32, Task>) -> u32 {
+    let mut ends: FuturesUnordered<_> =
+        shadows.iter_mut().map(|(number, task)| async move { (*number, task.ended().await) }).collect();
+    while let Some((number, ended)) = ends.next().await {
+        if let Ended::Fenced(_) = ended {
+            return number;
+        }
+    }
+    std::future::pending().await
 }
 
 /// What one shadow's task needs.

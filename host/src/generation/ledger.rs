@@ -2,14 +2,16 @@
 //! In: wishes of people and of hosts. Out: the next value, written by compare-and-set, or the sentence why not. A handler without a
 //! value has generation 1, live. Never: proves anything; what a generation is, its own last record says.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::context::KeyValueErrorKind;
 use async_nats::jetstream::kv::{self, CreateErrorKind, Store, UpdateErrorKind};
 use serde::{Deserialize, Serialize};
 
+use crate::buckets;
 use crate::journal::Position;
+use crate::latest::{self, Latest};
 use crate::names;
 use crate::policy::Signature;
 use crate::sandbox::Digest;
@@ -96,6 +98,12 @@ pub struct Promotion {
     pub since: i64,
     /// What the live one will be as a shadow.
     pub before: Shadow,
+    /// A host may have written the cut: from here on nobody takes it back.
+    #[serde(default)]
+    pub cut: bool,
+    /// Why it does not get on, as its host said last.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub trouble: String,
 }
 
 /// How a promotion ended.
@@ -158,6 +166,22 @@ pub enum Refusal {
         /// The one that shall be live.
         to: u32,
     },
+    /// There is nothing to take back.
+    #[error("no generation of handler {0} is being promoted")]
+    NothingUnderWay(String),
+    /// Too late.
+    #[error(
+        "generation {to} of handler {handler} takes over already: generation {from} is about to stop or has stopped, so \
+         it is not taken back any more"
+    )]
+    IsCut {
+        /// The handler.
+        handler: String,
+        /// The one that was live.
+        from: u32,
+        /// The one that shall be.
+        to: u32,
+    },
     /// Each costs as much as the handler.
     #[error("handler {0} has {SHADOWS} generations beside the live one, which is the most")]
     TooMany(String),
@@ -174,7 +198,15 @@ impl Refusal {
             }
             Self::Several { .. } => "say which with --generation N".to_owned(),
             Self::IsAbandoned(handler, _) => format!("build another with `millstream rebuild {handler}`"),
-            Self::UnderWay { handler, .. } => format!("wait for it with `millstream rebuild {handler} --list`"),
+            Self::UnderWay { handler, .. } => format!(
+                "see how it gets on with `millstream rebuild {handler} --list`, or take it back with `millstream promote \
+                 {handler} --cancel`"
+            ),
+            Self::NothingUnderWay(handler) => format!("see its generations with `millstream rebuild {handler} --list`"),
+            Self::IsCut { handler, from, .. } => format!(
+                "`millstream rebuild {handler} --list` says what it waits for; when it is through, go back with \
+                 `millstream promote {handler} --generation {from}`"
+            ),
             Self::TooMany(handler) => format!("remove one with `millstream abandon {handler} --generation N`"),
         }
     }
@@ -266,12 +298,48 @@ impl Ledger {
         }
     }
 
-    /// The promotion came to nothing.
-    pub fn given_up(&mut self, ending: Ending) {
-        if self.promotion.as_ref().is_some_and(|promotion| promotion.id == ending.id) {
+    /// The promotion came to nothing. False: a host may have written the cut meanwhile, and it is not `fenced`.
+    pub fn given_up(&mut self, ending: Ending, fenced: bool) -> bool {
+        if let Some(promotion) = self.promotion.as_ref().filter(|promotion| promotion.id == ending.id) {
+            if promotion.cut && !fenced {
+                return false;
+            }
             self.promotion = None;
             self.ended = Some(ending);
         }
+        true
+    }
+
+    /// A host is about to write the cut. False: the promotion was taken back.
+    pub fn cut(&mut self, id: u64) -> bool {
+        let promotion = self.promotion.as_mut().filter(|promotion| promotion.id == id);
+        promotion.map(|promotion| promotion.cut = true).is_some()
+    }
+
+    /// The promotion does not get on, for this reason.
+    pub fn troubled(&mut self, id: u64, reason: &str) {
+        if let Some(promotion) = self.promotion.as_mut().filter(|promotion| promotion.id == id) {
+            reason.clone_into(&mut promotion.trouble);
+        }
+    }
+
+    /// Takes the promotion back; answers from which generation to which it would have led.
+    ///
+    /// # Errors
+    /// When there is none, it is another's, or a host may have written the cut.
+    pub fn take_back(&mut self, handler: &str, number: Option<u32>, reason: &str) -> Result<(u32, u32), Refusal> {
+        let name = || handler.to_owned();
+        let Some(promotion) = &self.promotion else { return Err(Refusal::NothingUnderWay(name())) };
+        let Promotion { id, from, to, cut, .. } = *promotion;
+        if number.is_some_and(|number| number != to) {
+            return Err(Refusal::UnderWay { handler: name(), to });
+        }
+        if cut {
+            return Err(Refusal::IsCut { handler: name(), from, to });
+        }
+        let reason = reason.to_owned();
+        self.given_up(Ending { id, from, to, reason, positions: Vec::new(), written: 0, pause_milliseconds: 0 }, false);
+        Ok((from, to))
     }
 
     /// Has a shadow removed.
@@ -436,11 +504,31 @@ pub async fn live(jetstream: &Context, handler: &str) -> Result<u32, Error> {
 /// # Errors
 /// When it cannot be read, or the server is away.
 pub async fn look(jetstream: &Context, handler: &str) -> Result<Ledger, Error> {
-    match jetstream.get_key_value(names::GENERATIONS).await {
-        Ok(store) => Ok(Ledgers { store }.read(handler).await?.0),
-        Err(error) if error.kind() == KeyValueErrorKind::GetBucket => Ok(Ledger::default()),
-        Err(error) => Err(unreachable(handler)(error)),
+    match buckets::peek(jetstream, names::GENERATIONS).await.map_err(unreachable(handler))? {
+        Some(store) => Ok(Ledgers { store }.read(handler).await?.0),
+        None => Ok(Ledger::default()),
     }
+}
+
+/// The numbers of all live generations, of handlers that ever had another than the first.
+///
+/// # Errors
+/// When the server is away.
+pub(crate) async fn all_live(jetstream: &Context) -> Result<HashMap<String, u32>, Error> {
+    Ok(all(jetstream).await?.into_iter().map(|(handler, ledger)| (handler, ledger.live)).collect())
+}
+
+/// The ledgers of all handlers that have one.
+///
+/// # Errors
+/// When the server is away.
+pub(crate) async fn all(jetstream: &Context) -> Result<HashMap<String, Ledger>, Error> {
+    let store = buckets::peek(jetstream, names::GENERATIONS).await.map_err(unreachable("all handlers"))?;
+    let Some(store) = store else { return Ok(HashMap::new()) };
+    let all = latest::of(jetstream, &store, "*").await.map_err(unreachable("all handlers"))?;
+    // One that cannot be read is told of by its host; readers show the first.
+    let readable = |latest: Latest| Some((parse(&latest.key, &latest.value).ok()?, latest.key));
+    Ok(all.into_iter().filter_map(readable).map(|(ledger, handler)| (handler, ledger)).collect())
 }
 
 /// Reads a ledger's JSON.
@@ -462,7 +550,8 @@ mod tests {
     }
 
     fn promotion(id: u64, to: u32) -> Promotion {
-        Promotion { id, from: 0, to, force: false, since: 5, before: shadow(0, Wanted::Kept, 5) }
+        let before = shadow(0, Wanted::Kept, 5);
+        Promotion { id, from: 0, to, force: false, since: 5, before, cut: false, trouble: String::new() }
     }
 
     fn ending(id: u64, from: u32, to: u32) -> Ending {
@@ -482,6 +571,24 @@ mod tests {
         ledger.promote("h", promotion(3, 1)).unwrap();
         ledger.promoted(ending(3, 2, 1), shadow(2, Wanted::Kept, 3), 1);
         assert_eq!((ledger.live, ledger.last, ledger.shadows.len()), (1, 2, 1));
+    }
+
+    #[test]
+    fn a_promotion_is_taken_back_until_a_host_is_about_to_cut() {
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.take_back("h", None, "no"), Err(Refusal::NothingUnderWay("h".into())));
+        ledger.begin("h", shadow(0, Wanted::Building, 1)).unwrap();
+        ledger.promote("h", promotion(1, 2)).unwrap();
+        assert_eq!(ledger.take_back("h", Some(3), "no"), Err(Refusal::UnderWay { handler: "h".into(), to: 2 }));
+        assert_eq!(ledger.take_back("h", Some(2), "no"), Ok((1, 2)));
+        assert_eq!(ledger.ended.as_ref().map(|ended| (ended.id, ended.reason.as_str())), Some((1, "no")));
+        assert!(!ledger.cut(1), "whoever comes late does not cut");
+        ledger.promote("h", promotion(2, 2)).unwrap();
+        assert!(!ledger.cut(1) && ledger.cut(2));
+        let cut = Refusal::IsCut { handler: "h".into(), from: 1, to: 2 };
+        assert_eq!(ledger.take_back("h", None, "no"), Err(cut));
+        assert!(!ledger.given_up(ending(2, 1, 2), false) && ledger.promotion.is_some());
+        assert!(ledger.given_up(ending(2, 1, 2), true) && ledger.promotion.is_none());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::monitor::Heads;
 use crate::policy::{self, Policy};
 use crate::registry::{self, Deployment, Registry};
 use crate::sandbox::{Cache, Sandbox};
@@ -15,6 +16,7 @@ pub(crate) struct Maker {
     pub(crate) sandbox: Sandbox,
     pub(crate) cache: Cache,
     pub(crate) policy: Arc<Policy>,
+    pub(crate) heads: Heads,
     pub(crate) host: String,
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 use super::Error;
-use crate::journal::{self, Journal, Record};
+use crate::journal::{self, Journal};
 use crate::outbox::Outbox;
 
 /// The task that publishes effects; ends with its owner.
@@ -17,7 +17,7 @@ impl Publisher {
         let journal = journal.clone();
         Self(outbox.map(|outbox| {
             tokio::spawn(async move {
-                let still_ours = || is_ours(&journal, claim);
+                let still_ours = || async { journal.belongs_to(claim).await.map_err(|error| error.to_string()) };
                 match outbox.run(still_ours).await {
                     Ok(never) => match never {},
                     Err(error) => error.into(),
@@ -40,15 +40,5 @@ impl Drop for Publisher {
         if let Some(task) = &self.0 {
             task.abort();
         }
-    }
-}
-
-/// Whether the journal's last record was written under this claim.
-async fn is_ours(journal: &Journal, claim: u64) -> Result<bool, String> {
-    match journal.last().await.map_err(|error| error.to_string())? {
-        Some((sequence, bytes)) => {
-            Record::decode(&bytes, sequence).map(|record| record.claim == claim).map_err(|error| error.to_string())
-        }
-        None => Ok(false),
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::{Class, Error, FIRST_WAIT, Handler, LAST_WAIT};
 use crate::clock;
 use crate::generation::Bound;
-use crate::journal::{self, Counts, Journal, Kind, Position, Record, Standing};
+use crate::journal::{self, Counts, Journal, Kind, Parking, Position, Record, Standing};
 use crate::pipeline::{Parts, Pipeline, told_to_stop};
 use crate::progress::State;
 use crate::sandbox::Digest;
@@ -86,6 +86,7 @@ impl Held {
             shown_through: self.last,
             acted_through: self.last,
             bucket: self.bucket,
+            parking: Parking { through: self.last, ..Parking::default() },
             ..Record::new(Kind::Close, self.claim, &self.host, self.digest)
         };
         self.journal.append(self.last, record.encode()?).await

@@ -64,7 +64,7 @@ pub(super) enum Mark {
     With(u64),
 }
 
-/// Pours until nothing differs; answers how many keys were written.
+/// Pours until nothing differs; answers how many keys were written. The source stands still.
 pub(super) async fn pour(
     jetstream: &Context,
     source: &mut Outline,
@@ -74,26 +74,51 @@ pub(super) async fn pour(
     let mut written = 0;
     let mut reason = String::new();
     for _ in 0..TRIES {
-        source.update().await?;
-        target.update().await?;
-        let keys = unequal(source, target);
-        if keys.is_empty() {
-            return Ok(written);
-        }
-        for part in keys.chunks(BATCH) {
-            match pour_part(jetstream, source, target, part, mark).await? {
-                Ok(count) => written += count,
-                Err(refusal) => {
-                    // Something expired, or somebody else pours the same.
-                    target.begin_anew();
-                    reason = refusal;
-                    break;
-                }
-            }
-            crash::point("pouring");
+        let round = pour_once(jetstream, source, target, mark).await?;
+        written += round.written;
+        match round.refusal {
+            Some(refusal) => reason = refusal,
+            None if round.differed == 0 => return Ok(written),
+            None => {}
         }
     }
     Err(Error::Write { bucket: target.bucket.clone(), reason: format!("it changes all the time ({reason})") })
+}
+
+/// What one look at both buckets led to.
+#[derive(Default)]
+pub(super) struct Round {
+    /// Keys that were not equal.
+    differed: usize,
+    /// Keys that were written.
+    written: u64,
+    /// Why the rest were not: something expired, or somebody else pours the same.
+    refusal: Option<String>,
+}
+
+/// Pours what differs now. A source that goes on changing is not waited for.
+pub(super) async fn pour_once(
+    jetstream: &Context,
+    source: &mut Outline,
+    target: &mut Outline,
+    mark: Mark,
+) -> Result<Round, Error> {
+    source.update().await?;
+    target.update().await?;
+    let keys = unequal(source, target);
+    let mut round = Round { differed: keys.len(), ..Round::default() };
+    for part in keys.chunks(BATCH) {
+        match pour_part(jetstream, source, target, part, mark).await? {
+            Ok(count) => round.written += count,
+            Err(refusal) => {
+                target.begin_anew();
+                round.refusal = Some(refusal);
+                break;
+            }
+        }
+        crash::point("pouring");
+    }
+    Ok(round)
 }
 
 /// Keys whose documents differ, in order.
@@ -137,7 +162,7 @@ async fn pour_part(
 }
 
 fn put(target: &Outline, key: &str, documents: &HashMap<String, Last>, mark: Mark) -> Put {
-    let document = documents.get(key).filter(|message| message.headers.get("KV-Operation").is_none());
+    let document = documents.get(key).filter(|message| !message.is_deletion());
     let mut headers = HeaderMap::new();
     let known = document.into_iter().flat_map(|document| {
         [names::JOURNAL_HEADER, names::POSITION_HEADER, names::DIGEST_HEADER]

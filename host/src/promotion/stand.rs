@@ -3,7 +3,7 @@
 
 use crate::claim;
 use crate::clock;
-use crate::journal::{Counts, Error, Journal, Kind, Position, Record, Standing};
+use crate::journal::{Counts, Error, Journal, Kind, Parking, Position, Record, Standing};
 use crate::sandbox::Digest;
 
 /// A generation's last record, as far as a promotion needs it.
@@ -54,6 +54,7 @@ impl Stand {
             shown_through: self.sequence,
             acted_through: self.sequence,
             bucket,
+            parking: Parking { through: self.sequence, ..Parking::default() },
             ..Record::new(Kind::Begin, claim::fresh_id(), host, self.digest)
         };
         journal.append(self.sequence, record.encode()?).await

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use async_nats::jetstream::{Context, ErrorCode, context::GetStreamErrorKind};
+use async_nats::jetstream::Context;
 use millstream_saga::Instance;
 use sha2::{Digest as _, Sha256};
 
 use crate::direct_get::From;
+use crate::inputs;
 use crate::keys;
 use crate::names;
 use crate::recorded::{Reader, Source};
@@ -32,12 +33,8 @@ pub async fn live(jetstream: &Context, handler: &str, most: usize) -> anyhow::Re
     match jetstream.get_stream(&stream).await {
         Ok(_) => {}
         // A saga that never ran has no bucket.
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                return Ok(Live::default());
-            }
-            _ => return Err(error.into()),
-        },
+        Err(error) if inputs::is_missing(&error) => return Ok(Live::default()),
+        Err(error) => return Err(error.into()),
     }
     let prefix = names::bucket_subject(handler, "");
     let filter = format!("{prefix}>");
@@ -51,7 +48,7 @@ pub async fn live(jetstream: &Context, handler: &str, most: usize) -> anyhow::Re
         }
         for message in page {
             let key = keys::unescape(message.subject.strip_prefix(&prefix).unwrap_or_default())?;
-            let deleted = message.headers.get("KV-Operation").is_some();
+            let deleted = message.is_deletion();
             sample.see(key, if deleted { None } else { Some(Instance::read(&message.payload)) });
         }
     }

@@ -109,17 +109,7 @@ impl Timers {
 /// A timer that is due, as the host gets it.
 pub(super) fn arrival(handler: &str, timer: &Timer<'_>) -> Arrival {
     let Publication { subject, headers, payload } = timer.publication(handler, i64::MAX);
-    let length = payload.len();
-    let message = async_nats::Message {
-        subject: subject.into(),
-        reply: None,
-        payload,
-        headers: Some(headers),
-        status: None,
-        description: None,
-        length,
-    };
-    Arrival { message, sequence: 0, stored: timer.due, pending: 0 }
+    Arrival::made_of(subject, headers, payload, 0, timer.due)
 }
 
 /// The transitions of this life. Where its beginning is forgotten, all of them are.

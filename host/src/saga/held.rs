@@ -20,6 +20,11 @@ impl Held {
         Self { young: HashMap::new(), old: HashMap::new(), young_bytes: 0, limit }
     }
 
+    /// Forgets all.
+    pub(super) fn clear(&mut self) {
+        *self = Self::new(self.limit);
+    }
+
     /// Takes an instance out; whoever decides puts it back.
     pub(super) fn take(&mut self, key: &str) -> Option<Instance> {
         if let Some((instance, bytes)) = self.young.remove(key) {

@@ -9,6 +9,9 @@ use millstream_saga::{Cause, Due, DueVerdict, Instance, Outgoing, Reaction, Rule
 use super::asking::Answer;
 use crate::decision::{Fault, Undecided};
 use crate::journal::Counts;
+use crate::parking::Parked;
+use crate::parking::aside::Aside;
+use crate::pipeline::Leave;
 use crate::sandbox::{slice, str_slice, wire};
 
 /// A batch on its way to a decision.
@@ -112,6 +115,41 @@ impl Work {
         Ok(Self::new(batch, depths, keys, tasks))
     }
 
+    /// Leaves out the units of these routes, in ascending order.
+    pub(super) fn leave_routes(&mut self, skip: &[u32]) {
+        if skip.is_empty() {
+            return;
+        }
+        let Self { keys, tasks, .. } = self;
+        let stays = |number: &usize| match tasks.get(*number).map(|task| &task.asked) {
+            Some(Asked::Event { route, .. }) => skip.binary_search(route).is_err(),
+            Some(Asked::Timer(_)) | None => true,
+        };
+        keys.iter_mut().for_each(|key| key.queue.retain(stays));
+    }
+
+    /// Leaves out timers of parked instances, which are set aside, and what is to be left.
+    pub(super) fn leave_timers(&mut self, aside: &mut Aside, parked: &Parked, leave: Leave<'_>) {
+        let Self { keys, tasks, .. } = self;
+        for key in keys {
+            let Key { name, queue, .. } = key;
+            let mut blamed = leave.culprits.and_then(|culprits| culprits.get(name));
+            let stays = match leave.only {
+                Some(only) => only(name),
+                None => blamed.is_none() && !parked.has(name),
+            };
+            if stays {
+                continue;
+            }
+            for task in queue.drain(..).filter_map(|number| tasks.get(number)).filter(|_| leave.only.is_none()) {
+                match blamed.take() {
+                    Some(blamed) => aside.add(task.event, blamed.unit(Some(name))),
+                    None => aside.follow(task.event, name),
+                }
+            }
+        }
+    }
+
     /// Leaves out all units but those of these events, by index, for these keys.
     pub(super) fn retain(&mut self, wanted: &dyn Fn(usize, &str) -> bool) {
         let Self { keys, tasks, .. } = self;
@@ -199,8 +237,10 @@ impl Work {
         calls.get(place).and_then(|call| self.tasks.get(call.task)).map_or(0, |task| task.event)
     }
 
-    pub(super) fn counts(&self) -> Counts {
-        let of = |fate: Fate| self.fates.iter().filter(|other| **other == fate).count() as u64;
+    /// What became of events of which no unit is set aside.
+    pub(super) fn counts(&self, aside: &Aside) -> Counts {
+        let fates = || self.fates.iter().enumerate().filter(|(event, _)| !aside.is_aside(*event));
+        let of = |fate: Fate| fates().filter(|(_, other)| **other == fate).count() as u64;
         Counts {
             delivered: self.fates.len() as u64,
             applied: of(Fate::Applied),

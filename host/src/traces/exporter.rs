@@ -33,7 +33,7 @@ const END_WITHIN: Duration = Duration::from_secs(3);
 /// What a host exports, and where to.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The collector's address; `/v1/traces` is added.
+    /// The address that takes traces.
     pub endpoint: String,
     /// Which part of the traces that nobody has decided about, from 0 to 1.
     pub ratio: f64,
@@ -118,7 +118,7 @@ impl Exporting {
             builder.with_http_client(HyperClient::with_default_connector(ANSWER_WITHIN, None))
         };
         let otlp = builder
-            .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
+            .with_endpoint(endpoint)
             .with_timeout(ANSWER_WITHIN)
             .build()
             .map_err(|error| unusable(error.to_string()))?;

@@ -10,8 +10,8 @@ use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator, SpanData, Sp
 
 use super::context::Context;
 use super::exporter::{Exporter, exporter};
+use crate::decision::Decision;
 use crate::intake::Arrival;
-use crate::journal::Counts;
 
 /// Publishers that one batch links to; a batch of a thousand events would fill a collector with links.
 const LINKS: usize = 32;
@@ -55,13 +55,8 @@ impl Batch {
     }
 
     /// Notes what was decided by which module.
-    pub(crate) fn decided(
-        mut self: Box<Self>,
-        digest: &str,
-        counts: &Counts,
-        changes: usize,
-        effects: usize,
-    ) -> Box<Self> {
+    pub(crate) fn decided(mut self: Box<Self>, digest: &str, decision: &Decision) -> Box<Self> {
+        let Decision { counts, changes, effects, .. } = decision;
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         self.span.attributes.extend([
             KeyValue::new("millstream.digest", digest.to_owned()),
@@ -70,19 +65,26 @@ impl Batch {
             KeyValue::new("millstream.ignored", number(counts.ignored)),
             KeyValue::new("millstream.parked", number(counts.parked)),
             KeyValue::new("millstream.expired", number(counts.expired)),
-            KeyValue::new("millstream.changes", number(changes as u64)),
-            KeyValue::new("millstream.effects", number(effects as u64)),
+            KeyValue::new("millstream.changes", number(changes.len() as u64)),
+            KeyValue::new("millstream.effects", number(effects.len() as u64)),
         ]);
         self
     }
 
-    /// The record is in the journal.
-    pub(crate) fn committed(mut self: Box<Self>, journal: u64) {
-        self.span.attributes.push(KeyValue::new("millstream.journal", i64::try_from(journal).unwrap_or(i64::MAX)));
-        self.end(Status::Ok);
+    /// The record is in the journal; or it is not, or nobody knows.
+    pub(crate) fn landed<E: ToString>(span: Option<Box<Self>>, journal: Result<&u64, E>) {
+        let Some(mut span) = span else { return };
+        match journal {
+            Ok(journal) => {
+                let journal = KeyValue::new("millstream.journal", i64::try_from(*journal).unwrap_or(i64::MAX));
+                span.span.attributes.push(journal);
+                span.end(Status::Ok);
+            }
+            Err(error) => span.failed(error.to_string()),
+        }
     }
 
-    /// It is not, or nobody knows.
+    /// Nothing of it was decided.
     pub(crate) fn failed(self: Box<Self>, reason: String) {
         self.end(Status::error(reason));
     }

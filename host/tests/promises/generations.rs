@@ -3,6 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use futures::TryStreamExt as _;
+use millstream::claim::{self, Claimant};
+use millstream::journal::{Journal, Record, Standing};
+use millstream::sandbox::Digest;
 use serde_json::{Value, json};
 
 use crate::harness::{Documents, Event, World, module, orders, spend, spend_v2, until};
@@ -113,4 +117,95 @@ async fn a_rebuild_killed_on_the_way_goes_on_and_gives_the_same_bytes_under_live
     is(&world, "spend", 2, "ready").await;
     let comparison = diff(&world, "spend", &[]);
     tells(&comparison, &spend(&events), &spend(&events));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_that_another_host_had_for_a_moment_begins_again() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.deploy("customer-spend", "spend", &[]);
+    let events = orders(0, 900);
+    world.publish(&events[..300]).await;
+    let host = world.host(&[]);
+    world.ok(&["rebuild", "spend"]);
+    is(&world, "spend", 2, "ready").await;
+    let journal = Journal::open(&world.jetstream, "spend", 1).await.expect("the journal").of(2);
+    for part in 1..3 {
+        let (last, bytes) = journal.last().await.expect("an answer").expect("a record");
+        let bucket = Record::decode(&bytes, last).expect("a record").bucket;
+        let other = Claimant {
+            handler: "spend".to_owned(),
+            host: "other".to_owned(),
+            digest: Digest([0; 32]),
+            standing: Standing::Shadow,
+            id: claim::fresh_id(),
+            held: false,
+        };
+        claim::take(&journal, &other, bucket).await.expect("it is taken away");
+        world.publish(&events[part * 300..(part + 1) * 300]).await;
+        world.settled("spend_g2", &spend(&events[..(part + 1) * 300])).await;
+        is(&world, "spend", 2, "ready").await;
+        assert_eq!(host.log().matches("another host had it; it begins again").count(), part, "{}", host.log());
+    }
+    assert_eq!(world.claims("spend").await.len(), 1, "the live one did not notice");
+}
+
+/// Keys of all of Millstream's own buckets.
+async fn keys(world: &World) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for bucket in ["HANDLERS", "STATUS", "GENERATIONS"] {
+        let bucket = world.jetstream.get_key_value(format!("MILLSTREAM_{bucket}")).await.expect("a bucket");
+        let keys: Vec<String> = bucket.keys().await.expect("keys").try_collect().await.expect("keys");
+        all.extend(keys.into_iter().map(|key| format!("{}/{key}", bucket.name)));
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_said_of_a_generation_that_is_gone_nor_left_of_a_handler_that_is_removed() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.deploy("customer-spend", "spend", &["--set", "keep_generations=1"]);
+    world.deploy("customer-spend", "spend-more", &[]);
+    let events = orders(0, 300);
+    world.publish(&events).await;
+    // One that is gone by the time.
+    let mut gone = world.host(&[("MILLSTREAM_HOST", "gone")]);
+    world.settled("spend", &spend(&events)).await;
+    gone.signal("TERM");
+    assert!(gone.end().await.success());
+    let _host = world.host(&[("MILLSTREAM_HOST", "left")]);
+    let said_of = async |generations: &[u32]| {
+        let expected: BTreeSet<String> =
+            generations.iter().map(|number| format!("MILLSTREAM_STATUS/spend.generation.{number}")).collect();
+        until("no more is said than of these", async || {
+            let said: BTreeSet<String> =
+                keys(&world).await.into_iter().filter(|key| key.contains(".generation.")).collect();
+            (said == expected).then_some(())
+        })
+        .await;
+    };
+    world.ok(&["rebuild", "spend"]);
+    is(&world, "spend", 2, "ready").await;
+    said_of(&[2]).await;
+    // Promoted: 2 is live, 1 is kept.
+    world.ok(&["promote", "spend"]);
+    said_of(&[1]).await;
+    // Pruned: 3 is live, 2 is kept, 1 goes.
+    world.ok(&["rebuild", "spend"]);
+    is(&world, "spend", 3, "ready").await;
+    world.ok(&["promote", "spend"]);
+    said_of(&[2]).await;
+    world.ok(&["rebuild", "spend"]);
+    said_of(&[2, 4]).await;
+    world.ok(&["abandon", "spend", "--generation", "4"]);
+    said_of(&[2]).await;
+    world.ok(&["remove", "spend", "--yes", "--with-documents"]);
+    let left = |keys: BTreeSet<String>| -> Vec<String> {
+        keys.into_iter().filter(|key| key.ends_with("/spend") || key.contains("/spend.")).collect()
+    };
+    assert_eq!(left(keys(&world).await), Vec::<String>::new());
+    let traces: Vec<String> = world.traces().await.into_iter().filter(|name| name.contains("spend")).collect();
+    assert_eq!(traces, ["KV_spend-more", "MILLSTREAM_JOURNAL_spend-more"], "and nothing of another");
+    assert!(keys(&world).await.contains("MILLSTREAM_STATUS/spend-more"));
 }

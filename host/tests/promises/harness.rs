@@ -1,13 +1,16 @@
 //! What every test stands on: a server of its own, hosts as real processes, modules built once, conditions with deadlines, and
 //! folds that share no code with the handlers. A room for each; here are their names.
 
+pub mod browser;
 mod collector;
 pub mod data;
 mod modules;
 mod orders;
 mod points;
 mod process;
+mod python;
 mod waiting;
+pub mod web;
 mod world;
 
 pub use collector::{Collector, attribute};
@@ -15,5 +18,6 @@ pub use modules::module;
 pub use orders::{Dice, Documents, Event, chains, orders, outcomes, spend, spend_v2};
 pub(crate) use points::at_each_point;
 pub use process::{Host, MILLSTREAM, cli, refused};
+pub use python::prometheus;
 pub use waiting::{PATIENCE, pause, until};
 pub use world::World;

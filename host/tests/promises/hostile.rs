@@ -1,5 +1,5 @@
 //! Hostile modules. What can be seen at deploy is refused there and nothing is made; what only shows on real events stops that
-//! one handler at that one event, while its neighbour on the same host decides everything. No test trusts a guest's good will.
+//! one handler at that one event, where it shall park none, while its neighbour on the same host decides everything. No test trusts a guest's good will.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,9 @@ use crate::harness::{Event, World, chains, module, orders, spend, until};
 
 /// The event that the modules here misbehave on.
 pub const TRIGGER: u64 = 7;
+
+/// Has a handler stop at the first event that it cannot take, instead of setting it aside.
+pub const NEVER_PARK: &str = "max_parked_keys=0";
 
 /// A sound answer of `stage`: event 0 touches the key `k`.
 const STAGED: [u32; 8] = [3000, 1, 3100, 1, 0, 0, 3200, 1];
@@ -223,7 +226,7 @@ async fn a_handler_that_misbehaves_stops_at_that_event_and_its_neighbour_decides
     for (name, mischief, _, _) in MISCHIEFS {
         // A guest that rejects or acts names the event itself: alone, so that it cannot name another one.
         let batch = if ["rejects", "acts"].contains(&name) { "batch_events=1" } else { "batch_events=500" };
-        deploy(name, mischief, &["--set", batch, "--set", "limits.fuel_per_call=20000000"]);
+        deploy(name, mischief, &["--set", batch, "--set", "limits.fuel_per_call=20000000", "--set", NEVER_PARK]);
     }
     deploy("talker", TALKER, &[]);
     world.deploy("order-chain", "neighbour", &["--set", "batch_events=10"]);
@@ -276,7 +279,7 @@ async fn a_refused_event_stops_the_handler_there_until_a_module_that_takes_it_is
     let world = World::new().await;
     world.stream("ORDERS", &["orders.>"]).await;
     for (name, batch) in [("one", "1"), ("seven", "7"), ("many", "500")] {
-        world.deploy("customer-spend", name, &["--set", &format!("batch_events={batch}")]);
+        world.deploy("customer-spend", name, &["--set", &format!("batch_events={batch}"), "--set", NEVER_PARK]);
     }
     let events = orders(0, 150);
     world.publish(&events[..100]).await;
@@ -310,7 +313,7 @@ async fn a_refused_event_stops_the_handler_there_until_a_module_that_takes_it_is
 async fn an_event_that_cannot_be_decoded_stops_the_handler_there_and_is_named() {
     let world = World::new().await;
     world.stream("ORDERS", &["orders.>"]).await;
-    world.deploy("customer-spend", "spend", &[]);
+    world.deploy("customer-spend", "spend", &["--set", NEVER_PARK]);
     world.deploy("order-chain", "chain", &[]);
     let events = orders(0, 60);
     world.publish(&events[..40]).await;
@@ -336,7 +339,7 @@ async fn an_event_that_cannot_be_decoded_stops_the_handler_there_and_is_named() 
 async fn a_panic_is_told_with_its_words_and_stops_the_handler_there() {
     let world = World::new().await;
     world.stream("EDITS", &["edits.>"]).await;
-    world.deploy("channel-stats", "stats", &[]);
+    world.deploy("channel-stats", "stats", &["--set", NEVER_PARK]);
     let edit = |added: u64| {
         json!({ "eventType": "PageEdited", "payload": { "channel": "#x", "user": "u", "added": added, "deleted": 0,
             "isRobot": false, "isAnonymous": false, "isNew": false } })
@@ -359,7 +362,7 @@ async fn a_panic_is_told_with_its_words_and_stops_the_handler_there() {
 async fn an_event_that_needs_more_fuel_goes_through_once_the_limit_is_raised() {
     let world = World::new().await;
     world.stream("ORDERS", &["orders.>"]).await;
-    world.deploy("customer-spend", "spend", &["--set", "limits.fuel_per_call=3000000"]);
+    world.deploy("customer-spend", "spend", &["--set", "limits.fuel_per_call=3000000", "--set", NEVER_PARK]);
     let mut events = orders(0, 30);
     world.publish(&events[..20]).await;
     let large = json!({ "eventId": "large", "eventType": "OrderPlaced", "aggregateId": "order-0",

@@ -4,6 +4,7 @@ use millstream::server::Server;
 use serde_json::json;
 
 use crate::harness::{Documents, World, chains, orders, until};
+use crate::hostile::NEVER_PARK;
 
 const MAX_PAYLOAD: usize = 64 << 10;
 
@@ -35,7 +36,8 @@ async fn publish(world: &World, body: String) {
 async fn a_document_that_outgrows_max_payload_stops_the_handler_at_that_event() {
     let world = world().await;
     for (name, batch) in [("one", "1"), ("many", "500")] {
-        world.deploy("channel-stats", name, &["--set", &format!("batch_events={batch}")]);
+        let batch = format!("batch_events={batch}");
+        world.deploy("channel-stats", name, &["--set", &batch, "--set", NEVER_PARK]);
     }
     let users: Vec<String> = (0..8).map(|number| format!("{number}{}", "u".repeat(10_000))).collect();
     let users: Vec<&str> = users.iter().map(String::as_str).collect();
@@ -89,8 +91,8 @@ async fn records(world: &World, handler: &str) -> Vec<usize> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_no_bucket_can_hold_stops_the_handler_at_that_event() {
     let world = world().await;
-    world.deploy("channel-stats", "stats", &[]);
-    world.deploy("channel-stats", "escaped", &[]);
+    world.deploy("channel-stats", "stats", &["--set", NEVER_PARK]);
+    world.deploy("channel-stats", "escaped", &["--set", NEVER_PARK]);
     // 1024 bytes of plain letters fit; so do 341 characters that are escaped to three bytes each, and one more letter.
     let longest = "k".repeat(1024);
     let longest_escaped = format!("{}k", "#".repeat(341));

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use crate::harness::{World, cli, orders, until};
-use crate::hostile::{Mischief, SOUND, TRIGGER, file, wasm};
+use crate::hostile::{Mischief, NEVER_PARK, SOUND, TRIGGER, file, wasm};
 
 /// Says 60 lines that would turn a terminal red, about every batch.
 const TALKER: Mischief = Mischief {
@@ -35,7 +35,8 @@ async fn world(handlers: &[(&str, Mischief, &str)]) -> World {
     let folder = tempfile::tempdir().expect("a folder");
     for (name, mischief, setting) in handlers {
         let path = file(&folder, name, &wasm(*mischief));
-        world.ok(&["deploy", path.to_str().expect("path"), "--name", name, "--no-wait", "--set", setting]);
+        let path = path.to_str().expect("path");
+        world.ok(&["deploy", path, "--name", name, "--no-wait", "--set", setting, "--set", NEVER_PARK]);
     }
     world
 }

@@ -9,20 +9,31 @@
     unreachable_pub
 )]
 
+mod alerts;
 mod bad_use;
 mod crash_points;
+mod dashboard;
 mod dev;
 mod docs;
 mod generations;
 mod harness;
 mod hostile;
+mod http;
 mod journal;
 mod kill_storm;
 mod lag;
+mod lag_check;
+mod lag_numbers;
+mod lag_oracle;
 mod limits;
 mod logs;
 mod loss;
+mod metrics;
+mod micro;
 mod new;
+mod parking;
+mod parking_crash;
+mod parking_sagas;
 mod permissions;
 mod promotion;
 mod publish;
@@ -44,5 +55,8 @@ mod sagas_undo;
 mod services;
 mod shadow;
 mod shop;
+mod taken_back;
+mod top;
 mod traces;
+mod wanted;
 mod zombie;

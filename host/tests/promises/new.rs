@@ -10,8 +10,10 @@ async fn a_new_handler_passes_its_test_builds_and_runs_as_generated() {
     let folder = tempfile::tempdir().expect("a folder");
     let world = World::new().await;
     world.stream("EVENTS", &["events.>"]).await;
-    world.ok(&["new", "my-counter", "--path", folder.path().to_str().expect("path")]);
+    let output = world.cli(&["new", "my-counter", "--path", folder.path().to_str().expect("path")]);
     let made = folder.path().join("my-counter");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && told.contains(&format!("`millstream dev {}`", made.display())), "{told}");
     // Dependencies are taken as the workspace locked them, so that nothing is fetched.
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     std::fs::copy(root.join("Cargo.lock"), made.join("Cargo.lock")).expect("copied");

@@ -8,6 +8,7 @@ use async_nats::jetstream::{self, Context, stream};
 use millstream::server::Server;
 use serde_json::{Value, json};
 
+use crate::harness::web::{address_in, get};
 use crate::harness::{Host, World, cli, module, until};
 use crate::services::stored;
 
@@ -93,7 +94,8 @@ async fn a_saga_does_its_whole_work_with_the_users_that_we_ship() {
     let window = Duration::from_secs(1);
     until("the window passes", async || (stored_at.elapsed() > window).then_some(())).await;
 
-    let _host = Host::start(&url(&world.server, "host"), &[]);
+    let host = Host::start(&url(&world.server, "host"), &[("MILLSTREAM_HTTP", "127.0.0.1:0")]);
+    let address = until("it tells where it shows itself", async || address_in(&host.log())).await;
     let services = order_services::Services {
         limit_cents: 1000,
         lost_customer: "C9".to_owned(),
@@ -130,6 +132,14 @@ async fn a_saga_does_its_whole_work_with_the_users_that_we_ship() {
         futures::StreamExt::next(&mut subjects).await.is_none().then_some(())
     })
     .await;
+    let shown = get(address, "/api/handlers/order-fulfilment/sagas?status=compensated").json();
+    let keys: Vec<&Value> = shown["instances"].as_array().expect("instances").iter().map(|one| &one["key"]).collect();
+    assert_eq!(keys, ["alone", "dear", "lost"]);
+    let story = get(address, "/api/handlers/order-fulfilment/sagas/dear").json();
+    assert_eq!(story["reason"], "1200 cents are over the limit of 1000");
+    assert_eq!(get(address, "/api/handlers/order-fulfilment").json()["deployments"][0]["runs"], true);
+    assert!(get(address, "/metrics").body.contains("millstream_handler_lag_known{handler=\"order-fulfilment\""));
+    assert_eq!(get(address, "/readyz").body, "ready\n");
     for looks in [vec!["list"], vec!["lag"], vec!["get", "order-fulfilment", "early"]] {
         assert!(as_user(&world, "reader", &looks).contains("order-fulfilment") || looks[0] == "get", "{looks:?}");
     }
@@ -181,4 +191,29 @@ async fn no_user_may_do_what_is_another_s() {
         .await;
     }
     assert_eq!(world.jetstream.get_stream("ORDERS").await.expect("it is there").cached_info().state.messages, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_is_built_promoted_and_taken_back_with_the_users_that_we_ship() {
+    let world = guarded().await;
+    let module = module("customer-spend");
+    as_user(&world, "deployer", &["deploy", module.to_str().expect("path"), "--no-wait"]);
+    let publisher = client_of(&world.server, "publisher").await;
+    for (order, customer) in [("one", "C1"), ("two", "C2"), ("three", "C1")] {
+        place(&publisher, order, customer, 900).await;
+    }
+    let _host = Host::start(&url(&world.server, "host"), &[]);
+    until("a host", async || (!as_user(&world, "reader", &["list", "--json"]).contains(r#""host":"""#)).then_some(()))
+        .await;
+    as_user(&world, "deployer", &["rebuild", "customer-spend"]);
+    for live in [2, 1] {
+        as_user(&world, "deployer", &["promote", "customer-spend"]);
+        let rows = as_user(&world, "reader", &["rebuild", "customer-spend", "--list", "--json"]);
+        let first: Value = serde_json::from_str(rows.lines().next().expect("a row")).expect("JSON");
+        assert_eq!((&first["generation"], &first["state"]), (&json!(live), &json!("live")), "{rows}");
+    }
+    let document: Value =
+        serde_json::from_str(&as_user(&world, "reader", &["get", "customer-spend", "C1"])).expect("JSON");
+    assert_eq!((&document["orders"], &document["cents"]), (&json!(2), &json!(1800)));
+    assert_eq!(violations(&world), Vec::<String>::new());
 }

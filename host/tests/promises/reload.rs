@@ -12,7 +12,7 @@ use millstream::settings::Settings;
 use serde_json::{Value, json};
 
 use crate::harness::{Event, World, chains, module, orders, pause, spend, until};
-use crate::hostile::{Mischief, SOUND, TRIGGER, file, wasm};
+use crate::hostile::{Mischief, NEVER_PARK, SOUND, TRIGGER, file, wasm};
 
 /// The bytes of an example with a custom section more: the same code under another digest.
 pub fn variant(example: &str, name: &str) -> Vec<u8> {
@@ -37,14 +37,14 @@ fn deployment(bytes: &[u8]) -> Deployment {
 }
 
 /// Deploys without any of the checks that `millstream deploy` makes, as stock tools can.
-async fn put(world: &World, handler: &str, bytes: &[u8]) -> u64 {
+pub async fn put(world: &World, handler: &str, bytes: &[u8]) -> u64 {
     let registry = Registry::open(&world.jetstream).await.expect("the registry");
     registry.put_module(bytes).await.expect("stored");
     registry.deploy(handler, &deployment(bytes)).await.expect("deployed")
 }
 
 /// What the only host says of this revision.
-async fn verdict(world: &World, handler: &str, revision: u64) -> Verdict {
+pub async fn verdict(world: &World, handler: &str, revision: u64) -> Verdict {
     let registry = Registry::open(&world.jetstream).await.expect("the registry");
     until("a verdict", async || {
         let hosts = registry.live_hosts().await.expect("the hosts");
@@ -63,7 +63,7 @@ async fn digests(world: &World, handler: &str) -> Vec<[u8; 32]> {
     records.filter(|record| record.kind == Kind::Batch).map(|record| record.digest).collect()
 }
 
-fn deploy(world: &World, path: &std::path::Path, more: &[&str]) -> Value {
+pub fn deploy(world: &World, path: &std::path::Path, more: &[&str]) -> Value {
     let arguments = [&["deploy", path.to_str().expect("path"), "--json"], more].concat();
     serde_json::from_str(&world.ok(&arguments)).expect("JSON")
 }
@@ -238,7 +238,8 @@ async fn a_module_that_fails_at_its_first_events_gives_way_to_the_one_before() {
     assert_eq!((&news["from"], &news["to"]), (&json!(refused), &json!(wanted)), "{news}");
 
     // With the event that it cannot take waiting for it, the command itself says that the module was given up.
-    let held = world.refused(1, &["deploy", bad.to_str().expect("path"), "--name", "other", "--label", "bad"]);
+    let held = world
+        .refused(1, &["deploy", bad.to_str().expect("path"), "--name", "other", "--label", "bad", "--set", NEVER_PARK]);
     assert!(held.contains("does not run it") && held.contains(&format!("ORDERS:{TRIGGER} ")), "{held}");
     drop(host);
 }

@@ -5,6 +5,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 
 use crate::harness::{World, module, until};
+use crate::hostile::NEVER_PARK;
 use crate::services::{Command, stored};
 
 async fn world() -> World {
@@ -53,7 +54,11 @@ async fn what_a_saga_may_not_ask_for_stops_it_at_that_event_and_is_named() {
     ];
     for (name, setting, asks, _) in &cases {
         let subject = format!("scripts.{name}.Told");
-        world.deploy("scripted", name, &["--set", &format!("subjects={subject}"), "--set", setting]);
+        world.deploy(
+            "scripted",
+            name,
+            &["--set", &format!("subjects={subject}"), "--set", setting, "--set", NEVER_PARK],
+        );
         for (key, asks) in [("before", json!([fine])), ("at", asks.clone()), ("after", json!([fine]))] {
             tell(&world, &subject, &json!({ "key": key, "starts": true, "asks": asks })).await;
         }
@@ -84,7 +89,7 @@ async fn what_a_saga_may_not_ask_for_stops_it_at_that_event_and_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_whose_id_no_message_could_carry_along_is_named() {
     let world = world().await;
-    world.deploy("scripted", "long", &[]);
+    world.deploy("scripted", "long", &["--set", NEVER_PARK]);
     let _host = world.host(&[]);
     let script = json!({ "key": "k", "starts": true, "asks": [send("script-commands.fine", 10)] });
     tell(&world, "scripts.Told", &script).await;
@@ -143,7 +148,7 @@ async fn a_message_too_large_for_its_stream_is_listed_alone_and_the_others_go() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_saga_that_answers_itself_is_stopped_at_the_depth_that_is_set() {
     let world = world().await;
-    world.deploy("scripted", "echo", &["--set", "max_depth=5"]);
+    world.deploy("scripted", "echo", &["--set", "max_depth=5", "--set", NEVER_PARK]);
     let _host = world.host(&[]);
     tell(&world, "scripts.Told", &json!({ "key": "k", "starts": true, "asks": ["echo"] })).await;
     let row = world.in_state("echo", "failing").await;

@@ -110,7 +110,9 @@ async fn a_batch_links_to_so_many_publishers_and_says_how_many_more_there_were()
         place(&world, "O1", &[("Traceparent", &format!("00-{TRACE}-{number:016x}-01"))]).await;
     }
     let collector = Collector::start().await;
-    let _host = world.host(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)]);
+    let exactly = format!("{}/v1/traces", collector.url);
+    let general = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9");
+    let _host = world.host(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &*exactly), general]);
     let spans = until("all are told", async || {
         let spans = collector.spans();
         let events = |span: &Span| attribute(span, "messaging.batch.message_count").parse::<u64>().expect("a number");

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use millstream::examples;
 
 /// All that any test deploys.
-const HANDLERS: [&str; 16] = [
+const HANDLERS: [&str; 18] = [
     "customer-spend",
     "customer-spend-v2",
     "customer-spend-next",
@@ -23,6 +23,8 @@ const HANDLERS: [&str; 16] = [
     "reminder",
     "scripted",
     "scripted-next",
+    "fragile",
+    "fragile-mended",
 ];
 
 /// The `.wasm` of an example.

@@ -1,0 +1,111 @@
+//! The alerts that are raised, where everybody can see them: a KV bucket with a key per handler and alert. In: alerts to raise and to
+//! clear. Out: whether it was us who did. Compare-and-set, so of several hosts one raises and one clears. Never: tells anybody.
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::kv::{self, CreateErrorKind, Store, UpdateErrorKind};
+
+use crate::buckets;
+use crate::latest;
+use crate::names;
+use crate::overview::Alert;
+
+/// The bucket cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("the bucket of alerts is not reachable: {0}")]
+pub struct Error(String);
+
+fn unreachable(error: impl std::fmt::Display) -> Error {
+    Error(error.to_string())
+}
+
+/// An alert in the bucket.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Posted {
+    /// Its key.
+    pub key: String,
+    /// Its revision.
+    pub revision: u64,
+    /// The alert.
+    pub alert: Alert,
+}
+
+/// All that are raised, the oldest first. No bucket means none.
+///
+/// # Errors
+/// When the server is away.
+pub async fn read(jetstream: &Context) -> Result<Vec<Posted>, Error> {
+    let Some(store) = peek(jetstream).await? else { return Ok(Vec::new()) };
+    let all = latest::of(jetstream, &store, ">").await.map_err(unreachable)?;
+    let mut posted: Vec<Posted> = all
+        .into_iter()
+        .filter_map(|latest| {
+            let alert = serde_json::from_slice(&latest.value).ok()?;
+            Some(Posted { key: latest.key, revision: latest.revision, alert })
+        })
+        .collect();
+    posted.sort_by(|one, other| (one.alert.since, &one.key).cmp(&(other.alert.since, &other.key)));
+    Ok(posted)
+}
+
+/// The same without their keys.
+///
+/// # Errors
+/// As [`read`].
+pub async fn alerts(jetstream: &Context) -> Result<Vec<Alert>, Error> {
+    Ok(read(jetstream).await?.into_iter().map(|posted| posted.alert).collect())
+}
+
+/// Raises it. False: it is raised already.
+///
+/// # Errors
+/// When the server refuses or is away.
+pub async fn raise(jetstream: &Context, alert: &Alert) -> Result<bool, Error> {
+    let store = open(jetstream).await?;
+    let value = serde_json::to_vec(alert).map_err(unreachable)?;
+    match store.create(names::alert_key(&alert.handler, &alert.alert), value.into()).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == CreateErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(unreachable(error)),
+    }
+}
+
+/// Clears it. False: somebody else has.
+///
+/// # Errors
+/// When the server refuses or is away.
+pub async fn clear(jetstream: &Context, posted: &Posted) -> Result<bool, Error> {
+    let Some(store) = peek(jetstream).await? else { return Ok(false) };
+    match store.purge_expect_revision(&posted.key, Some(posted.revision)).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(false),
+        Err(error) => Err(unreachable(error)),
+    }
+}
+
+/// Clears all of a handler that is removed.
+///
+/// # Errors
+/// When the server refuses or is away.
+pub async fn clear_all(jetstream: &Context, handler: &str) -> Result<(), Error> {
+    for posted in read(jetstream).await?.into_iter().filter(|posted| posted.alert.handler == handler) {
+        clear(jetstream, &posted).await?;
+    }
+    Ok(())
+}
+
+async fn peek(jetstream: &Context) -> Result<Option<Store>, Error> {
+    buckets::peek(jetstream, names::ALERTS).await.map_err(unreachable)
+}
+
+async fn open(jetstream: &Context) -> Result<Store, Error> {
+    if let Some(store) = peek(jetstream).await? {
+        return Ok(store);
+    }
+    let config = kv::Config {
+        bucket: names::ALERTS.to_owned(),
+        description: "Alerts of Millstream handlers that are raised".to_owned(),
+        history: 1,
+        ..kv::Config::default()
+    };
+    jetstream.create_key_value(config).await.map_err(unreachable)
+}

@@ -1,0 +1,251 @@
+//! `millstream redrive` and `millstream discard`: parked keys are taken up again, or given up. In: which ones. Out: what became of them.
+//! The wish lies in a bucket; whoever runs the handler does it between two batches. Never: decides or removes anything itself.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use clap::Args;
+use serde::Serialize;
+
+use super::dead::{Parked, Row};
+use super::{Fault, connect, deploy, output};
+use crate::claim;
+use crate::clock;
+use crate::parking::capsule::Replayed;
+use crate::parking::wishes::{Left, Outcome, What, Wish};
+use crate::registry::Registry;
+
+/// How often to look whether it is done.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Take up parked keys again.
+#[derive(Debug, Args)]
+pub(super) struct Redrive {
+    /// The handler.
+    handler: String,
+    #[command(flatten)]
+    meant: Meant,
+    /// All of them.
+    #[arg(long, conflicts_with_all = ["key", "letter", "class"])]
+    all: bool,
+    /// Only say what would become of them under the module that is deployed.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+/// Give up parked events: they are removed, and never applied.
+#[derive(Debug, Args)]
+pub(super) struct Discard {
+    /// The handler.
+    handler: String,
+    #[command(flatten)]
+    meant: Meant,
+    /// Why, for the journal and for those who read it.
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+/// Which parked keys.
+#[derive(Debug, Args)]
+struct Meant {
+    /// This key, with all of its events.
+    #[arg(long)]
+    key: Option<String>,
+    /// This event without a key, by the column LETTER of `millstream dead`.
+    #[arg(long, value_name = "NUMBER", conflicts_with = "key")]
+    letter: Option<u64>,
+    /// Keys whose first event is guilty of that.
+    #[arg(long, conflicts_with_all = ["key", "letter"])]
+    class: Option<String>,
+    /// Of this generation; none: of the live one.
+    #[arg(long, value_name = "N")]
+    generation: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+struct Waiting {
+    /// How long to wait for a host to do it.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    timeout: u64,
+}
+
+/// What a redrive would do to a key.
+#[derive(Serialize)]
+struct Forecast {
+    key: Option<String>,
+    letter: u64,
+    units: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fails: Option<crate::parking::capsule::Failed>,
+}
+
+impl Meant {
+    fn what(&self, all: bool) -> Result<What, Fault> {
+        match (&self.key, self.letter, &self.class) {
+            (Some(key), _, _) => Ok(What::Key { key: key.clone() }),
+            (_, Some(sequence), _) => Ok(What::Letter { sequence }),
+            (_, _, Some(class)) => Ok(What::Class { class: class.clone() }),
+            _ if all => Ok(What::All),
+            _ => Err(Fault::usage(anyhow::anyhow!("it is not said which keys"))
+                .hint("say --key KEY, --letter NUMBER, --class CLASS, or --all where there is one")),
+        }
+    }
+}
+
+fn is_meant(what: &What, row: &Row) -> bool {
+    match what {
+        What::All => true,
+        What::Key { key } => row.key.as_ref() == Some(key),
+        What::Letter { sequence } => row.key.is_none() && row.letter == *sequence,
+        What::Class { class } => row.class == *class,
+    }
+}
+
+impl Redrive {
+    pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
+        let what = self.meant.what(self.all)?;
+        let jetstream = jetstream::new(super::open(connection).await?);
+        let parked = Parked::open(&jetstream, &self.handler, self.meant.generation).await?;
+        let rows = meant(&parked, &what).await?;
+        if self.dry_run {
+            return forecast(&jetstream, &parked, &rows, json).await;
+        }
+        let outcome = carry_out(&parked, what, None, self.waiting.timeout).await?;
+        tell(&parked.handler, &outcome, "redriven", json)
+    }
+}
+
+impl Discard {
+    pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
+        let what = self.meant.what(false)?;
+        let jetstream = jetstream::new(super::open(connection).await?);
+        let parked = Parked::open(&jetstream, &self.handler, self.meant.generation).await?;
+        let rows = meant(&parked, &what).await?;
+        let events: u64 = rows.iter().map(|row| row.units).sum();
+        self.confirm(events)?;
+        let outcome = carry_out(&parked, what, Some(self.reason), self.waiting.timeout).await?;
+        tell(&parked.handler, &outcome, "discarded", json)
+    }
+
+    fn confirm(&self, events: u64) -> Result<(), Fault> {
+        eprintln!("this removes {events} parked events of {}; they are never applied", self.handler);
+        if self.yes {
+            return Ok(());
+        }
+        if !std::io::stdin().is_terminal() {
+            return Err(Fault::usage(anyhow::anyhow!("nobody is there to be asked; nothing was removed"))
+                .hint("say yes beforehand with --yes"));
+        }
+        eprint!("type the handler's name to go on: ");
+        let _ = std::io::stderr().flush();
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).map_err(Fault::failed)?;
+        if answer.trim() == self.handler {
+            return Ok(());
+        }
+        Err(Fault::usage(anyhow::anyhow!("`{}` is not its name; nothing was removed", answer.trim()))
+            .hint("try again, or use --yes"))
+    }
+}
+
+/// The parked keys that are meant; at least one.
+async fn meant(parked: &Parked, what: &What) -> Result<Vec<Row>, Fault> {
+    let rows: Vec<Row> = parked.rows().await?.into_iter().filter(|row| is_meant(what, row)).collect();
+    if rows.is_empty() {
+        return Err(Fault::usage(anyhow::anyhow!("nothing like that is parked for {}", parked.handler))
+            .hint(format!("list what is with `millstream dead {}`", parked.handler)));
+    }
+    Ok(rows)
+}
+
+/// Asks for it, and waits until the owner of the handler has done it.
+async fn carry_out(parked: &Parked, what: What, discard: Option<String>, timeout: u64) -> Result<Outcome, Fault> {
+    let wish = Wish { id: claim::fresh_id(), what, discard, since: clock::now() };
+    parked.wishes.ask(&wish).await.map_err(Fault::failed)?;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(timeout);
+    loop {
+        let entry = parked.wishes.entry().await.map_err(Fault::failed)?;
+        if let Some(done) = entry.done.filter(|done| done.id == wish.id) {
+            return Ok(done);
+        }
+        if entry.wanted.is_none_or(|wanted| wanted.id != wish.id) {
+            return Err(Fault::failed(anyhow::anyhow!("somebody asked for something else meanwhile"))
+                .hint(format!("see what is left with `millstream dead {}`, and ask again", parked.handler)));
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Err(Fault::failed(anyhow::anyhow!(
+                "no host has finished it within {timeout} s; it stays asked for"
+            ))
+            .hint(format!("see who runs {} with `millstream list`", parked.handler)));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn tell(handler: &str, outcome: &Outcome, done: &str, json: bool) -> Result<(), Fault> {
+    if json {
+        output::json(outcome)?;
+    } else {
+        eprintln!("{} events of {} parked keys {done}", outcome.units, outcome.keys);
+    }
+    let Some(Left { key, stream, sequence, class, reason, attempt }) = outcome.left.first() else { return Ok(()) };
+    let key = key.as_deref().map_or_else(|| "an event without a key".to_owned(), |key| format!("key {key:?}"));
+    Err(Fault::failed(anyhow::anyhow!(
+        "{} stay parked; first {key}, at event {stream}:{sequence}, attempt {attempt}: {class}: {reason}",
+        outcome.left.len()
+    ))
+    .hint(format!(
+        "take it home with `millstream dead {handler} --key KEY --save FILE` and try modules with `millstream replay`"
+    )))
+}
+
+/// Tries each key on the module that is deployed, beside the handler.
+async fn forecast(jetstream: &jetstream::Context, parked: &Parked, rows: &[Row], json: bool) -> Result<(), Fault> {
+    let registry = Registry::peek(jetstream).await?;
+    let deployment = match &registry {
+        Some(registry) => registry.deployment(&parked.handler).await?,
+        None => None,
+    };
+    let (Some(registry), Some(deployment)) = (registry, deployment) else {
+        return Err(super::versions::not_deployed(&parked.handler));
+    };
+    let bytes = registry.module(deployment.digest).await?;
+    let settings = deployment.settings.clone();
+    let version =
+        tokio::task::spawn_blocking(move || deploy::examine(&bytes, settings)).await.map_err(Fault::failed)??;
+    let mut cells = Vec::new();
+    for row in rows {
+        let capsule = parked.capsule(row).await?;
+        let fails = match tokio::task::block_in_place(|| capsule.replay(&version))? {
+            Replayed::Document(_) => None,
+            Replayed::Failed(failed) => Some(*failed),
+        };
+        let forecast = Forecast { key: row.key.clone(), letter: row.letter, units: row.units, fails };
+        if json {
+            output::json(&forecast)?;
+            continue;
+        }
+        let Forecast { key, letter, units, fails } = forecast;
+        cells.push(vec![
+            key.unwrap_or_else(|| "(none)".to_owned()),
+            letter.to_string(),
+            units.to_string(),
+            fails.map_or_else(
+                || "goes through".to_owned(),
+                |fails| format!("fails at {}:{}: {}: {}", fails.stream, fails.sequence, fails.class, fails.reason),
+            ),
+        ]);
+    }
+    if !json {
+        output::line(&output::table(&["KEY", "LETTER", "UNITS", "WOULD"], &[1, 2], cells))?;
+    }
+    Ok(())
+}

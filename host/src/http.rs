@@ -1,0 +1,216 @@
+//! What a host shows over HTTP: metrics, health, a page for people. In: an address, perhaps a token. Out: reads for whoever may connect;
+//! actions for who shows the token. Bounded: connections, headers, bodies, readers of the server. Never: reads JetStream once for each
+//! who asks (`http/reader.rs` reads for all), keeps the handlers waiting, or serves actions without a token.
+
+mod actions;
+mod answer;
+mod events;
+mod guard;
+mod handlers;
+mod health;
+pub mod metrics;
+mod page;
+mod reader;
+mod sagas;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::jetstream::Context;
+use axum::Router;
+use axum::extract::State as Shared;
+use axum::http::{HeaderMap, header};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use crate::registry::Registry;
+use crate::vitals::Vitals;
+pub use guard::TOKEN_LETTERS;
+use guard::Token;
+use reader::Reader;
+
+/// Where a bare `--http` listens.
+pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7070";
+
+/// Connections at once; the next ones wait to be accepted. Browsers hold one each for the live page.
+const CONNECTIONS: usize = 256;
+
+/// Who has not said what he wants within this is let go.
+const HEADERS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Bytes of a request's head.
+const HEAD_BYTES: usize = 16 << 10;
+
+/// A connection does not live longer, so that one that takes nothing more cannot stay for ever; a live page comes back by itself.
+const CONNECTION_LIVES: Duration = Duration::from_secs(3600);
+
+/// Drill-downs at once: each reads many messages.
+const DRILLS: usize = 2;
+
+/// Something to wait before a failed accept is tried again, for want of file descriptors.
+const AFTER_REFUSAL: Duration = Duration::from_millis(100);
+
+/// What all requests share.
+#[derive(Clone)]
+struct Host(Arc<Parts>);
+
+struct Parts {
+    jetstream: Context,
+    registry: Registry,
+    name: String,
+    vitals: Arc<Vitals>,
+    /// The handlers that it looks after; all where empty.
+    only: Vec<String>,
+    reader: Arc<Reader>,
+    ready: health::Ready,
+    token: Option<Token>,
+    drills: Semaphore,
+    pages: Semaphore,
+}
+
+impl std::ops::Deref for Host {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// A host that may be asked.
+pub struct Asked {
+    /// The client.
+    pub jetstream: Context,
+    /// The host's name.
+    pub name: String,
+    /// How it is.
+    pub vitals: Arc<Vitals>,
+    /// The handlers that it looks after; all where empty.
+    pub only: Vec<String>,
+    /// Who shows this may act.
+    pub token: Option<String>,
+}
+
+/// The socket.
+pub struct Door {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Door {
+    /// Listens.
+    ///
+    /// # Errors
+    /// When the system does not let us.
+    pub async fn open(address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address })
+    }
+
+    /// Where it listens: with port 0 the system has chosen one.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until it is dropped.
+    ///
+    /// # Errors
+    /// When the registry cannot be opened.
+    pub async fn serve(self, asked: Asked) -> anyhow::Result<()> {
+        let registry = Registry::open(&asked.jetstream).await?;
+        let reader = Arc::new(Reader::new(asked.jetstream.clone()));
+        let _reading = Ends(tokio::spawn(Arc::clone(&reader).run()));
+        let host = Host(Arc::new(Parts {
+            jetstream: asked.jetstream,
+            registry,
+            name: asked.name,
+            vitals: asked.vitals,
+            only: asked.only,
+            reader,
+            ready: health::Ready::default(),
+            token: asked.token.map(|token| Token::new(&token)),
+            drills: Semaphore::new(DRILLS),
+            pages: Semaphore::new(events::PAGES),
+        }));
+        let router = router(host, self.address);
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let place = Arc::clone(&places).acquire_owned().await?;
+            match self.listener.accept().await {
+                Ok((socket, _)) => {
+                    let router = router.clone();
+                    tokio::spawn(async move {
+                        let _place = place;
+                        let _ = tokio::time::timeout(CONNECTION_LIVES, converse(socket, router)).await;
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection cannot be accepted");
+                    tokio::time::sleep(AFTER_REFUSAL).await;
+                }
+            }
+        }
+    }
+}
+
+/// A task that ends with its owner.
+struct Ends(JoinHandle<()>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn converse(socket: TcpStream, router: Router) {
+    let _ = socket.set_nodelay(true);
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(HEAD_BYTES);
+    // What a client does wrong it hears itself; here it is no news.
+    let _ = http.serve_connection(TokioIo::new(socket), TowerToHyperService::new(router)).await;
+}
+
+fn router(host: Host, address: SocketAddr) -> Router {
+    let guard = guard::Guard { loopback: address.ip().is_loopback() };
+    Router::new()
+        .route("/", get(page::page))
+        .route("/metrics", get(scrape))
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/events", get(events::events))
+        .route("/api/host", get(handlers::host))
+        .route("/api/overview", get(handlers::overview))
+        .route("/api/handlers/{handler}", get(handlers::handler))
+        .route("/api/handlers/{handler}/sagas", get(sagas::list))
+        .route("/api/handlers/{handler}/sagas/{key}", get(sagas::story))
+        .route("/api/handlers/{handler}/{action}", post(actions::act))
+        .fallback(answer::not_found)
+        .method_not_allowed_fallback(answer::not_allowed)
+        .layer(middleware::from_fn_with_state(guard, guard::check))
+        .with_state(host)
+}
+
+/// `GET /metrics`.
+async fn scrape(Shared(host): Shared<Host>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let format = metrics::Format::accepted(accept);
+    let seen = host.reader.look().await;
+    let own = metrics::Own {
+        host: host.name.clone(),
+        connected: host.jetstream.client().connection_state() == State::Connected,
+        read: seen.took,
+    };
+    let text = metrics::render(seen.overview(), &own, format);
+    ([(header::CONTENT_TYPE, format.media_type())], text).into_response()
+}

@@ -1,0 +1,52 @@
+//! What the page may do: pause, resume, roll back, as the commands of these names. In: a POST that shows the token. Out: what became of it.
+//! Never: anything without a token, or for a page of another origin (`guard.rs`).
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::Host;
+use super::answer::{Failed, refuse};
+use crate::cli::pause::turn;
+use crate::cli::rollback::roll_back;
+use crate::cli::versions::not_deployed;
+use crate::names;
+use crate::registry::Desired;
+
+/// `POST /api/handlers/{handler}/{action}`.
+pub(super) async fn act(
+    State(host): State<Host>,
+    Path((name, action)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Failed> {
+    let Some(token) = &host.token else {
+        let hint = "start the host with --http-token or MILLSTREAM_HTTP_TOKEN, or use the command line";
+        return Ok(refuse(StatusCode::FORBIDDEN, "this host only shows", hint));
+    };
+    if !token.is_shown_by(&headers) {
+        let mut response =
+            refuse(StatusCode::UNAUTHORIZED, "the token is missing or wrong", "it is the host's --http-token");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        return Ok(response);
+    }
+    if let Some(defect) = names::handler_name_defect(&name) {
+        return Ok(refuse(StatusCode::NOT_FOUND, defect, "see what is deployed at /api/overview"));
+    }
+    if host.registry.current(&name).await?.is_none() {
+        return Err(not_deployed(&name).into());
+    }
+    tracing::info!(handler = name, action, "asked for over HTTP");
+    let registry = &host.registry;
+    Ok(match action.as_str() {
+        "pause" => Json(turn(registry, &name, Desired::Paused, true).await.map_err(Failed::conflict)?).into_response(),
+        "resume" => {
+            Json(turn(registry, &name, Desired::Running, true).await.map_err(Failed::conflict)?).into_response()
+        }
+        "rollback" => Json(roll_back(registry, &name, None, true).await.map_err(Failed::conflict)?).into_response(),
+        _ => {
+            let hint = "there are pause, resume and rollback";
+            refuse(StatusCode::NOT_FOUND, format!("there is no action {action}"), hint)
+        }
+    })
+}

@@ -1,0 +1,68 @@
+//! How a request is refused. In: what is wrong. Out: JSON with the fault and what to do next, and the status. Pure. Never: tells what
+//! the asker did not know.
+
+use axum::Json;
+use axum::extract::Request;
+use axum::http::{Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::cli::Fault;
+
+#[derive(Serialize)]
+struct Told {
+    error: String,
+    hint: String,
+}
+
+/// A refusal.
+pub(super) fn refuse(status: StatusCode, error: impl Into<String>, hint: impl Into<String>) -> Response {
+    (status, Json(Told { error: error.into(), hint: hint.into() })).into_response()
+}
+
+/// What a command could not do. Where its code says that the asker is wrong, this is how.
+pub(super) struct Failed(Fault, StatusCode);
+
+impl Failed {
+    /// What is asked for is there, and does not allow it.
+    pub(super) const fn conflict(fault: Fault) -> Self {
+        Self(fault, StatusCode::CONFLICT)
+    }
+}
+
+impl<E: Into<Fault>> From<E> for Failed {
+    fn from(fault: E) -> Self {
+        Self(fault.into(), StatusCode::NOT_FOUND)
+    }
+}
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        let text = self.0.to_string();
+        let (error, hint) = text.split_once("\nhint: ").unwrap_or((&text, ""));
+        let error = error.strip_prefix("error: ").unwrap_or(error);
+        let status = if self.0.code() == 2 { self.1 } else { StatusCode::BAD_GATEWAY };
+        refuse(status, error, hint)
+    }
+}
+
+pub(super) async fn not_found(request: Request) -> Response {
+    refuse(StatusCode::NOT_FOUND, format!("there is nothing at {}", request.uri().path()), "the page is at /")
+}
+
+pub(super) async fn not_allowed(request: Request) -> Response {
+    let (wrong, right) = match *request.method() {
+        Method::POST => ("POST", "GET"),
+        _ => ("this method", if request.uri().path().starts_with("/api/handlers/") { "GET or POST" } else { "GET" }),
+    };
+    let error = format!("{wrong} is not for {}", request.uri().path());
+    refuse(StatusCode::METHOD_NOT_ALLOWED, error, format!("ask with {right}"))
+}
+
+/// Too many ask.
+pub(super) fn busy(what: &str) -> Response {
+    let hint = "try again in a moment";
+    let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, format!("too many look at {what} already"), hint);
+    response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("2"));
+    response
+}

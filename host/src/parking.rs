@@ -1,0 +1,263 @@
+//! Parking: a unit that no module of this version can take is set aside, and all later units of its key follow it, in order; other
+//! keys go on. In: what is set aside and taken up again, record by record. Out: which keys are parked, and how many more may be.
+//! `aside.rs` says which units of a batch those are, `letter.rs` how one looks as a message, `dead.rs` keeps the messages,
+//! `wishes.rs` holds what people want done with them, `capsule.rs` takes one out of the house. Pure here. Never: forgets a parked key while one of its units is left.
+
+pub(crate) mod aside;
+pub mod capsule;
+pub mod dead;
+pub mod letter;
+pub mod wishes;
+
+use std::collections::HashMap;
+
+use crate::journal::Park;
+use crate::settings::Settings;
+
+/// Newly parked keys are counted over so many events.
+pub const FAILING_WITHIN: u64 = 1000;
+
+/// The class of units that only follow one that failed.
+pub const FOLLOWS: &str = "follows";
+
+/// Bytes of a reason and of a backtrace that are kept.
+pub(crate) const REASON_BYTES: usize = 1000;
+pub(crate) const BACKTRACE_BYTES: usize = 2500;
+
+/// Bytes that a dead letter has beside its event, at most.
+pub(crate) const LETTER_ROOM: usize = 8 << 10;
+
+/// What can go wrong with the stream of dead letters.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A stream of this name is somebody else's.
+    #[error(
+        "stream {0} is already there and was not made by Millstream for dead letters; \
+        hint: rename or remove it (`nats stream rm {0}`), Millstream makes its own"
+    )]
+    NotOurs(String),
+    /// The server refused, or is away. Nothing is lost; the journal has it.
+    #[error("dead letters cannot be stored or read: {0}")]
+    Refused(String),
+    /// Another host took the handler before its dead letters were stored; it stores them.
+    #[error("fenced: another host claimed the handler before its dead letters were stored")]
+    Fenced,
+}
+
+/// The parked keys of one generation, and what else is known of parking.
+#[derive(Debug, Default)]
+pub struct Parked {
+    keys: HashMap<String, u64>,
+    /// Events that never got as far as a key; each stands for itself.
+    keyless: u64,
+    recent: Vec<u64>,
+    /// When the oldest was parked, nanoseconds since 1970.
+    oldest: Option<i64>,
+}
+
+/// How many more keys may be parked now, and which setting says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Keys.
+    pub keys: usize,
+    /// What keeps it from being more.
+    pub bound: Bound,
+}
+
+/// What bounds parking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// `max_parked_keys` is 0.
+    Never,
+    /// `max_parked_keys` keys are parked.
+    Full(usize),
+    /// `max_failing_keys` were newly parked among the last events.
+    Failing(usize),
+    /// The module is on probation: the one before takes over.
+    Probation,
+}
+
+impl Bound {
+    /// Why an event is not parked, as the end of a sentence; nothing where nobody wants it parked.
+    #[must_use]
+    pub fn explain(self, handler: &str) -> String {
+        match self {
+            Self::Never | Self::Probation => String::new(),
+            Self::Full(most) => format!(
+                "; {most} keys are parked, and no more may be; hint: look at them with `millstream dead {handler}`, mend the \
+                 module, deploy it and take them up with `millstream redrive {handler} --all`; or raise max_parked_keys"
+            ),
+            Self::Failing(most) => format!(
+                "; {most} keys were parked within {FAILING_WITHIN} events, so it is the module, not the events; hint: look \
+                 at them with `millstream dead {handler}`, mend the module and deploy it, then `millstream redrive {handler} \
+                 --all`; if it is the events, raise max_failing_keys"
+            ),
+        }
+    }
+}
+
+impl Parked {
+    /// What a claim finds: units by key, none for those without one, and after how many events keys were newly parked.
+    #[must_use]
+    pub fn new(units: HashMap<Option<String>, u64>, recent: Vec<u64>, oldest: Option<i64>) -> Self {
+        let mut parked = Self { recent, oldest, ..Self::default() };
+        for (key, units) in units {
+            match key {
+                Some(key) => drop(parked.keys.insert(key, units)),
+                None => parked.keyless = units,
+            }
+        }
+        parked
+    }
+
+    /// Whether nothing is parked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Parked keys; an event without a key counts as one.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.keys.len().saturating_add(usize::try_from(self.keyless).unwrap_or(usize::MAX))
+    }
+
+    /// Whether this key is parked.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.keys.contains_key(key)
+    }
+
+    /// Units that are parked under this key.
+    #[must_use]
+    pub fn units(&self, key: Option<&str>) -> u64 {
+        match key {
+            Some(key) => self.keys.get(key).copied().unwrap_or_default(),
+            None => self.keyless,
+        }
+    }
+
+    /// All of them, in no order.
+    #[must_use]
+    pub fn keys(&self) -> Vec<Option<String>> {
+        let keyless = (self.keyless > 0).then_some(None);
+        self.keys.keys().cloned().map(Some).chain(keyless).collect()
+    }
+
+    /// When the oldest was parked, nanoseconds since 1970.
+    #[must_use]
+    pub fn oldest(&self) -> Option<i64> {
+        self.oldest.filter(|_| !self.is_empty())
+    }
+
+    /// The oldest is this one now.
+    pub fn set_oldest(&mut self, oldest: Option<i64>) {
+        self.oldest = oldest;
+    }
+
+    /// How many more keys may be parked, so many events after the generation began.
+    #[must_use]
+    pub fn room(&self, settings: &Settings, delivered: u64, on_probation: bool) -> Room {
+        if settings.max_parked_keys == 0 {
+            return Room { keys: 0, bound: Bound::Never };
+        }
+        if on_probation {
+            return Room { keys: 0, bound: Bound::Probation };
+        }
+        let recent = self.recent.iter().filter(|at| **at + FAILING_WITHIN > delivered).count();
+        let left = settings.max_parked_keys.saturating_sub(self.len());
+        let failing = settings.max_failing_keys.saturating_sub(recent);
+        if left <= failing {
+            return Room { keys: left, bound: Bound::Full(settings.max_parked_keys) };
+        }
+        Room { keys: failing, bound: Bound::Failing(settings.max_failing_keys) }
+    }
+
+    /// These are set aside, so many events after the generation began, at this time.
+    pub fn park(&mut self, parks: &[Park], delivered: u64, now: i64) {
+        if parks.is_empty() {
+            return;
+        }
+        if self.is_empty() {
+            self.oldest = Some(now);
+        }
+        self.recent.retain(|at| *at + FAILING_WITHIN > delivered);
+        for unit in parks.iter().flat_map(|park| &park.units) {
+            match &unit.key {
+                Some(key) => *self.keys.entry(key.clone()).or_default() += 1,
+                None => self.keyless += 1,
+            }
+            if unit.first {
+                self.recent.push(delivered);
+            }
+        }
+    }
+
+    /// So many units of a key are set aside no more.
+    pub fn unpark(&mut self, key: Option<&str>, units: u64) {
+        let Some(key) = key else {
+            self.keyless = self.keyless.saturating_sub(units);
+            return;
+        };
+        if let Some(left) = self.keys.get_mut(key) {
+            *left = left.saturating_sub(units);
+            if *left == 0 {
+                self.keys.remove(key);
+            }
+        }
+    }
+
+    /// After how many events keys were newly parked.
+    #[must_use]
+    pub fn recent(&self) -> Vec<u64> {
+        self.recent.clone()
+    }
+
+    /// Another module has yet to fail.
+    pub fn begin_anew(&mut self) {
+        self.recent.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::ParkedUnit;
+
+    fn park(key: Option<&str>, first: bool) -> Park {
+        let text = String::new;
+        let unit = ParkedUnit { key: key.map(str::to_owned), class: text(), reason: text(), backtrace: text(), first };
+        let (stream, subject, headers, payload) = (text(), text(), Vec::new(), Vec::new());
+        Park { stream, sequence: 1, stored: 1, subject, headers, payload, units: vec![unit] }
+    }
+
+    #[test]
+    fn a_key_is_parked_until_its_last_unit_is_taken_up() {
+        let mut parked = Parked::default();
+        parked.park(&[park(Some("a"), true), park(Some("a"), false), park(None, true)], 10, 5);
+        assert_eq!((parked.len(), parked.units(Some("a")), parked.units(None), parked.oldest()), (2, 2, 1, Some(5)));
+        parked.unpark(Some("a"), 1);
+        assert!(parked.has("a"));
+        parked.unpark(Some("a"), 1);
+        parked.unpark(None, 1);
+        assert!(parked.is_empty() && parked.oldest().is_none());
+    }
+
+    #[test]
+    fn room_ends_where_too_many_are_parked_or_too_many_fail_in_a_row() {
+        let mut parked = Parked::default();
+        let settings =
+            |all, failing| Settings { max_parked_keys: all, max_failing_keys: failing, ..Settings::default() };
+        assert_eq!(parked.room(&settings(0, 10), 0, false), Room { keys: 0, bound: Bound::Never });
+        assert_eq!(parked.room(&settings(5, 10), 0, true), Room { keys: 0, bound: Bound::Probation });
+        assert_eq!(parked.room(&settings(5, 3), 0, false), Room { keys: 3, bound: Bound::Failing(3) });
+        for (number, key) in ["a", "b", "c"].iter().enumerate() {
+            parked.park(&[park(Some(key), true), park(Some(key), false)], number as u64, 1);
+        }
+        assert_eq!(parked.room(&settings(5, 3), 2, false), Room { keys: 0, bound: Bound::Failing(3) });
+        assert_eq!(parked.room(&settings(5, 3), 1001, false), Room { keys: 2, bound: Bound::Full(5) });
+        assert_eq!(parked.room(&settings(4, 10), 1001, false), Room { keys: 1, bound: Bound::Full(4) });
+        parked.begin_anew();
+        assert_eq!(parked.room(&settings(50, 3), 2, false), Room { keys: 3, bound: Bound::Failing(3) });
+    }
+}

@@ -1,0 +1,281 @@
+//! The page, in a real browser: its numbers are those of `millstream lag`, whatever others wrote stays text, the keyboard is enough, two
+//! hundred handlers are no burden, and what is old says so. Pictures are kept beside the build.
+
+use std::net::SocketAddr;
+
+use millstream::registry::{Deployment, Desired, Registry};
+use millstream::settings::Settings;
+use serde_json::{Value, json};
+
+use crate::harness::browser::Browser;
+use crate::harness::web::web_host;
+use crate::harness::{World, module, orders, until};
+use crate::services::{Answer, Command, Services};
+
+const DESKTOP: (u32, u32) = (1280, 800);
+const PHONE: (u32, u32) = (390, 844);
+
+fn page(address: SocketAddr) -> String {
+    format!("http://{address}/")
+}
+
+/// The raw value of a cell.
+fn cell(browser: &mut Browser, handler: &str, field: &str) -> f64 {
+    let cell = format!("document.querySelector('tr[data-handler=\"{handler}\"] [data-field={field}]').dataset.value");
+    browser.is(&format!("Number({cell})")).as_f64().expect("a number")
+}
+
+#[track_caller]
+fn pictures(browser: &mut Browser, name: &str) {
+    for (colours, device, (width, height)) in [
+        ("dark", "desktop", DESKTOP),
+        ("light", "desktop", DESKTOP),
+        ("dark", "phone", PHONE),
+        ("light", "phone", PHONE),
+    ] {
+        browser.look(width, height, colours);
+        browser.picture(&format!("{name}-{device}-{colours}"));
+        let wide = browser.is("document.documentElement.scrollWidth");
+        assert!(wide.as_u64() <= Some(u64::from(width)), "{name}: {wide} wide on a {device}");
+    }
+    browser.look(DESKTOP.0, DESKTOP.1, "dark");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_numbers_on_the_page_are_those_of_lag() {
+    let Some(mut browser) = Browser::start() else { return };
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.deploy("order-chain", "chain", &[]);
+    world.deploy("customer-spend", "late", &["--label", "v1.2"]);
+    world.ok(&["pause", "late", "--no-wait"]);
+    world.publish(&orders(0, 1234)).await;
+    let (mut host, address) = web_host(&world, &[]).await;
+    world.caught_up("chain").await;
+    world.in_state("late", "paused").await;
+
+    browser.look(DESKTOP.0, DESKTOP.1, "dark");
+    browser.open(&page(address));
+    browser.until("document.querySelector('tr[data-handler=late] .pill').textContent === 'paused'");
+    browser.until("document.querySelector('tr[data-handler=chain] [data-field=events]').dataset.value === '0'");
+    for handler in ["chain", "late"] {
+        let seconds = |row: &Value| row["seconds"].as_f64().expect("a number");
+        let before = world.lag(handler).remove(0);
+        let last = browser.is("overview.time").as_f64();
+        browser.until(&format!("overview.time > {last:?}", last = last.expect("a time")));
+        let (events, age) = (cell(&mut browser, handler, "events"), cell(&mut browser, handler, "seconds"));
+        let after = world.lag(handler).remove(0);
+        assert_eq!((before["events"].as_f64(), after["events"].as_f64()), (Some(events), Some(events)));
+        assert!((seconds(&before)..=seconds(&after)).contains(&age), "{before} {age} {after}");
+        let state = format!("document.querySelector('tr[data-handler={handler}] .pill').textContent");
+        assert_eq!(browser.is(&state), after["state"]);
+    }
+    let text = "document.querySelector('tr[data-handler=late] [data-field=events]').textContent";
+    assert_eq!(browser.is(text), "1,234");
+    assert_eq!(browser.is("document.querySelector('[data-sum=events]').textContent"), "1,234");
+    pictures(&mut browser, "two-handlers");
+
+    // Events come in, and the page moves by itself.
+    world.publish(&orders(1234, 766)).await;
+    browser.until("document.querySelector('tr[data-handler=late] [data-field=events]').textContent === '2,000'");
+    assert_eq!(browser.errors, Vec::<String>::new());
+
+    host.kill();
+    browser.until("document.getElementById('lost').textContent.startsWith('connection lost for ')");
+    assert_eq!(browser.is("document.getElementById('main').classList.contains('stale')"), true);
+    browser.picture("connection-lost");
+    let listen = address.to_string();
+    let _again = world.host(&[("MILLSTREAM_HTTP", &listen)]);
+    browser.until("document.getElementById('lost').hidden && document.getElementById('live').textContent === 'live'");
+}
+
+fn service(command: &Command) -> Option<Answer> {
+    let order = command.payload["order"].as_str().unwrap_or_default();
+    let kind = match command.kind.as_str() {
+        "ReserveInventory" => "InventoryReserved",
+        "ChargePayment" if order.starts_with("poor") => {
+            return Some(("PaymentDeclined".to_owned(), json!({ "order": order, "reason": "<b>no</b> money" })));
+        }
+        "ChargePayment" => "PaymentCharged",
+        "BookShipping" => "ShippingBooked",
+        "SendConfirmation" => "ConfirmationSent",
+        "ReleaseInventory" => "InventoryReleased",
+        _ => return None,
+    };
+    Some((kind.to_owned(), json!({ "order": order })))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_others_wrote_stays_text_and_the_keyboard_leads_to_the_story() {
+    let Some(mut browser) = Browser::start() else { return };
+    let hostile = "<img src=x onerror=document.title='taken'>/\u{202e}?#%\"'";
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.stream("COMMANDS", &["order-commands.*"]).await;
+    world.deploy("order-fulfilment", "fulfil", &["--label", "</script><script>document.title='taken'</script>"]);
+    let (_host, address) = web_host(&world, &[("MILLSTREAM_HOST", "<i>host</i>")]).await;
+    let _services = Services::start(&world.jetstream, "COMMANDS", "orders", service).await;
+    for order in ["fine", "poor", hostile] {
+        let body = json!({
+            "eventId": format!("placed-{}", order.len()), "eventType": "OrderPlaced", "aggregateId": order,
+            "payload": { "order": order, "customer": "C42", "cents": 1200 },
+        });
+        world.jetstream.publish("orders.OrderPlaced", body.to_string().into()).await.unwrap().await.unwrap();
+    }
+    let ended = async || {
+        let rows = world.ok(&["sagas", "fulfil", "--json"]);
+        (rows.matches("\"status\":\"completed\"").count() == 2 && rows.contains("\"compensated\"")).then_some(())
+    };
+    until("all have ended", ended).await;
+
+    browser.look(DESKTOP.0, DESKTOP.1, "light");
+    browser.open(&page(address));
+    browser.until("document.querySelector('tr[data-handler=fulfil] .name')");
+    browser.press("/");
+    assert_eq!(browser.is("document.activeElement.id"), "search");
+    browser.press("ArrowDown");
+    assert_eq!(browser.is("document.activeElement.className"), "name");
+    browser.press("Enter");
+    browser.until("document.querySelector('#details').textContent.includes('ORDERS')");
+    browser.until("document.querySelector('ol.list').textContent.includes('runs now')");
+    pictures(&mut browser, "handler");
+    browser.is("document.querySelector('[data-status=all]').focus()");
+    browser.press("Enter");
+    browser.until("document.querySelectorAll('[data-key]').length === 3");
+    let keys = browser.is("[...document.querySelectorAll('[data-key]')].map((one) => one.dataset.key)");
+    let listed: Vec<Value> =
+        world.ok(&["sagas", "fulfil", "--json"]).lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    let mut wanted: Vec<&str> = listed.iter().map(|row| row["key"].as_str().unwrap()).collect();
+    let mut found: Vec<&str> = keys.as_array().unwrap().iter().map(|key| key.as_str().unwrap()).collect();
+    wanted.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(found, wanted);
+    pictures(&mut browser, "instances");
+    let open = |key: &str| {
+        format!(
+            "[...document.querySelectorAll('[data-key]')].find((one) => one.dataset.key === {}).click()",
+            json!(key)
+        )
+    };
+    for (key, words) in [("poor", "<b>no</b> money"), (hostile, "ConfirmationSent")] {
+        browser.is(&open(key));
+        browser.until(&format!("document.querySelector('.story').textContent.includes({})", json!(words)));
+        let events = browser.is("document.querySelectorAll('.story > li').length");
+        let story: Value = serde_json::from_str(&world.ok(&["explain", "fulfil", key, "--json"])).unwrap();
+        assert_eq!(events.as_u64(), story["events"].as_array().map(|events| events.len() as u64), "{story}");
+        if key == "poor" {
+            pictures(&mut browser, "story");
+        }
+        browser.press("Escape");
+        browser.until("document.querySelector('[data-status=all]')");
+        browser.is("document.querySelector('[data-status=all]').click()");
+        browser.until("document.querySelectorAll('[data-key]').length === 3");
+    }
+    browser.press("Escape");
+    browser.until("location.hash === '#/handler/fulfil'");
+    browser.press("Escape");
+    browser.until("document.getElementById('drawer').hidden");
+    assert_eq!(browser.is("document.title"), "Millstream");
+    assert_eq!(browser.is("document.querySelectorAll('img, i:not([class^=p-]), #content script').length"), 0);
+    assert_eq!(browser.errors, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_handlers_are_found_in_an_instant() {
+    let Some(mut browser) = Browser::start() else { return };
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.publish(&orders(0, 100)).await;
+    let registry = Registry::open(&world.jetstream).await.expect("the registry");
+    let digest = registry.put_module(&std::fs::read(module("order-chain")).expect("a module")).await.expect("stored");
+    for number in 0..200 {
+        let deployment = Deployment {
+            digest,
+            label: String::new(),
+            subjects: vec![if number % 2 == 0 { "orders.>" } else { "orders.none" }.to_owned()],
+            settings: Settings { streams: vec!["ORDERS".to_owned()], ..Settings::default() },
+            desired: Desired::Paused,
+            note: String::new(),
+            signature: None,
+        };
+        registry.deploy(&format!("handler-{number:03}"), &deployment).await.expect("deployed");
+    }
+    let (_host, address) = web_host(&world, &[("MILLSTREAM_HOST", "here")]).await;
+    browser.look(DESKTOP.0, DESKTOP.1, "dark");
+    browser.open(&page(address));
+    browser.until("document.querySelectorAll('tbody tr').length === 200");
+    browser.until("document.querySelector('[data-sum=events]').textContent === '10,000'");
+    let shown = "[...document.querySelectorAll('tbody tr')].filter((row) => !row.hidden)";
+    let filter = |text: &str| {
+        format!(
+            "(() => {{ const begun = performance.now(), box = document.getElementById('search'); box.value = '{text}';
+               box.dispatchEvent(new Event('input')); document.body.offsetHeight; return performance.now() - begun; }})()"
+        )
+    };
+    let mut took = Vec::new();
+    for (text, count) in [("17", 12), ("handler-0", 100), ("", 200), ("nothing", 0), ("orders handler-19", 10)] {
+        took.push(browser.is(&filter(text)).as_f64().expect("milliseconds"));
+        assert_eq!(browser.is(&format!("{shown}.length")), count, "{text:?}");
+    }
+    browser.is(&filter(""));
+    let sort = "(() => { const begun = performance.now(), by = document.getElementById('sort'); by.value = 'lag';
+        by.dispatchEvent(new Event('change')); document.body.offsetHeight; return performance.now() - begun; })()";
+    took.push(browser.is(sort).as_f64().expect("milliseconds"));
+    let lags =
+        browser.is(&format!("{shown}.map((row) => Number(row.querySelector('[data-field=events]').dataset.value))"));
+    let lags: Vec<u64> = serde_json::from_value(lags).expect("numbers");
+    assert!(lags.len() == 200 && lags.is_sorted_by(|one, next| one >= next), "{lags:?}");
+    let news = "(() => { const begun = performance.now(); take(overview); document.body.offsetHeight; return performance.now() - begun; })()";
+    took.push(browser.is(news).as_f64().expect("milliseconds"));
+    println!("200 handlers: filters, a sort, and an overview took {took:.1?} ms");
+    assert!(took.iter().all(|took| *took < 250.0), "{took:?}");
+    // An overview changes no row that it need not.
+    let changes = "new Promise((done) => { let changes = 0;
+        const look = new MutationObserver((all) => { changes += all.length; });
+        look.observe(document.querySelector('tbody'), { childList: true });
+        const last = overview.time, wait = setInterval(() => { if (overview.time > last) { clearInterval(wait); done(changes); } }, 20); })";
+    assert_eq!(browser.is(changes), 0, "rows stay where they are");
+    pictures(&mut browser, "two-hundred-handlers");
+    assert_eq!(browser.errors, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_without_handlers_says_what_to_do() {
+    let Some(mut browser) = Browser::start() else { return };
+    let world = World::new().await;
+    let (_host, address) = web_host(&world, &[]).await;
+    browser.look(DESKTOP.0, DESKTOP.1, "light");
+    browser.open(&page(address));
+    browser.until("!document.getElementById('none').hidden && document.getElementById('live').textContent === 'live'");
+    assert!(browser.is("document.getElementById('none').textContent").to_string().contains("millstream deploy"));
+    pictures(&mut browser, "no-handlers");
+    assert_eq!(browser.errors, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_acts_with_the_token_and_not_without() {
+    let Some(mut browser) = Browser::start() else { return };
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.deploy("order-chain", "chain", &[]);
+    let (_host, address) = web_host(&world, &[("MILLSTREAM_HTTP_TOKEN", "a token of some length")]).await;
+    world.in_state("chain", "running").await;
+    browser.look(DESKTOP.0, DESKTOP.1, "dark");
+    browser.open(&format!("{}#/handler/chain", page(address)));
+    let click = |text: &str| {
+        format!("[...document.querySelectorAll('button')].find((one) => one.textContent === '{text}').click()")
+    };
+    for (token, said) in
+        [("a wrong token of length", "token is missing or wrong"), ("a token of some length", "paused on ")]
+    {
+        browser.until("[...document.querySelectorAll('button')].some((one) => one.textContent === 'Pause')");
+        browser.is(&click("Pause"));
+        browser.until("document.getElementById('ask').open");
+        browser.is(&format!("document.getElementById('token').value = '{token}'"));
+        browser.is(&click("Do it"));
+        browser.until(&format!("document.getElementById('content').textContent.includes('{said}')"));
+    }
+    world.in_state("chain", "paused").await;
+    // A refusal is the browser's to tell; there is one.
+    assert_eq!(browser.errors.len(), 1, "{:?}", browser.errors);
+}

@@ -1,0 +1,221 @@
+//! HTTP: what is asked wrongly is refused clearly, who acts shows the token, nobody who is slow or hostile is in the way of others, and
+//! the host goes on with its work.
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use crate::harness::web::{News, address_in, get, request, send, web_host};
+use crate::harness::{Dice, Host, World, orders, refused, until};
+
+const TOKEN: &str = "a token of some length";
+
+async fn shop(environment: &[(&str, &str)]) -> (World, Host, SocketAddr) {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.deploy("order-chain", "chain", &["--label", "first"]);
+    let (host, address) = web_host(&world, environment).await;
+    world.in_state("chain", "running").await;
+    (world, host, address)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_wrongly_is_refused_and_says_what_to_do() {
+    let (_world, _host, address) = shop(&[]).await;
+    for (method, path, status) in [
+        ("GET", "/nothing", 404),
+        ("GET", "/api/handlers/nobody", 404),
+        ("GET", "/api/handlers/nobody/sagas", 404),
+        ("GET", "/api/handlers/chain/sagas", 404),
+        ("GET", "/api/handlers/%2e%2e%2f$JS.API/sagas/x", 404),
+        ("GET", "/api/handlers/%FF", 400),
+        ("POST", "/metrics", 405),
+        ("DELETE", "/api/overview", 405),
+        ("PUT", "/", 405),
+        ("GET", "/api/handlers/chain/pause", 405),
+    ] {
+        let answer = request(address, method, path, "");
+        assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
+        assert_eq!(answer.header("x-content-type-options"), "nosniff");
+        if status != 400 {
+            let told = answer.json();
+            let has = |field: &str| told[field].as_str().is_some_and(|text| !text.is_empty());
+            assert!(has("error") && has("hint"), "{method} {path}: {told}");
+        }
+    }
+    let head = request(address, "HEAD", "/metrics", "");
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_others_reads_nothing_and_ours_loads_nothing_from_elsewhere() {
+    let (_world, _host, address) = shop(&[]).await;
+    let page = get(address, "/");
+    let policy = page.header("content-security-policy");
+    assert!(page.status == 200 && policy.starts_with("default-src 'none'; script-src 'sha256-"), "{policy}");
+    assert!(!policy.contains("unsafe"), "{policy}");
+    for word in [
+        "src=\"http",
+        "href=\"http",
+        "@import",
+        "url(",
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+    ] {
+        assert!(!page.body.contains(word), "the page holds {word}");
+    }
+    let misled = send(address, "GET /api/overview HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
+    assert_eq!((misled.status, misled.body.contains("chain")), (421, false));
+    let local =
+        format!("GET /api/overview HTTP/1.1\r\nHost: localhost:{}\r\nConnection: close\r\n\r\n", address.port());
+    assert_eq!(send(address, &local).status, 200);
+    assert_eq!(get(address, "/api/overview").header("access-control-allow-origin"), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_who_shows_the_token_acts() {
+    let (world, _host, address) = shop(&[("MILLSTREAM_HTTP_TOKEN", TOKEN)]).await;
+    let path = "/api/handlers/chain/pause";
+    let right = format!("Authorization: Bearer {TOKEN}\r\nContent-Length: 0\r\n");
+    let elsewhere = format!("{right}Origin: http://evil.example\r\n");
+    let wrong = format!("Authorization: Bearer {TOKEN}.\r\nContent-Length: 0\r\n");
+    let beginning = format!("Authorization: Bearer {}\r\nContent-Length: 0\r\n", &TOKEN[..10]);
+    for (headers, status) in [("", 401), (&wrong, 401), (&beginning, 401), (&elsewhere, 403)] {
+        let answer = request(address, "POST", path, headers);
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert!(!answer.body.contains(TOKEN), "the token is not told");
+    }
+    let large = format!("{right}Content-Type: text/plain\r\n").replace("Length: 0", "Length: 999999999");
+    assert_eq!(request(address, "POST", path, &large).status, 413);
+    assert_eq!(world.lag("chain")[0]["state"], "running", "nothing was done so far");
+
+    let paused = request(address, "POST", path, &right);
+    assert_eq!(paused.status, 200, "{paused:?}");
+    assert!(paused.json()["state"].as_str().expect("words").starts_with("paused on "), "{paused:?}");
+    world.in_state("chain", "paused").await;
+    assert_eq!(request(address, "POST", "/api/handlers/chain/resume", &right).status, 200);
+    world.in_state("chain", "running").await;
+    let none = request(address, "POST", "/api/handlers/chain/rollback", &right);
+    assert_eq!((none.status, &none.json()["error"]), (409, &"handler chain has no earlier version".into()));
+    assert_eq!(request(address, "POST", "/api/handlers/nobody/pause", &right).status, 404);
+    assert_eq!(request(address, "POST", "/api/handlers/chain/explode", &right).status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_token_a_host_only_shows() {
+    let (world, _host, address) = shop(&[]).await;
+    for authorization in ["", "Authorization: Bearer \r\n", "Authorization: Bearer x\r\n"] {
+        let answer = request(address, "POST", "/api/handlers/chain/pause", authorization);
+        assert_eq!(answer.status, 403, "{answer:?}");
+        assert!(answer.json()["hint"].as_str().expect("a hint").contains("MILLSTREAM_HTTP_TOKEN"));
+    }
+    assert_eq!(get(address, "/api/host").json()["actions"], false);
+    assert_eq!(world.lag("chain")[0]["state"], "running");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_slow_or_hostile_is_in_nobody_s_way() {
+    let (world, _host, address) = shop(&[]).await;
+    let huge = send(address, &format!("GET / HTTP/1.1\r\nHost: {address}\r\nX: {}\r\n\r\n", "x".repeat(200_000)));
+    assert_eq!(huge.status, 431, "{}", huge.head);
+    // Some begin and never end, some ask and never read.
+    let slow: Vec<TcpStream> = (0..100)
+        .map(|number| {
+            let mut socket = TcpStream::connect(address).expect("it listens");
+            let path = ["/", "/events", "/metrics"][number % 3];
+            let end = ["", "\r\n\r\n"][number % 2];
+            write!(socket, "GET {path} HTTP/1.1\r\nHost: {address}{end}").expect("it is taken");
+            socket
+        })
+        .collect();
+    let mut dice = Dice::new(7);
+    for _ in 0..300 {
+        let mut noise: Vec<u8> = (0..dice.roll(400)).map(|_| u8::try_from(dice.roll(256)).expect("a byte")).collect();
+        if dice.roll(2) == 0 {
+            noise = [b"GET /api/handlers/".as_slice(), &noise, b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"].concat();
+        }
+        let mut socket = TcpStream::connect(address).expect("it listens");
+        let _ = socket.write_all(&noise);
+    }
+    for path in ["/healthz", "/metrics", "/", "/api/overview"] {
+        assert_eq!(get(address, path).status, 200, "{path}");
+    }
+    world.publish(&orders(0, 500)).await;
+    world.caught_up("chain").await;
+    assert_eq!(world.last_record("chain").await.expect("a record").1.delivered, 500);
+    assert_eq!(get(address, "/healthz").body, "alive\n");
+    drop(slow);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_open_page_hears_the_news() {
+    let (world, mut host, address) = shop(&[]).await;
+    let mut pages = [News::open(address), News::open(address)];
+    world.publish(&orders(0, 300)).await;
+    for page in &mut pages {
+        let decided = |news: &serde_json::Value| news["handlers"][0]["counts"]["delivered"] == 300;
+        let news = std::iter::repeat_with(|| page.next("overview")).take(60).find(decided).expect("all are decided");
+        assert_eq!(
+            (&news["handlers"][0]["handler"], &news["handlers"][0]["lag"][0]["events"]),
+            (&"chain".into(), &0.into())
+        );
+        let later = page.next("overview")["time"].as_i64();
+        assert!(later > news["time"].as_i64(), "each is newer than the last");
+    }
+    host.signal("TERM");
+    assert!(host.end().await.success(), "open pages do not keep a host from stopping");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_is_ready_when_its_handlers_are_taken_up() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    let (_host, address) = web_host(&world, &[("MILLSTREAM_HANDLER", "chain")]).await;
+    until("it is ready", async || (get(address, "/readyz").body == "ready\n").then_some(())).await;
+    // What another host looks after is none of its business.
+    world.deploy("order-chain", "other", &[]);
+    world.deploy("order-chain", "chain", &[]);
+    world.in_state("chain", "running").await;
+    until("it is ready", async || (get(address, "/readyz").body == "ready\n").then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_was_rolled_back_over_http_runs_what_was_before() {
+    let (world, _host, address) = shop(&[("MILLSTREAM_HTTP_TOKEN", TOKEN)]).await;
+    world.deploy("order-chain", "chain", &["--label", "second", "--set", "batch_events=7"]);
+    let label = || get(address, "/api/handlers/chain").json()["deployments"][0]["label"].clone();
+    assert_eq!(label(), "second");
+    let right = format!("Authorization: Bearer {TOKEN}\r\n");
+    let done = request(address, "POST", "/api/handlers/chain/rollback", &right);
+    assert_eq!((done.status, &done.json()["label"]), (200, &"first".into()), "{done:?}");
+    assert_eq!(label(), "first");
+    assert_eq!(world.listed("chain")["label"], "first");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_cannot_be_had_stops_the_start_before_anything_is_touched() {
+    let world = World::new().await;
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let said = refused(&world.server.url(), 1, &["run", "--http", &address]);
+    assert!(said.contains(&format!("cannot listen at {address}")) && said.contains("in use"), "{said}");
+    for wrong in ["here", "127.0.0.1", "256.0.0.1:80", "70000"] {
+        let said = refused(&world.server.url(), 2, &["run", "--http", wrong]);
+        assert!(said.contains(&format!("{wrong:?} is no address to listen at")), "{said}");
+    }
+    let said = refused(&world.server.url(), 2, &["run", "--http", "0", "--http-token", "sesame"]);
+    assert!(said.contains("shorter than 16 letters") && !said.contains("sesame"), "{said}");
+    assert_eq!(world.traces().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_is_off_unless_it_is_asked_for() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.deploy("order-chain", "chain", &[]);
+    let host = world.host(&[]);
+    world.in_state("chain", "running").await;
+    assert_eq!(address_in(&host.log()), None);
+}
