@@ -4,13 +4,12 @@
 mod abandon;
 mod alerts;
 pub mod connect;
-mod dead;
+pub(crate) mod dead;
 mod demo;
 mod deploy;
 mod dev;
 mod diff;
 pub(crate) mod explain;
-mod fault;
 mod generations;
 mod get;
 pub(crate) mod instances;
@@ -34,6 +33,7 @@ pub(crate) mod rollback;
 mod run;
 mod running;
 pub(crate) mod sagas;
+mod secret;
 mod send;
 mod shadow;
 mod span;
@@ -46,7 +46,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::logs;
 
-pub use fault::Fault;
+use crate::fault;
+pub use crate::fault::Fault;
 
 /// Projections and sagas as sandboxed WASM on NATS JetStream.
 #[derive(Debug, Parser)]

@@ -31,7 +31,8 @@
 //! | `survey.rs`, `lag.rs`, `lag/` | how far behind | computed from JetStream, not from what a host says |
 //! | `monitor.rs`, `busy.rs`, `census.rs` | what only the host knows: rates, where time goes, counts | no cost per event |
 //! | `numbers.rs`, `overview.rs` | all that a person may want to know, in one value | each figure carries its age |
-//! | `http.rs`, `http/`, `vitals.rs` | a host's metrics, health and page | reads only, unless a token is shown; one reader for all who look |
+//! | `http.rs`, `http/`, `vitals.rs` | a host's metrics, health and page | reads only, unless a token is shown |
+//! | `reader.rs` | reads the overview for all who look at a host | once a second at most |
 //! | `alarm.rs`, `alarm/` | when somebody should be told, and when it is over | pure; noise, pauses and rebuilds raise nothing |
 //! | `watchman.rs`, `board.rs` | raises and clears alerts for all hosts | compare-and-set: each is told once |
 //! | `webhook.rs` | alerts go out by HTTP | signed; never waited for |
@@ -68,6 +69,7 @@ pub mod direct_get;
 pub mod documents;
 pub mod envelope;
 pub mod examples;
+pub mod fault;
 pub mod generation;
 pub mod handler;
 pub mod http;
@@ -95,6 +97,7 @@ pub mod progress;
 mod promotion;
 pub mod publication;
 mod pull;
+pub mod reader;
 pub mod rebuild;
 pub mod recorded;
 pub mod registry;

@@ -1,4 +1,4 @@
-//! How a command fails. In: an error, and a hint where we have one. Out: what failed, the chain of causes, what to do
+//! How something that a person asked for fails: a command, a request over HTTP or to the NATS service. In: an error, and a hint where we have one. Out: what failed, the chain of causes, what to do
 //! next, and the exit code; 1: it failed; 2: arguments or configuration are wrong. Never: code 2 after anything was
 //! touched.
 
@@ -7,7 +7,7 @@ use std::fmt;
 use crate::logs;
 
 /// What helps a user who may not.
-pub(super) const PERMIT: &str =
+pub(crate) const PERMIT: &str =
     "permit it to this user (deploy/nats-server.conf shows who needs what), or come as another with --user or --creds";
 
 /// A failed command.
@@ -60,6 +60,12 @@ impl Fault {
         self
     }
 
+    /// What failed with its causes, in one line, and what to do next, where that is known.
+    #[must_use]
+    pub fn told(&self) -> (String, Option<&str>) {
+        (self.account().replace("\n  because: ", ": ").replace('\n', "; "), self.hint.as_deref())
+    }
+
     /// The process's exit code.
     #[must_use]
     pub fn code(&self) -> u8 {
@@ -107,5 +113,17 @@ impl fmt::Display for Fault {
 impl<E: Into<anyhow::Error>> From<E> for Fault {
     fn from(error: E) -> Self {
         Self::failed(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_told_in_one_line_and_its_hint_beside_it() {
+        let cause = anyhow::anyhow!("gone\nfor good").context("no");
+        assert_eq!(Fault::failed(cause).hint("look").told(), ("no: gone; for good".to_owned(), Some("look")));
+        assert_eq!(Fault::usage(anyhow::anyhow!("no")).told(), ("no".to_owned(), None));
     }
 }
