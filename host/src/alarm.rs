@@ -13,6 +13,7 @@ use crate::settings::Settings;
 
 pub use kind::Alarm;
 use rules::Verdict;
+pub(crate) use rules::{NEARLY, NOT_ANY_MORE};
 use trail::Trail;
 
 /// Looks that are further apart say nothing about the time between: the machine or the server was away.

@@ -5,7 +5,7 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{self, CreateErrorKind, Store, UpdateErrorKind};
 
 use crate::buckets;
-use crate::latest;
+use crate::latest::{self, Latest};
 use crate::names;
 use crate::overview::Alert;
 
@@ -29,22 +29,32 @@ pub struct Posted {
     pub alert: Alert,
 }
 
-/// All that are raised, the oldest first. No bucket means none.
+/// What lies in the bucket and is no alert.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Its key.
+    pub key: String,
+    /// Its revision.
+    pub revision: u64,
+    /// Why it is none.
+    pub reason: String,
+}
+
+/// All that are raised, the oldest first, and what cannot be read. No bucket means none.
 ///
 /// # Errors
 /// When the server is away.
-pub async fn read(jetstream: &Context) -> Result<Vec<Posted>, Error> {
-    let Some(store) = peek(jetstream).await? else { return Ok(Vec::new()) };
-    let all = latest::of(jetstream, &store, ">").await.map_err(unreachable)?;
-    let mut posted: Vec<Posted> = all
-        .into_iter()
-        .filter_map(|latest| {
-            let alert = serde_json::from_slice(&latest.value).ok()?;
-            Some(Posted { key: latest.key, revision: latest.revision, alert })
-        })
-        .collect();
-    posted.sort_by(|one, other| (one.alert.since, &one.key).cmp(&(other.alert.since, &other.key)));
-    Ok(posted)
+pub async fn read(jetstream: &Context) -> Result<(Vec<Posted>, Vec<Unreadable>), Error> {
+    let (mut posted, mut unreadable) = (Vec::new(), Vec::new());
+    let Some(store) = peek(jetstream).await? else { return Ok((posted, unreadable)) };
+    for Latest { key, value, revision, .. } in latest::of(jetstream, &store, ">").await.map_err(unreachable)? {
+        match serde_json::from_slice(&value) {
+            Ok(alert) => posted.push(Posted { key, revision, alert }),
+            Err(error) => unreadable.push(Unreadable { key, revision, reason: error.to_string() }),
+        }
+    }
+    posted.sort_by(|one: &Posted, other| (one.alert.since, &one.key).cmp(&(other.alert.since, &other.key)));
+    Ok((posted, unreadable))
 }
 
 /// The same without their keys.
@@ -52,7 +62,7 @@ pub async fn read(jetstream: &Context) -> Result<Vec<Posted>, Error> {
 /// # Errors
 /// As [`read`].
 pub async fn alerts(jetstream: &Context) -> Result<Vec<Alert>, Error> {
-    Ok(read(jetstream).await?.into_iter().map(|posted| posted.alert).collect())
+    Ok(read(jetstream).await?.0.into_iter().map(|posted| posted.alert).collect())
 }
 
 /// Raises it. False: it is raised already.
@@ -73,9 +83,9 @@ pub async fn raise(jetstream: &Context, alert: &Alert) -> Result<bool, Error> {
 ///
 /// # Errors
 /// When the server refuses or is away.
-pub async fn clear(jetstream: &Context, posted: &Posted) -> Result<bool, Error> {
+pub async fn clear(jetstream: &Context, key: &str, revision: u64) -> Result<bool, Error> {
     let Some(store) = peek(jetstream).await? else { return Ok(false) };
-    match store.purge_expect_revision(&posted.key, Some(posted.revision)).await {
+    match store.purge_expect_revision(key, Some(revision)).await {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(false),
         Err(error) => Err(unreachable(error)),
@@ -87,8 +97,9 @@ pub async fn clear(jetstream: &Context, posted: &Posted) -> Result<bool, Error> 
 /// # Errors
 /// When the server refuses or is away.
 pub async fn clear_all(jetstream: &Context, handler: &str) -> Result<(), Error> {
-    for posted in read(jetstream).await?.into_iter().filter(|posted| posted.alert.handler == handler) {
-        clear(jetstream, &posted).await?;
+    let (posted, _) = read(jetstream).await?;
+    for posted in posted.iter().filter(|posted| posted.alert.handler == handler) {
+        clear(jetstream, &posted.key, posted.revision).await?;
     }
     Ok(())
 }

@@ -29,7 +29,7 @@ pub(crate) async fn take(jetstream: &Context, bucket: &str) -> Result<Census, di
     let mut from = 1;
     for _ in 0..PAGES {
         let page = direct_get::page(jetstream, &stream, &all, From::Sequence(from), PAGE, PAGE_BYTES).await?;
-        let Some(last) = page.last() else { break };
+        let Some(last) = page.last() else { return Ok(census) };
         from = last.sequence + 1;
         for message in page.iter().filter(|message| !message.is_deletion()) {
             if let Some((key, instance)) = instance(bucket, message) {
@@ -38,6 +38,7 @@ pub(crate) async fn take(jetstream: &Context, bucket: &str) -> Result<Census, di
         }
         tokio::task::yield_now().await;
     }
+    census.partial = true;
     Ok(census)
 }
 
@@ -109,6 +110,7 @@ mod tests {
             timers_pending: 2 * waiting,
             timers_overdue: waiting,
             time: 0,
+            partial: false,
         };
         assert_eq!(census, expected);
     }

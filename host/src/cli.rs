@@ -4,13 +4,12 @@
 mod abandon;
 mod alerts;
 pub mod connect;
-mod dead;
+pub(crate) mod dead;
 mod demo;
 mod deploy;
 mod dev;
 mod diff;
 pub(crate) mod explain;
-mod fault;
 mod generations;
 mod get;
 mod hosts;
@@ -18,6 +17,7 @@ pub(crate) mod instances;
 mod lag;
 mod list;
 mod new;
+mod otlp;
 mod output;
 pub(crate) mod pause;
 pub mod progress;
@@ -34,6 +34,7 @@ pub(crate) mod rollback;
 mod run;
 mod running;
 pub(crate) mod sagas;
+mod secret;
 mod send;
 mod shadow;
 mod span;
@@ -44,7 +45,10 @@ pub(crate) mod versions;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-pub use fault::Fault;
+use crate::logs;
+
+use crate::fault;
+pub use crate::fault::Fault;
 
 /// Projections and sagas as sandboxed WASM on NATS JetStream.
 #[derive(Debug, Parser)]
@@ -55,6 +59,16 @@ pub struct Arguments {
     /// Print data as JSON, one value per line.
     #[arg(long, global = true)]
     json: bool,
+    /// How the log on stderr is written.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        env = "MILLSTREAM_LOG_FORMAT",
+        default_value = "text"
+    )]
+    log_format: logs::Format,
     #[command(subcommand)]
     command: Command,
 }
@@ -140,7 +154,7 @@ pub fn hint_for_arguments(given: impl Iterator<Item = String>) -> String {
 /// # Errors
 /// What failed, with exit code and hint.
 pub fn run(arguments: Arguments) -> Result<(), Fault> {
-    let Arguments { connection, json, command } = arguments;
+    let Arguments { connection, json, log_format, command } = arguments;
     if let Command::Completion { shell } = command {
         clap_complete::generate(shell, &mut Arguments::command(), "millstream", &mut std::io::stdout());
         return Ok(());
@@ -151,13 +165,20 @@ pub fn run(arguments: Arguments) -> Result<(), Fault> {
     if let Command::Replay(replay) = command {
         return replay.run(json);
     }
-    log_to_stderr(matches!(command, Command::Run(_) | Command::Dev(_)));
+    logs::start(log_format, matches!(command, Command::Run(_) | Command::Dev(_)));
     let runtime = tokio::runtime::Runtime::new().map_err(Fault::failed)?;
     let done = runtime.block_on(command.run(&connection, json));
     match (done, connection.refusals.told()) {
-        (Err(fault), told) => Err(fault.refused(told)),
+        (Err(fault), told) => Err(fault.refused(told).as_logged(log_format)),
         (Ok(()), Some(told)) => {
-            eprintln!("warning: this may not be all, for the server said: {told}\nhint: {}", fault::PERMIT);
+            match log_format {
+                logs::Format::Json => {
+                    tracing::warn!(hint = fault::PERMIT, "this may not be all: the server said: {told}")
+                }
+                logs::Format::Text => {
+                    eprintln!("warning: this may not be all, for the server said: {told}\nhint: {}", fault::PERMIT)
+                }
+            }
             Ok(())
         }
         (Ok(()), None) => Ok(()),
@@ -202,18 +223,6 @@ impl Command {
             Self::New(_) | Self::Replay(_) | Self::Completion { .. } => Ok(()),
         }
     }
-}
-
-/// Logs at the level of `MILLSTREAM_LOG` (default: info for us and for guests, warnings of the rest). The client's own account
-/// of a lost connection helps only where a program stays: elsewhere the command's error says it.
-fn log_to_stderr(stays: bool) {
-    use std::io::IsTerminal as _;
-    use tracing_subscriber::EnvFilter;
-    let client = if stays { "error" } else { "off" };
-    let filter = EnvFilter::try_from_env("MILLSTREAM_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(format!("warn,millstream=info,guest=info,async_nats={client}")));
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).try_init();
 }
 
 /// Connects, and checks that the server can do what we rely on.

@@ -14,6 +14,7 @@ use crate::parking::Room;
 use crate::parking::aside::Aside;
 use crate::pipeline;
 use crate::sandbox::{Class, Failure, slice, str_slice, wire};
+use crate::traces::Carried;
 
 /// A batch that the sandbox has folded, not yet committed.
 #[derive(Default)]
@@ -21,6 +22,7 @@ pub(crate) struct Decision {
     pub(crate) changes: Vec<Decided>,
     pub(crate) counts: Counts,
     pub(crate) effects: Vec<Outgoing>,
+    pub(crate) carried: Carried,
     pub(crate) parks: Vec<Park>,
 }
 
@@ -192,7 +194,7 @@ pub(crate) fn of(
     let parks = aside.parks(bounds.stream, arrivals, bounds.room, bounds.letter_bytes())?;
     bytes += parks.iter().map(Park::bytes).sum::<usize>();
     check_size(bytes, bounds.record_bytes)?;
-    Ok(Decision { changes, counts, effects: Vec::new(), parks })
+    Ok(Decision { changes, counts, parks, ..Decision::default() })
 }
 
 /// Refuses what no record of `record_bytes` can hold.

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
-use millstream_saga::Outgoing;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -33,6 +32,7 @@ use crate::sandbox::{self, Digest};
 use crate::settings::Settings;
 use crate::show;
 use crate::timers;
+use crate::traces::Effects;
 use crate::version::Version;
 use crate::waits;
 use publisher::Publisher;
@@ -101,7 +101,7 @@ struct Recovered {
     /// The last order number that was used for documents.
     order: u64,
     /// Records whose effects may not be published: journal sequence, time, effects.
-    effects: Vec<(u64, i64, Vec<Outgoing>)>,
+    effects: Vec<(u64, i64, Effects)>,
     /// The parked keys.
     parked: Parked,
 }
@@ -360,7 +360,7 @@ impl Handler {
         let acted_through = claim.acted_through;
         let acts = self.acts(&version);
         let outbox = acts.then(|| Arc::new(self.outbox(jetstream, &version.settings, acted_through)));
-        let acts = recovered.effects.iter().rev().find(|(_, _, effects)| !effects.is_empty());
+        let acts = recovered.effects.iter().rev().find(|(_, _, effects)| !effects.outgoing.is_empty());
         let mut acting = acts.map_or(0, |(sequence, _, _)| *sequence);
         if let Some(outbox) = &outbox {
             self.progress.acts_through(outbox);
@@ -512,7 +512,8 @@ async fn recover(
             dead.settle(sequence, record.time, &digest, &record.parking, true).await?;
         }
         if acts && sequence > claim.acted_through {
-            recovered.effects.push((sequence, record.time, record.effects));
+            let effects = Effects { outgoing: record.effects, carried: record.carried };
+            recovered.effects.push((sequence, record.time, effects));
         }
         if sequence <= claim.shown_through {
             continue;

@@ -1,16 +1,17 @@
 //! What a host shows over HTTP: metrics, health, a page for people. In: an address, perhaps a token. Out: reads for whoever may connect;
-//! actions for who shows the token. Bounded: connections, headers, bodies, readers of the server. Never: reads JetStream once for each
-//! who asks (`http/reader.rs` reads for all), keeps the handlers waiting, or serves actions without a token.
+//! actions for who shows the token. Bounded: connections, headers, bodies, time, readers of the server. Never: reads JetStream once for
+//! each who asks (`reader.rs` reads for all), keeps the handlers waiting, or serves actions without a token.
 
 mod actions;
 mod answer;
+mod dead;
 mod events;
 mod guard;
 mod handlers;
 mod health;
+mod idle;
 pub mod metrics;
 mod page;
-mod reader;
 mod sagas;
 
 use std::io;
@@ -30,26 +31,33 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 
+use crate::reader::Reader;
 use crate::registry::Registry;
 use crate::vitals::Vitals;
 pub use guard::TOKEN_LETTERS;
 use guard::Token;
-use reader::Reader;
 
 /// Where a bare `--http` listens.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7070";
 
-/// Connections at once; the next ones wait to be accepted. Browsers hold one each for the live page.
+/// Connections at once. Browsers hold one each for the live page.
 const CONNECTIONS: usize = 256;
+
+/// Further connections, for one question each, about health and nothing else: a host that many look at is well. The next ones wait to
+/// be accepted.
+const PROBES: usize = 16;
 
 /// Who has not said what he wants within this is let go.
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 16 << 10;
+
+/// A connection on which nothing has moved for so long is let go. A live page hears something every few seconds.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// A connection does not live longer, so that one that takes nothing more cannot stay for ever; a live page comes back by itself.
 const CONNECTION_LIVES: Duration = Duration::from_secs(3600);
@@ -96,8 +104,12 @@ pub struct Asked {
     pub vitals: Arc<Vitals>,
     /// The handlers that it looks after; all where empty.
     pub only: Vec<String>,
+    /// Reads for it.
+    pub reader: Arc<Reader>,
     /// Who shows this may act.
     pub token: Option<String>,
+    /// Names, beside addresses, under which actions may be asked for.
+    pub known_as: Vec<String>,
 }
 
 /// The socket.
@@ -129,30 +141,35 @@ impl Door {
     /// When the registry cannot be opened.
     pub async fn serve(self, asked: Asked) -> anyhow::Result<()> {
         let registry = Registry::open(&asked.jetstream).await?;
-        let reader = Arc::new(Reader::new(asked.jetstream.clone()));
-        let _reading = Ends(tokio::spawn(Arc::clone(&reader).run()));
+        let loopback = self.address.ip().is_loopback();
+        let guard = guard::Guard { loopback, known_as: asked.known_as.into() };
         let host = Host(Arc::new(Parts {
             jetstream: asked.jetstream,
             registry,
             name: asked.name,
             vitals: asked.vitals,
             only: asked.only,
-            reader,
+            reader: asked.reader,
             ready: health::Ready::default(),
             token: asked.token.map(|token| Token::new(&token)),
             drills: Semaphore::new(DRILLS),
             pages: Semaphore::new(events::PAGES),
         }));
-        let router = router(host, self.address);
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let (all, probes) = (router(host.clone(), guard.clone()), router_of_probes(host, guard));
+        let places = Places { all: Arc::new(Semaphore::new(CONNECTIONS)), probes: Arc::new(Semaphore::new(PROBES)) };
+        // They end with us.
+        let mut connections = JoinSet::new();
         loop {
-            let place = Arc::clone(&places).acquire_owned().await?;
             match self.listener.accept().await {
                 Ok((socket, _)) => {
-                    let router = router.clone();
-                    tokio::spawn(async move {
+                    let place = places.next().await?;
+                    let (router, once) = match &place {
+                        Place::All(_) => (all.clone(), false),
+                        Place::Probe(_) => (probes.clone(), true),
+                    };
+                    connections.spawn(async move {
                         let _place = place;
-                        let _ = tokio::time::timeout(CONNECTION_LIVES, converse(socket, router)).await;
+                        let _ = tokio::time::timeout(CONNECTION_LIVES, converse(socket, router, once)).await;
                     });
                 }
                 Err(error) => {
@@ -160,29 +177,60 @@ impl Door {
                     tokio::time::sleep(AFTER_REFUSAL).await;
                 }
             }
+            while connections.try_join_next().is_some() {}
         }
     }
 }
 
-/// A task that ends with its owner.
-struct Ends(JoinHandle<()>);
+/// Places for connections.
+struct Places {
+    all: Arc<Semaphore>,
+    probes: Arc<Semaphore>,
+}
 
-impl Drop for Ends {
-    fn drop(&mut self) {
-        self.0.abort();
+/// A connection's place, given back when it ends.
+enum Place {
+    All(#[expect(dead_code, reason = "it is held")] OwnedSemaphorePermit),
+    Probe(#[expect(dead_code, reason = "it is held")] OwnedSemaphorePermit),
+}
+
+impl Places {
+    /// A place like any other, where there is one.
+    async fn next(&self) -> anyhow::Result<Place> {
+        if let Ok(place) = Arc::clone(&self.all).try_acquire_owned() {
+            return Ok(Place::All(place));
+        }
+        tokio::select! {
+            biased;
+            place = Arc::clone(&self.all).acquire_owned() => Ok(Place::All(place?)),
+            place = Arc::clone(&self.probes).acquire_owned() => Ok(Place::Probe(place?)),
+        }
     }
 }
 
-async fn converse(socket: TcpStream, router: Router) {
+async fn converse(socket: TcpStream, router: Router, once: bool) {
     let _ = socket.set_nodelay(true);
+    let (socket, moved) = idle::watched(socket);
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(HEAD_BYTES);
+    http.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(HEAD_BYTES).keep_alive(!once);
     // What a client does wrong it hears itself; here it is no news.
-    let _ = http.serve_connection(TokioIo::new(socket), TowerToHyperService::new(router)).await;
+    tokio::select! {
+        _ = http.serve_connection(TokioIo::new(socket), TowerToHyperService::new(router)) => {}
+        () = moved.nothing_for(IDLE) => {}
+    }
 }
 
-fn router(host: Host, address: SocketAddr) -> Router {
-    let guard = guard::Guard { loopback: address.ip().is_loopback() };
+/// What is answered where there is no place any more.
+fn router_of_probes(host: Host, guard: guard::Guard) -> Router {
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .fallback(|| async { answer::busy("this host") })
+        .layer(middleware::from_fn_with_state(guard, guard::check))
+        .with_state(host)
+}
+
+fn router(host: Host, guard: guard::Guard) -> Router {
     Router::new()
         .route("/", get(page::page))
         .route("/metrics", get(scrape))
@@ -192,6 +240,7 @@ fn router(host: Host, address: SocketAddr) -> Router {
         .route("/api/host", get(handlers::host))
         .route("/api/overview", get(handlers::overview))
         .route("/api/handlers/{handler}", get(handlers::handler))
+        .route("/api/handlers/{handler}/dead", get(dead::list))
         .route("/api/handlers/{handler}/sagas", get(sagas::list))
         .route("/api/handlers/{handler}/sagas/{key}", get(sagas::story))
         .route("/api/handlers/{handler}/{action}", post(actions::act))

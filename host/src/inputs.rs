@@ -251,6 +251,18 @@ pub(crate) fn is_missing(error: &GetStreamError) -> bool {
     error.error_code() == ErrorCode::STREAM_NOT_FOUND
 }
 
+/// Whether a stream is there.
+///
+/// # Errors
+/// When the server refuses or does not answer.
+pub(crate) async fn is_there(jetstream: &Context, stream: &str) -> Result<bool, GetStreamError> {
+    match jetstream.get_stream(stream).await {
+        Ok(_) => Ok(true),
+        Err(error) if is_missing(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// The first sequence that a stream still has, from its leader.
 ///
 /// # Errors

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::direct_get;
 use crate::names;
 use crate::sandbox::Digest;
+use crate::traces::Carried;
 
 pub use parks::{Park, ParkedUnit, Parking, Unparked};
 
@@ -183,6 +184,10 @@ pub struct Record<'a> {
     /// Units that are set aside or taken up again. Stands behind all else, so that records without it can be read.
     #[serde(skip)]
     pub parking: Parking,
+    /// The traces that effects belong to. Behind even that, and nothing where there are none: versions that do not know of it read
+    /// the record without.
+    #[serde(skip)]
+    pub carried: Carried,
 }
 
 impl<'a> Record<'a> {
@@ -207,6 +212,7 @@ impl<'a> Record<'a> {
             changes: Vec::new(),
             effects: Vec::new(),
             parking: Parking::default(),
+            carried: Carried::default(),
         }
     }
 
@@ -219,8 +225,13 @@ impl<'a> Record<'a> {
             self.changes.iter().map(|change| change.key.len() + change.value.map_or(0, <[u8]>::len) + CHANGE_ROOM);
         let effects = self.effects.iter().map(Outgoing::bytes);
         let parks = self.parking.parks.iter().map(Park::bytes);
-        let buffer = Vec::with_capacity(changes.chain(effects).chain(parks).sum::<usize>() + RECORD_ROOM);
-        let encoded = postcard::to_extend(self, buffer).and_then(|buffer| postcard::to_extend(&self.parking, buffer));
+        let bytes = changes.chain(effects).chain(parks).sum::<usize>() + self.carried.bytes() + RECORD_ROOM;
+        let encoded = postcard::to_extend(self, Vec::with_capacity(bytes))
+            .and_then(|buffer| postcard::to_extend(&self.parking, buffer))
+            .and_then(|buffer| match self.carried.is_empty() {
+                true => Ok(buffer),
+                false => postcard::to_extend(&self.carried, buffer),
+            });
         encoded.map(Bytes::from).map_err(|error| Error::Encode(error.to_string()))
     }
 
@@ -238,13 +249,15 @@ impl<'a> Record<'a> {
     }
 
     fn read(bytes: &'a [u8]) -> Result<Self, postcard::Error> {
-        let (mut record, rest) = postcard::take_from_bytes::<Self>(bytes)?;
-        record.parking = match record.format {
+        let (record, rest) = postcard::take_from_bytes::<Self>(bytes)?;
+        if record.format == FORMAT_WITHOUT_PARKING {
             // Nothing was parked, and nothing is left to do for it.
-            FORMAT_WITHOUT_PARKING => Parking { through: record.shown_through, ..Parking::default() },
-            _ => postcard::from_bytes(rest)?,
-        };
-        Ok(record)
+            let parking = Parking { through: record.shown_through, ..Parking::default() };
+            return Ok(Self { parking, ..record });
+        }
+        let (parking, rest) = postcard::take_from_bytes(rest)?;
+        let carried = if rest.is_empty() { Carried::default() } else { postcard::from_bytes(rest)? };
+        Ok(Self { parking, carried, ..record })
     }
 }
 
@@ -480,6 +493,18 @@ mod tests {
         let bytes = record.encode().unwrap();
         assert_eq!(Record::decode(&bytes, 1).unwrap(), record);
         assert!(matches!(Record::decode(&[9, 9], 4), Err(Error::Format { sequence: 4, found: 9 })));
+        assert!(matches!(Record::decode(&bytes[..bytes.len() - 1], 4), Err(Error::Damaged { sequence: 4, .. })));
+    }
+
+    #[test]
+    fn traces_stand_behind_all_else_so_that_records_without_them_are_as_before() {
+        let mut record = Record::new(Kind::Batch, 7, "host-a", Digest([3; 32]));
+        let before = record.encode().unwrap();
+        assert!(Record::decode(&before, 1).unwrap().carried.is_empty());
+        record.carried = Carried::of_one(2, crate::traces::Context::begin("root", |_| true));
+        let bytes = record.encode().unwrap();
+        assert_eq!(bytes[..before.len()], before, "whoever does not know of traces reads the same");
+        assert_eq!(Record::decode(&bytes, 1).unwrap(), record);
         assert!(matches!(Record::decode(&bytes[..bytes.len() - 1], 4), Err(Error::Damaged { sequence: 4, .. })));
     }
 

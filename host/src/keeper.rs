@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_nats::jetstream::Context;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 use crate::alerts;
 use crate::clock;
@@ -393,7 +394,7 @@ impl Keeper {
             progress: Arc::clone(&self.progress),
         };
         let family = Family::new(self.jetstream.clone(), self.maker(), live, versions.clone(), failed);
-        let task = tokio::spawn(family.run(stopped));
+        let task = tokio::spawn(family.run(stopped).in_current_span());
         Running { version, wanted, versions, stop, task, probation, failed }
     }
 

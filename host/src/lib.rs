@@ -32,16 +32,19 @@
 //! | `survey.rs`, `lag.rs`, `lag/` | how far behind | computed from JetStream, not from what a host says |
 //! | `monitor.rs`, `busy.rs`, `census.rs` | what only the host knows: rates, where time goes, counts | no cost per event |
 //! | `numbers.rs`, `overview.rs` | all that a person may want to know, in one value | each figure carries its age |
-//! | `http.rs`, `http/`, `vitals.rs` | a host's metrics, health and page | reads only, unless a token is shown; one reader for all who look |
+//! | `http.rs`, `http/`, `vitals.rs` | a host's metrics, health and page | reads only, unless a token is shown |
+//! | `reader.rs` | reads the overview for all who look at a host | once a second at most |
 //! | `alarm.rs`, `alarm/` | when somebody should be told, and when it is over | pure; noise, pauses and rebuilds raise nothing |
 //! | `watchman.rs`, `board.rs` | raises and clears alerts for all hosts | compare-and-set: each is told once |
 //! | `webhook.rs` | alerts go out by HTTP | signed; never waited for |
 //! | `micro.rs` | a NATS service that answers lag, status and stories | reads only |
+//! | `traces.rs`, `traces/` | spans for a collector, headers for effects | holds nothing up; an effect's header is decided with it |
 //! | `recorded.rs`, `latest.rs`, `buckets.rs` | reads what streams and buckets hold | no consumer is left behind |
 //! | `rehearsal.rs` | runs a new module on the past beside the one that runs | pure; nothing is published or written |
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |
 //!
-//! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `clock.rs` (time), `legible.rs` (what a terminal may show), `hint.rs` (what to do next), `server.rs` (the
+//! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `clock.rs` (time), `legible.rs` (what a terminal may show), `logs.rs` (lines on
+//! stderr), `hint.rs` (what to do next), `server.rs` (the
 //! embedded nats-server of demo, tests and benchmarks), `cli/` (a file per command), `examples.rs` (builds the
 //! example modules), `crash.rs` (where tests end the process).
 
@@ -67,6 +70,7 @@ pub mod direct_get;
 pub mod documents;
 pub mod envelope;
 pub mod examples;
+pub mod fault;
 pub mod generation;
 pub mod handler;
 mod hint;
@@ -79,6 +83,7 @@ pub mod keys;
 pub mod lag;
 mod latest;
 pub mod legible;
+pub mod logs;
 pub mod micro;
 mod monitor;
 pub mod names;
@@ -95,6 +100,7 @@ pub mod progress;
 mod promotion;
 pub mod publication;
 mod pull;
+pub mod reader;
 pub mod rebuild;
 pub mod recorded;
 pub mod registry;
@@ -109,6 +115,7 @@ pub mod subject;
 pub mod supervisor;
 pub mod survey;
 pub mod timers;
+pub mod traces;
 pub mod version;
 pub mod vitals;
 mod waits;

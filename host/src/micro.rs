@@ -3,6 +3,7 @@
 //! the server, or an answer that the server would not carry.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
@@ -12,18 +13,25 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::cli::explain;
 use crate::cli::instances::{Saga, no_instance};
+use crate::fault::Fault;
 use crate::legible::legible;
 use crate::names;
-use crate::overview::{self, Overview};
+use crate::overview::Overview;
+use crate::reader::Reader;
+use crate::registry::Registry;
 
 /// The service's name, and what its subjects begin with.
 const NAME: &str = "millstream";
 
 /// Requests that are answered at once; others wait.
 const AT_ONCE: usize = 8;
+
+/// What is not answered by then is refused: nobody waits for it any more.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// What an answer's subject and headers may need of `max_payload`.
 const ROOM: usize = 1024;
@@ -36,6 +44,7 @@ const BAD: usize = 400;
 const UNKNOWN: usize = 404;
 const TOO_LARGE: usize = 413;
 const FAILED: usize = 500;
+const SILENT: usize = 504;
 
 #[derive(Clone, Copy, Debug)]
 enum What {
@@ -56,7 +65,7 @@ struct Asked {
 ///
 /// # Errors
 /// When the service cannot be announced.
-pub async fn serve(jetstream: Context) -> anyhow::Result<()> {
+pub async fn serve(jetstream: Context, reader: Arc<Reader>) -> anyhow::Result<()> {
     let failed = |error: async_nats::Error| anyhow::anyhow!("the NATS service cannot be served: {error}");
     let service = jetstream
         .client()
@@ -71,24 +80,33 @@ pub async fn serve(jetstream: Context) -> anyhow::Result<()> {
         requests.push(group.endpoint(name).await.map_err(failed)?.map(move |request| (what, request)));
     }
     let room = Arc::new(Semaphore::new(AT_ONCE));
+    // They end with us.
+    let mut answering = JoinSet::new();
     while let Some((what, request)) = requests.next().await {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { break };
-        let jetstream = jetstream.clone();
-        tokio::spawn(async move {
-            respond(&jetstream, what, &request).await;
+        let (jetstream, reader) = (jetstream.clone(), Arc::clone(&reader));
+        answering.spawn(async move {
+            respond(&jetstream, &reader, what, &request).await;
             drop(permit);
         });
+        while answering.try_join_next().is_some() {}
     }
     Ok(())
 }
 
-async fn respond(jetstream: &Context, what: What, request: &Request) {
+async fn respond(jetstream: &Context, reader: &Reader, what: What, request: &Request) {
     let payload = &request.message.payload;
-    let answer = match what {
-        What::Lag => lag(jetstream, payload).await,
-        What::Status => status(jetstream, payload).await,
-        What::Explain => story(jetstream, payload).await.map(|body| (body, HeaderMap::new())),
+    let answer = async {
+        match what {
+            What::Lag => lag(reader, payload).await,
+            What::Status => status(reader, payload).await,
+            What::Explain => story(jetstream, payload).await.map(|body| (body, HeaderMap::new())),
+        }
     };
+    let answer = tokio::time::timeout(ANSWER_WITHIN, answer).await.unwrap_or_else(|_| {
+        let told = format!("NATS has not answered for {} s", ANSWER_WITHIN.as_secs());
+        Err(refusal(SILENT, &told, "ask again; the host's log may say more"))
+    });
     let most = jetstream.client().server_info().max_payload.saturating_sub(ROOM);
     let (answer, headers) = match answer {
         Ok((body, _)) if body.len() > most => {
@@ -113,8 +131,8 @@ fn refusal(code: usize, told: &str, hint: &str) -> Refusal {
 }
 
 /// Rows as of `millstream lag --json`, in an array. Handlers whose lag cannot be told are named in a header.
-async fn lag(jetstream: &Context, payload: &Bytes) -> Result<(Bytes, HeaderMap), Refusal> {
-    let overview = read(jetstream, payload).await?;
+async fn lag(reader: &Reader, payload: &Bytes) -> Result<(Bytes, HeaderMap), Refusal> {
+    let overview = read(reader, payload).await?;
     let mut headers = HeaderMap::new();
     for handler in overview.handlers.iter().filter(|handler| !handler.lag_fault.is_empty()) {
         let fault = legible(&handler.lag_fault);
@@ -124,13 +142,16 @@ async fn lag(jetstream: &Context, payload: &Bytes) -> Result<(Bytes, HeaderMap),
     Ok((json(&rows)?, headers))
 }
 
-async fn status(jetstream: &Context, payload: &Bytes) -> Result<(Bytes, HeaderMap), Refusal> {
-    Ok((json(&read(jetstream, payload).await?)?, HeaderMap::new()))
+async fn status(reader: &Reader, payload: &Bytes) -> Result<(Bytes, HeaderMap), Refusal> {
+    Ok((json(&read(reader, payload).await?)?, HeaderMap::new()))
 }
 
-async fn read(jetstream: &Context, payload: &Bytes) -> Result<Overview, Refusal> {
+/// What is asked for, as the reader saw it a moment ago.
+async fn read(reader: &Reader, payload: &Bytes) -> Result<Overview, Refusal> {
     let asked = names_in(payload)?;
-    let overview = overview::of(jetstream, &asked).await.map_err(failed)?;
+    let seen = reader.look().await;
+    let Some(overview) = seen.overview() else { return Err(failed(anyhow::anyhow!("{}", seen.fault()))) };
+    let overview = overview.only(&asked);
     match asked.iter().find(|name| !overview.handlers.iter().any(|handler| handler.handler == **name)) {
         Some(unknown) => Err(unknown_handler(unknown)),
         None => Ok(overview),
@@ -178,25 +199,26 @@ fn asked(payload: &[u8]) -> Result<Asked, Refusal> {
 /// The story as of `millstream explain --json`.
 async fn story(jetstream: &Context, payload: &Bytes) -> Result<Bytes, Refusal> {
     let Asked { handler, key } = asked(payload)?;
-    let overview = overview::of(jetstream, std::slice::from_ref(&handler)).await.map_err(failed)?;
-    if overview.handlers.is_empty() {
+    let registry = Registry::peek(jetstream).await.map_err(|error| failed(error.into()))?;
+    let deployed = match registry {
+        Some(registry) => registry.deployment(&handler).await.map_err(|error| failed(error.into()))?,
+        None => None,
+    };
+    if deployed.is_none() {
         return Err(unknown_handler(&handler));
     }
-    let told = |fault: crate::cli::Fault| {
-        let code = if fault.code() == 2 { BAD } else { FAILED };
-        sentence(code, &fault.to_string())
-    };
+    let told = |fault: Fault| sentence(if fault.code() == 2 { BAD } else { FAILED }, &fault);
     let saga = Saga::of(jetstream.clone(), &handler).await.map_err(told)?;
     match explain::story(&saga, &key, SCAN).await.map_err(told)? {
         Some(story) => json(&story),
-        None => Err(sentence(UNKNOWN, &no_instance(&handler, &key).to_string())),
+        None => Err(sentence(UNKNOWN, &no_instance(&handler, &key))),
     }
 }
 
-/// A command's fault in one line.
-fn sentence(code: usize, fault: &str) -> Refusal {
-    let told = fault.strip_prefix("error: ").unwrap_or(fault).replace("\n  because: ", ": ").replace('\n', "; ");
-    Refusal { code, status: legible(&told).into_owned() }
+/// A fault in one line.
+fn sentence(code: usize, fault: &Fault) -> Refusal {
+    let (told, hint) = fault.told();
+    refusal(code, &told, hint.unwrap_or("the host's log may say more"))
 }
 
 #[cfg(test)]
@@ -226,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_fault_of_several_lines_becomes_one() {
-        let told = sentence(404, "error: no\n  because: gone\nhint: look \u{1b}[2J");
-        assert_eq!(told.status, "no: gone; hint: look \\u{1b}[2J");
+        let fault = Fault::failed(anyhow::anyhow!("gone").context("no")).hint("look \u{1b}[2J");
+        assert_eq!(sentence(404, &fault).status, "no: gone; hint: look \\u{1b}[2J");
     }
 }

@@ -30,6 +30,9 @@ const HEAD_LASTS: Duration = Duration::from_millis(250);
 /// Samples a second on this host, at most; with more streams to sample, each is sampled less often.
 const SAMPLES_PER_SECOND: u32 = 200;
 
+/// A stream that nobody has asked about for so long is read by none of our handlers any more.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+
 /// A stream that answers no direct gets is sampled less often: to count, a consumer must be made.
 const DEAR_EVERY: Duration = Duration::from_secs(5);
 
@@ -65,6 +68,8 @@ impl Heads {
     async fn of(&self, jetstream: &Context, stream: &str) -> anyhow::Result<Head> {
         let known = {
             let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+            // One that somebody asks about just now is locked.
+            streams.retain(|_, known| known.try_lock().map_or(true, |known| is_remembered(&known)));
             Arc::clone(streams.entry(stream.to_owned()).or_default())
         };
         let mut known = known.lock().await;
@@ -83,6 +88,11 @@ impl Heads {
     fn every(&self) -> Duration {
         Duration::from_secs(1) * self.monitors.load(Ordering::Relaxed) / SAMPLES_PER_SECOND
     }
+}
+
+/// Whether this is worth keeping. What was never asked about is about to be, or its stream is gone.
+fn is_remembered(known: &Option<(Instant, Head)>) -> bool {
+    known.is_some_and(|(asked, _)| asked.elapsed() < FORGOTTEN_AFTER)
 }
 
 /// When a stream was created, and its state, from its leader.
@@ -107,6 +117,8 @@ pub(crate) struct Monitor {
     heads: Heads,
     progress: Arc<Progress>,
     streams: HashMap<String, Sampled>,
+    /// Which of the handler's streams is sampled first the next time: where a look ends early, the next goes on there.
+    first: usize,
     sampled: Option<Instant>,
     sized: Option<Instant>,
     counting: Option<JoinHandle<Duration>>,
@@ -132,6 +144,7 @@ impl Monitor {
             heads: heads.clone(),
             progress: Arc::clone(progress),
             streams: HashMap::new(),
+            first: 0,
             sampled: None,
             sized: None,
             counting: None,
@@ -156,12 +169,16 @@ impl Monitor {
             tracing::debug!(handler = ground.handler, error = format!("{error:#}"), "not sampled");
         };
         self.streams.retain(|stream, _| ground.inputs.iter().any(|input| input.stream == *stream));
-        for input in &ground.inputs {
-            self.sample(input).await.unwrap_or_else(failed);
-        }
         if self.sized.is_none_or(|sized| sized.elapsed() >= SIZES_EVERY) {
             self.sized = Some(Instant::now());
             self.weigh(ground).await.unwrap_or_else(failed);
+        }
+        let first = self.first % ground.inputs.len().max(1);
+        let (before, from) = ground.inputs.split_at(first);
+        for (number, input) in (first..).zip(from.iter().chain(before)) {
+            // A look that ends within this one begins behind it the next time.
+            self.first = number + 1;
+            self.sample(input).await.unwrap_or_else(failed);
         }
     }
 

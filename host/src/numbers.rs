@@ -166,6 +166,8 @@ pub struct Census {
     pub timers_pending: u64,
     /// Of these, the ones whose time has passed.
     pub timers_overdue: u64,
+    /// There are more: so many were counted before the count was broken off.
+    pub partial: bool,
 }
 
 #[cfg(test)]

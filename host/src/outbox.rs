@@ -33,10 +33,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_nats::jetstream::Context;
-use millstream_saga::Outgoing;
 use tokio::sync::Notify;
 
 use crate::crash;
+use crate::traces::Effects;
 use queue::Queue;
 use targets::Targets;
 
@@ -133,14 +133,14 @@ impl Outbox {
 
     /// Takes the effects of a record that was just committed, or none. `sent` is the moment before the record was sent: a process
     /// that stood still before it read the acknowledgement must not take itself for the owner.
-    pub fn publish(&self, journal: u64, sent: Stamp, outgoing: Vec<Outgoing>) {
+    pub fn publish(&self, journal: u64, sent: Stamp, effects: impl Into<Effects>) {
         *lock(&self.owned) = Some(sent);
-        self.push(journal, sent, outgoing);
+        self.push(journal, sent, effects.into());
     }
 
     /// Takes the effects of a record that an earlier owner committed, stored at this time (nanoseconds since 1970).
-    pub fn republish(&self, journal: u64, stored: i64, outgoing: Vec<Outgoing>) {
-        self.push(journal, Stamp::stored(stored), outgoing);
+    pub fn republish(&self, journal: u64, stored: i64, effects: impl Into<Effects>) {
+        self.push(journal, Stamp::stored(stored), effects.into());
     }
 
     /// The effects of records up to this journal sequence are stored.
@@ -185,8 +185,8 @@ impl Outbox {
         queue.effects >= self.limits.queued_effects || queue.bytes >= self.limits.queued_bytes
     }
 
-    fn push(&self, journal: u64, absent: Stamp, outgoing: Vec<Outgoing>) {
-        lock(&self.queue).push(journal, absent, outgoing);
+    fn push(&self, journal: u64, absent: Stamp, effects: Effects) {
+        lock(&self.queue).push(journal, absent, effects);
         self.arrived.notify_one();
         self.tell();
     }

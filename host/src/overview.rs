@@ -12,7 +12,7 @@ use crate::board;
 use crate::clock;
 use crate::journal::Counts;
 use crate::lag::{self, Lag, Said, Sample};
-use crate::numbers::Numbers;
+use crate::numbers::{Numbers, Rates};
 use crate::progress::{Refused, Report};
 use crate::registry::{Deployed, Deployment, Desired, Registry};
 use crate::survey::Ground;
@@ -92,10 +92,35 @@ impl Handler {
         self.lag.iter().map(|row| row.events).sum()
     }
 
+    /// The rates of all input streams together, where its host tells any; all is done when the last stream is.
+    #[must_use]
+    pub fn rates(&self) -> Option<Rates> {
+        let known = self.lag.iter().filter_map(|row| row.rates);
+        known.reduce(|all, one| Rates {
+            in_rate: all.in_rate + one.in_rate,
+            out_rate: all.out_rate + one.out_rate,
+            trend: all.trend + one.trend,
+            eta_seconds: all.eta_seconds.into_iter().chain(one.eta_seconds).reduce(f64::max),
+        })
+    }
+
     /// Age of the oldest of them, seconds.
     #[must_use]
     pub fn oldest_seconds(&self) -> f64 {
         self.lag.iter().map(|row| row.seconds).fold(0.0, f64::max)
+    }
+}
+
+impl Overview {
+    /// The same of these handlers only, or all of it where none is named. One that is not deployed is not in it.
+    #[must_use]
+    pub fn only(&self, handlers: &[String]) -> Self {
+        let mut only = self.clone();
+        if !handlers.is_empty() {
+            only.handlers.retain(|handler| handlers.contains(&handler.handler));
+            only.alerts.retain(|alert| handlers.contains(&alert.handler));
+        }
+        only
     }
 }
 

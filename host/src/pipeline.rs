@@ -16,15 +16,16 @@
 
 mod blaming;
 mod redriving;
+mod traced;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use millstream_saga::Outgoing;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::batch::{self, Undecodable};
 use crate::blame::{Blame, Verdict};
@@ -48,6 +49,7 @@ use crate::saga::Sagas;
 use crate::sandbox::{Digest, Failure, Guest, str_slice, wire};
 use crate::show::Pace;
 use crate::timers::Sweeper;
+use crate::traces::{self, Effects};
 use crate::version::Version;
 use redriving::Redriving;
 
@@ -217,6 +219,9 @@ pub struct Pipeline {
     saying: Said,
     /// The batch of the record in flight, for the numbers.
     landing: Option<progress::Batch>,
+    /// When the batch began, where anybody follows traces, and the span of the next record.
+    begun: Option<SystemTime>,
+    span: Option<Box<traces::Batch>>,
     watch: Arc<Watch>,
     /// When this claim began, nanoseconds since 1970.
     began: i64,
@@ -278,6 +283,8 @@ impl Pipeline {
             said,
             saying: said,
             landing: None,
+            begun: None,
+            span: None,
             watch,
             began: clock::now(),
             fuel: 0,
@@ -385,6 +392,7 @@ impl Pipeline {
         while !rest.is_empty() && self.wait_for_room(stop).await {
             let part = self.throttle(self.blame.take(rest.len())).await;
             let later = rest.split_off(part);
+            self.begun = traces::begin();
             match self.decide(arrivals.input, &rest).await {
                 Ok(decision) => {
                     self.blame.passed(part);
@@ -550,6 +558,7 @@ impl Pipeline {
         let batch = self.told(input, &arrivals, is_behind);
         self.parked.park(&decision.parks, self.counts.delivered, clock::now());
         self.redriving.wakes(&self.parked);
+        self.span = self.traced(input, &arrivals).map(|span| span.decided(&self.version.digest.short(), &decision));
         self.write(Kind::Batch, input, decision, None, ack)?;
         self.landing = Some(batch);
         Ok(())
@@ -606,6 +615,7 @@ impl Pipeline {
             shown_through: self.saying.shown_through,
             acted_through: self.saying.acted_through,
             effects: decision.effects.clone(),
+            carried: decision.carried.clone(),
             bucket: self.documents.created(),
             standing: self.standing,
             previous: self.last,
@@ -628,7 +638,8 @@ impl Pipeline {
             digest: self.version.digest,
             ack,
             outbox: self.outbox.clone(),
-            effects: decision.effects,
+            effects: Effects { outgoing: decision.effects, carried: decision.carried },
+            span: self.span.take(),
             claim: self.claim,
             time,
             parking,
@@ -715,11 +726,12 @@ impl Pipeline {
         let done = self.said.shown_through.min(self.said.acted_through).min(self.said.buried_through);
         let keep_from = (done + 1).min(self.last.saturating_sub(keep));
         let journal = self.journal.clone();
-        tokio::spawn(async move {
+        let trim = async move {
             if let Err(error) = journal.trim(keep_from).await {
                 tracing::warn!(%error, "the journal could not be trimmed");
             }
-        });
+        };
+        tokio::spawn(trim.in_current_span());
     }
 
     /// Waits while too much is decided but not shown or not published. False: the handler shall stop.
@@ -791,7 +803,8 @@ struct Commit {
     digest: Digest,
     ack: Option<async_nats::Subject>,
     outbox: Option<Arc<Outbox>>,
-    effects: Vec<Outgoing>,
+    effects: Effects,
+    span: Option<Box<traces::Batch>>,
     claim: u64,
     time: i64,
     parking: Parking,
@@ -801,7 +814,9 @@ struct Commit {
 impl Commit {
     async fn land(self) -> Result<u64, Error> {
         let sent = Stamp::now();
-        let journal = self.journal.append(self.expected, self.record).await?;
+        let appended = self.journal.append(self.expected, self.record).await;
+        traces::Batch::landed(self.span, appended.as_ref());
+        let journal = appended?;
         crash::point("committed");
         self.documents.commit(Origin { order: self.order, journal, stream: self.stream, digest: self.digest });
         if !self.parking.parks.is_empty() || self.parking.unparked.is_some() {

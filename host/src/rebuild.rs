@@ -127,7 +127,7 @@ pub(crate) async fn clear_away(
     let Generation { handler, number, .. } = generation;
     registry.forget_generation(handler, *number).await?;
     let name = names::journal_stream(handler);
-    if is_missing(jetstream, &name).await? {
+    if !inputs::is_there(jetstream, &name).await? {
         return Ok(());
     }
     let journal = Journal::open(jetstream, handler, 1).await?.of(*number);
@@ -169,7 +169,7 @@ pub(crate) async fn traces(jetstream: &Context, handler: &str, inputs: &[String]
     for number in numbers {
         let generation = Generation::shadow(handler, number);
         let mut streams = inputs.to_vec();
-        if !is_missing(jetstream, &names::journal_stream(handler)).await? {
+        if inputs::is_there(jetstream, &names::journal_stream(handler)).await? {
             let (positions, _) = survey::decided_by(jetstream, handler, number).await?;
             streams.extend(positions.into_iter().map(|position| position.stream));
         }
@@ -200,7 +200,7 @@ pub(crate) async fn take_off(
     inputs: &[String],
     with_documents: bool,
 ) -> anyhow::Result<()> {
-    if is_missing(jetstream, &names::bucket_stream(names::GENERATIONS)).await? {
+    if !inputs::is_there(jetstream, &names::bucket_stream(names::GENERATIONS)).await? {
         return Ok(());
     }
     let ledgers = Ledgers::open(jetstream).await?;
@@ -229,17 +229,9 @@ pub(crate) async fn leave(jetstream: &Context, generation: &Generation, position
 
 async fn leave_streams(jetstream: &Context, generation: &Generation, positions: &[Position]) -> anyhow::Result<()> {
     for Position { stream, .. } in positions {
-        if !is_missing(jetstream, stream).await? {
+        if inputs::is_there(jetstream, stream).await? {
             intake::remove_consumer(jetstream, generation, stream).await?;
         }
     }
     Ok(())
-}
-
-async fn is_missing(jetstream: &Context, stream: &str) -> anyhow::Result<bool> {
-    match jetstream.get_stream(stream).await {
-        Ok(_) => Ok(false),
-        Err(error) if inputs::is_missing(&error) => Ok(true),
-        Err(error) => Err(error.into()),
-    }
 }

@@ -27,6 +27,7 @@ use crate::parking::aside::Aside;
 use crate::pipeline::Leave;
 use crate::sandbox::Guest;
 use crate::settings::Settings;
+use crate::traces;
 
 pub use facts::{Error as FactsError, Facts};
 use held::Held;
@@ -164,8 +165,11 @@ impl Sagas {
     ) -> Result<Decision, Undecided> {
         let counts = Counts { parked: aside.events(), ..work.counts(&aside) };
         let parks = aside.parks(bounds.stream, arrivals, bounds.room, bounds.letter_bytes())?;
+        let units = work.out.iter().zip(&work.tasks).map(|(out, task)| (out.as_slice(), task.event));
+        let carried = traces::of_effects(units, arrivals);
         let effects: Vec<Outgoing> = work.out.into_iter().flatten().collect();
-        let mut bytes: usize = effects.iter().map(Outgoing::bytes).chain(parks.iter().map(Park::bytes)).sum();
+        let parked = parks.iter().map(Park::bytes);
+        let mut bytes = effects.iter().map(Outgoing::bytes).chain(parked).sum::<usize>() + carried.bytes();
         let mut changes = Vec::new();
         let mut decided = Vec::new();
         for Key { name, instance, changed, .. } in work.keys {
@@ -187,7 +191,7 @@ impl Sagas {
         for (name, instance, length) in decided {
             self.held.put(name, instance, length);
         }
-        Ok(Decision { changes, counts, effects, parks })
+        Ok(Decision { changes, counts, effects, carried, parks })
     }
 }
 

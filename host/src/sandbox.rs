@@ -10,6 +10,7 @@ mod limits;
 mod memory;
 mod module;
 mod share;
+mod voice;
 
 pub use answer::{check_outcome, check_staged, slice, str_slice};
 pub use cache::Cache;
@@ -18,6 +19,7 @@ pub use instance::{Instance, LogLine};
 pub use limits::Limits;
 pub use memory::Memory;
 pub use module::{Digest, Error, Module, Source};
+pub use voice::Voice;
 
 use std::sync::Arc;
 

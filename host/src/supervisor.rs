@@ -11,6 +11,7 @@ use futures::StreamExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::claim;
 use crate::clock;
@@ -302,7 +303,9 @@ impl Supervisor {
         let (wanted, follows) = watch::channel(wanted);
         let (is_ours, placed) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(keeper.run(follows, placed, stopped));
+        // At the highest level, so that each line of the handler has its name, whatever is left out.
+        let span = tracing::error_span!("handler", handler = name);
+        let task = tokio::spawn(keeper.run(follows, placed, stopped).instrument(span));
         self.vitals.take(&name, Taken::Unplaced);
         self.kept
             .insert(name, Kept { wanted, is_ours, free_since: Instant::now(), is_placed: false, stop, progress, task });

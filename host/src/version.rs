@@ -73,7 +73,8 @@ impl Version {
     ) -> Result<Self, Defect> {
         let module = Module::prepare(sandbox, cache, &settings.limits, bytes)?;
         let failed = |call| move |failure| Defect::Call { call, failure };
-        let mut instance = module.instantiate(handler).map_err(failed("its start"))?;
+        let voice = module.voice(handler);
+        let mut instance = module.instantiate(&voice).map_err(failed("its start"))?;
         let description = instance.describe().map_err(failed("describe"))?;
         let saga = match description.kind {
             Kind::Projection => None,
@@ -84,9 +85,9 @@ impl Version {
         instance.stage(&batch).map_err(failed("a batch of nothing"))?;
         let documents = Documents { documents: Vec::new(), blob: Vec::new() };
         instance.apply(&documents, &[]).map_err(failed("a batch of nothing"))?;
-        let (digest, name) = (module.digest(), handler.to_owned());
+        let digest = module.digest();
         let instantiate: Instantiate =
-            Arc::new(move || module.instantiate(&name).map(|instance| Box::new(instance) as Box<dyn Guest>));
+            Arc::new(move || module.instantiate(&voice).map(|instance| Box::new(instance) as Box<dyn Guest>));
         Ok(Self { digest, description, saga, settings, instantiate, revision: Arc::default() })
     }
 

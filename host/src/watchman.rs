@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Context;
 
-use crate::alarm::{Alarm, Change, Near, Sight, Watch};
+use crate::alarm::{Alarm, Change, NEARLY, NOT_ANY_MORE, Near, Sight, Watch};
 use crate::alerts;
-use crate::board::{self, Posted};
+use crate::board::{self, Posted, Unreadable};
 use crate::clock;
 use crate::names;
 use crate::overview::{Alert, Glance, Glimpse, Handler};
@@ -24,6 +24,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// What could not be told waits for so long.
 const TELL_AGAIN: Duration = Duration::from_secs(30);
+
+/// News that cannot be told in one look, before the others wait for the next.
+const FAULTS: usize = 3;
 
 /// Handlers without a host that are asked about in one look.
 const ASKS: usize = 50;
@@ -42,8 +45,8 @@ pub struct Watchman {
     has_looked: bool,
     /// Alerts of which we know that they were told, by key.
     told: HashMap<String, Alert>,
-    /// When telling failed last.
-    untold: Option<Instant>,
+    /// What could not be told, by key, and since when that waits.
+    untold: HashMap<String, Instant>,
 }
 
 /// What there is to say of an alert.
@@ -75,7 +78,7 @@ impl Watchman {
             watches: HashMap::new(),
             has_looked: false,
             told: HashMap::new(),
-            untold: None,
+            untold: HashMap::new(),
         }
     }
 
@@ -99,7 +102,7 @@ impl Watchman {
 
     /// What cannot be done about one alert stops none of the others; the first fault is answered.
     async fn look(&mut self) -> anyhow::Result<()> {
-        let Glimpse { overview, settings, rebuilding, posted } = self.glance.look().await?;
+        let Glimpse { overview, settings, rebuilding, posted, unreadable } = self.glance.look().await?;
         self.limits.look(&overview.handlers, overview.time).await;
         let mut done = self.catch_up(&posted, &settings).await;
         let usual = Settings::default();
@@ -120,6 +123,7 @@ impl Watchman {
             }
         }
         self.has_looked = true;
+        done = done.and(self.sweep(&unreadable).await);
         done = done.and(self.storage(&posted, overview.time).await);
         done.and(self.forget(&overview.handlers, &posted).await)
     }
@@ -152,7 +156,7 @@ impl Watchman {
     }
 
     async fn clear(&mut self, posted: &Posted, replicas: usize) -> anyhow::Result<()> {
-        if board::clear(&self.jetstream, posted).await? {
+        if board::clear(&self.jetstream, &posted.key, posted.revision).await? {
             self.tell(&posted.alert, State::Cleared, replicas).await?;
             self.told.remove(&posted.key);
         }
@@ -160,31 +164,37 @@ impl Watchman {
     }
 
     /// Tells what another host may have been about to tell when it died: of alerts that are new to us, and of those that are gone.
+    /// What cannot be told waits for a while, and what comes after it does not.
     async fn catch_up(&mut self, posted: &[Posted], settings: &HashMap<String, Settings>) -> anyhow::Result<()> {
-        // A server that does not let us tell lets us wait each time.
-        if self.untold.is_some_and(|when| when.elapsed() < TELL_AGAIN) {
-            return Ok(());
-        }
-        let replicas = |alert: &Alert| settings.get(&alert.handler).map_or(1, |settings| settings.replicas);
-        for new in posted {
-            if self.told.get(&new.key) == Some(&new.alert) {
-                continue;
-            }
-            if !self.was_told(&new.alert, State::Raised).await? {
-                self.tell(&new.alert, State::Raised, replicas(&new.alert)).await?;
-            }
-            self.told.insert(new.key.clone(), new.alert.clone());
-        }
+        self.untold.retain(|_, since| since.elapsed() < TELL_AGAIN);
+        let news = posted.iter().filter(|new| self.told.get(&new.key) != Some(&new.alert));
+        let raised = news.map(|new| (new.key.clone(), new.alert.clone(), State::Raised));
         let is_posted = |key: &String| posted.iter().any(|posted| posted.key == *key);
-        let gone: Vec<String> = self.told.keys().filter(|key| !is_posted(key)).cloned().collect();
-        for key in gone {
-            let Some(alert) = self.told.get(&key).cloned() else { continue };
-            if !self.was_told(&alert, State::Cleared).await? {
-                self.tell(&alert, State::Cleared, replicas(&alert)).await?;
+        let gone = self.told.iter().filter(|(key, _)| !is_posted(key));
+        let cleared = gone.map(|(key, alert)| (key.clone(), alert.clone(), State::Cleared));
+        let untold: Vec<_> = raised.chain(cleared).filter(|(key, ..)| !self.untold.contains_key(key)).collect();
+        let (mut done, mut faults) = (Ok(()), 0);
+        for (key, alert, state) in untold {
+            let replicas = settings.get(&alert.handler).map_or(1, |settings| settings.replicas);
+            match self.make_up_for(&alert, state, replicas).await {
+                Ok(()) if state == State::Raised => drop(self.told.insert(key, alert)),
+                Ok(()) => drop(self.told.remove(&key)),
+                Err(error) => {
+                    self.untold.insert(key, Instant::now());
+                    done = done.and(Err(error));
+                    faults += 1;
+                }
             }
-            self.told.remove(&key);
+            // A server that lets us tell nothing lets us wait each time.
+            if faults >= FAULTS {
+                break;
+            }
         }
-        Ok(())
+        done
+    }
+
+    async fn make_up_for(&self, alert: &Alert, state: State, replicas: usize) -> anyhow::Result<()> {
+        if self.was_told(alert, state).await? { Ok(()) } else { self.tell(alert, state, replicas).await }
     }
 
     /// Whether the last news of this alert are these, or that it is over.
@@ -193,7 +203,7 @@ impl Watchman {
         Ok(last.is_some_and(|last| last == id(alert, state) || last == id(alert, State::Cleared)))
     }
 
-    async fn tell(&mut self, alert: &Alert, state: State, replicas: usize) -> anyhow::Result<()> {
+    async fn tell(&self, alert: &Alert, state: State, replicas: usize) -> anyhow::Result<()> {
         let Alert { handler, alert: name, since, text } = alert;
         let (id, time) = (id(alert, state), clock::now());
         let body = serde_json::json!({
@@ -207,10 +217,9 @@ impl Watchman {
             "host": self.host,
         });
         let news = alerts::News { id: &id, time, body: &body };
-        let told = alerts::tell_once(&self.jetstream, names::alert_owner(handler), name, replicas, &news).await;
-        self.untold = told.is_err().then(Instant::now);
+        let owner = names::alert_owner(handler);
         // Whoever comes second has nothing to add.
-        if told? {
+        if alerts::tell_once(&self.jetstream, owner, name, replicas, &news).await? {
             match state {
                 State::Raised => tracing::warn!(handler, alert = name, text, "alert"),
                 State::Cleared => tracing::info!(handler, alert = name, "alert is over"),
@@ -223,10 +232,10 @@ impl Watchman {
     async fn storage(&mut self, posted: &[Posted], now: i64) -> anyhow::Result<()> {
         let Some(Near { share, text }) = self.limits.account(now).await else { return Ok(()) };
         match find(posted, "", STORAGE) {
-            None if share >= 0.9 => {
+            None if share >= NEARLY => {
                 self.raise(Alert { handler: String::new(), alert: STORAGE.to_owned(), since: now, text }, 1).await
             }
-            Some(posted) if share < 0.85 => self.clear(posted, 1).await,
+            Some(posted) if share < NOT_ANY_MORE => self.clear(posted, 1).await,
             _ => Ok(()),
         }
     }
@@ -235,10 +244,27 @@ impl Watchman {
     async fn forget(&mut self, handlers: &[Handler], posted: &[Posted]) -> anyhow::Result<()> {
         let is_there = |name: &str| name.is_empty() || handlers.iter().any(|handler| handler.handler == name);
         self.watches.retain(|name, _| is_there(name));
+        let mut done = Ok(());
         for posted in posted.iter().filter(|posted| !is_there(&posted.alert.handler)) {
-            self.clear(posted, 1).await?;
+            done = done.and(self.clear(posted, 1).await);
         }
-        Ok(())
+        done
+    }
+
+    /// What is no alert, somebody wrote by hand, and nobody would ever clear it.
+    async fn sweep(&self, unreadable: &[Unreadable]) -> anyhow::Result<()> {
+        let mut done = Ok(());
+        for Unreadable { key, revision, reason } in unreadable {
+            match board::clear(&self.jetstream, key, *revision).await {
+                Ok(true) => {
+                    let bucket = names::ALERTS;
+                    tracing::warn!(bucket, key, reason, "this is no alert that can be read; it is removed");
+                }
+                Ok(false) => {}
+                Err(error) => done = done.and(Err(error.into())),
+            }
+        }
+        done
     }
 }
 

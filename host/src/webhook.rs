@@ -4,6 +4,8 @@
 //! The signature is `Millstream-Signature: t=<seconds since 1970>,v1=<hex>`, where hex is the HMAC-SHA256 of `<t>.<body>` under the secret.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +17,7 @@ use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use sha2::Sha256;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::clock;
 
@@ -27,6 +30,9 @@ const WITHIN: Duration = Duration::from_secs(5);
 /// Tries, and the wait after the first; it doubles each time, so all of them take about a minute.
 const TRIES: u32 = 8;
 const WAIT: Duration = Duration::from_millis(500);
+
+/// How long a host that stops goes on posting what waits.
+const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// What signs.
 #[derive(Clone)]
@@ -70,6 +76,14 @@ pub enum Error {
 #[derive(Clone, Debug, Default)]
 pub struct Webhooks {
     queues: Vec<mpsc::Sender<News>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// The posting itself, until its end.
+#[derive(Debug, Default)]
+pub struct Posting {
+    tasks: JoinSet<()>,
+    waiting: Arc<AtomicUsize>,
 }
 
 #[derive(Clone, Debug)]
@@ -83,32 +97,47 @@ impl Webhooks {
     ///
     /// # Errors
     /// When an address cannot be posted to.
-    pub fn new(addresses: &[String], secret: Option<&Secret>) -> Result<Self, Error> {
+    pub fn new(addresses: &[String], secret: Option<&Secret>) -> Result<(Self, Posting), Error> {
         let addresses = addresses.iter().map(|address| parse(address)).collect::<Result<Vec<Uri>, Error>>()?;
         let mut queues = Vec::with_capacity(addresses.len());
+        let mut posting = Posting::default();
         for address in addresses {
-            let (queue, waiting) = mpsc::channel(QUEUE);
-            let target = Target { address, secret: secret.cloned() };
+            let (queue, news) = mpsc::channel(QUEUE);
+            let waiting = Arc::clone(&posting.waiting);
+            let target = Target { address, secret: secret.cloned(), waiting };
             let builder = Client::builder(TokioExecutor::new());
             if target.address.scheme_str() == Some("https") {
                 let roots = hyper_rustls::HttpsConnectorBuilder::new().with_native_roots();
                 let roots = roots.map_err(|error| Error::NoRoots(error.to_string()))?;
                 let client = builder.build(roots.https_only().enable_http1().build());
-                tokio::spawn(serve(client, target, waiting));
+                posting.tasks.spawn(serve(client, target, news));
             } else {
-                tokio::spawn(serve(builder.build(HttpConnector::new()), target, waiting));
+                posting.tasks.spawn(serve(builder.build(HttpConnector::new()), target, news));
             }
             queues.push(queue);
         }
-        Ok(Self { queues })
+        Ok((Self { queues, waiting: Arc::clone(&posting.waiting) }, posting))
     }
 
     /// Posts news to all addresses, some time.
     pub fn post(&self, id: &str, body: &str) {
         for queue in &self.queues {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
             if queue.try_send(News { id: id.to_owned(), body: body.to_owned() }).is_err() {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
                 tracing::warn!(id, "webhook: too many news wait; this one is not posted");
             }
+        }
+    }
+}
+
+impl Posting {
+    /// Posts what waits, and ends; nobody may have more to say. What no address takes by then is counted and lost.
+    pub async fn end(mut self) {
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(END_WITHIN, all).await.is_err() {
+            let count = self.waiting.load(Ordering::Relaxed);
+            tracing::warn!(count, "webhook: the host ends; these news are not posted");
         }
     }
 }
@@ -125,15 +154,17 @@ fn parse(address: &str) -> Result<Uri, Error> {
 struct Target {
     address: Uri,
     secret: Option<Secret>,
+    /// News that nobody has taken or given up.
+    waiting: Arc<AtomicUsize>,
 }
 
-async fn serve<C>(client: Client<C, Full<Bytes>>, target: Target, mut waiting: mpsc::Receiver<News>)
+async fn serve<C>(client: Client<C, Full<Bytes>>, target: Target, mut queue: mpsc::Receiver<News>)
 where
     C: Connect + Clone + Send + Sync + 'static,
 {
     // Path and query may hold a token.
     let host = target.address.host().unwrap_or_default().to_owned();
-    while let Some(news) = waiting.recv().await {
+    while let Some(news) = queue.recv().await {
         let mut wait = WAIT;
         for attempt in 1..=TRIES {
             let reason = match once(&client, &target, &news).await {
@@ -148,6 +179,7 @@ where
             tokio::time::sleep(wait).await;
             wait *= 2;
         }
+        target.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

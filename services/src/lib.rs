@@ -133,6 +133,13 @@ async fn reply(
     headers.insert("ce-causationid", command_id);
     let correlation = header(command, "ce-correlationid");
     headers.insert("ce-correlationid", if correlation.is_empty() { command_id } else { correlation });
+    // So that the saga's next command stands in the same trace. A service that makes spans of its own names its own here.
+    for name in ["traceparent", "tracestate"] {
+        let value = header(command, name);
+        if !value.is_empty() {
+            headers.insert(name, value);
+        }
+    }
     let subject = format!("{prefix}.{event_type}");
     jetstream.publish_with_headers(subject, headers, payload.to_string().into()).await?.await?;
     Ok(())

@@ -58,7 +58,8 @@ fn bytes() -> anyhow::Result<Vec<u8>> {
 fn prepared(bytes: &[u8], cache: &Cache) -> anyhow::Result<(Make, Digest)> {
     let module = Module::prepare(&Sandbox::new()?, cache, &Limits::default(), bytes)?;
     let digest = module.digest();
-    let instantiate = move || module.instantiate("drain").map(|instance| Box::new(instance) as Box<dyn Guest>);
+    let voice = module.voice("drain");
+    let instantiate = move || module.instantiate(&voice).map(|instance| Box::new(instance) as Box<dyn Guest>);
     Ok((watched(Arc::new(instantiate)), digest))
 }
 

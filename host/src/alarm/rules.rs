@@ -22,8 +22,8 @@ const DEAD: i64 = 60 * SECOND;
 const MOVES: i64 = 10 * SECOND;
 
 /// What is this full is nearly full, and below that it is not any more.
-const NEARLY: f64 = 0.9;
-const NOT_ANY_MORE: f64 = 0.85;
+pub(crate) const NEARLY: f64 = 0.9;
+pub(crate) const NOT_ANY_MORE: f64 = 0.85;
 
 /// Widest reason of others in a text.
 const REASON: usize = 200;

@@ -50,7 +50,7 @@ pub(super) struct Dead {
 
 /// A parked key, or an event that never got as far as one.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Row {
+pub(crate) struct Row {
     pub(super) handler: String,
     pub(super) generation: u32,
     pub(super) key: Option<String>,
@@ -84,7 +84,7 @@ fn seconds(text: &str) -> Result<u64, String> {
 }
 
 /// A handler's parked keys.
-pub(super) struct Parked {
+pub(crate) struct Parked {
     pub(super) dead: DeadLetters,
     pub(super) wishes: Wishes,
     pub(super) handler: String,
@@ -95,7 +95,7 @@ pub(super) struct Parked {
 
 impl Parked {
     /// Those of the live generation, or of this one.
-    pub(super) async fn open(jetstream: &Context, handler: &str, generation: Option<u32>) -> Result<Self, Fault> {
+    pub(crate) async fn open(jetstream: &Context, handler: &str, generation: Option<u32>) -> Result<Self, Fault> {
         let live = ledger::live(jetstream, handler).await.map_err(Fault::failed)?;
         let number = generation.unwrap_or(live);
         let generation = match number == live {
@@ -118,12 +118,21 @@ impl Parked {
 
     /// A row for each key, and each event without one; the oldest first.
     pub(super) async fn rows(&self) -> Result<Vec<Row>, Fault> {
+        Ok(self.some_rows(usize::MAX).await?.0)
+    }
+
+    /// The same of so many keys, by name, and how many there are.
+    pub(crate) async fn some_rows(&self, most: usize) -> Result<(Vec<Row>, usize), Fault> {
         let (census, _) = self.dead.census().await.map_err(Fault::failed)?;
+        let all = census.len();
+        let mut census: Vec<(Option<String>, u64)> = census.into_iter().collect();
+        census.sort();
+        census.truncate(most);
         let attempts = self.wishes.entry().await.map_err(Fault::failed)?.attempts;
         let now = clock::now();
         let mut rows = Vec::new();
         for (key, units) in census {
-            let most = if key.is_some() { 1 } else { usize::MAX };
+            let most = if key.is_some() { 1 } else { most };
             let failed = key.as_ref().and_then(|key| attempts.get(key)).copied().unwrap_or_default();
             for letter in self.letters(key.as_deref(), units, most).await? {
                 rows.push(Row {
@@ -145,7 +154,7 @@ impl Parked {
             }
         }
         rows.sort_by_key(|row| row.letter);
-        Ok(rows)
+        Ok((rows, all))
     }
 
     pub(super) async fn letters(&self, key: Option<&str>, units: u64, most: usize) -> Result<Vec<Letter>, Fault> {

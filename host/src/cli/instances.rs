@@ -1,18 +1,26 @@
 //! What the commands for sagas share. In: a deployed saga by name. Out: the saga, or a refusal of what is none, and its
 //! instances. Never: writes anything.
 
-use std::sync::Arc;
+use std::collections::{BinaryHeap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_nats::jetstream::{self, Context};
 use futures::TryStreamExt as _;
 use millstream_saga::Instance;
 
 use super::{Fault, connect, deploy, running, versions};
+use crate::buckets;
 use crate::direct_get;
+use crate::inputs;
 use crate::keys;
 use crate::names;
 use crate::registry::{Deployment, Registry};
 use crate::saga::Facts;
+use crate::sandbox::Digest;
+use crate::settings::Settings;
+
+/// Modules whose facts are remembered: a page asks for the same ones again and again, and to ask a module, it must be compiled.
+const REMEMBERED: usize = 32;
 
 /// A deployed saga.
 pub(crate) struct Saga {
@@ -44,10 +52,7 @@ impl Saga {
     pub(crate) async fn of(jetstream: Context, name: &str) -> Result<Self, Fault> {
         let (registry, revision, deployment) = versions::found(&jetstream, name).await?;
         let deployment = running::of(&registry, name, revision, &deployment).await?.deployment;
-        let bytes = registry.module(deployment.digest).await?;
-        let settings = deployment.settings.clone();
-        let version = deploy::examined(bytes, settings).await?;
-        let Some(facts) = version.saga else {
+        let Some(facts) = facts(&registry, &deployment).await? else {
             return Err(Fault::usage(anyhow::anyhow!(
                 "handler {name} is a projection: it has documents, no instances"
             ))
@@ -71,7 +76,9 @@ impl Saga {
     /// All instances, by key.
     pub(super) async fn instances(&self) -> Result<Vec<Found>, Fault> {
         // A saga that never ran has no bucket.
-        let Ok(bucket) = self.jetstream.get_key_value(&self.name).await else { return Ok(Vec::new()) };
+        let Some(bucket) = buckets::peek(&self.jetstream, &self.name).await.map_err(anyhow::Error::msg)? else {
+            return Ok(Vec::new());
+        };
         let escaped: Vec<String> = bucket.keys().await?.try_collect().await?;
         let escaped: Vec<&str> = escaped.iter().map(String::as_str).collect();
         let mut found = self.read(&escaped).await?;
@@ -87,47 +94,56 @@ impl Saga {
         size: usize,
         most: usize,
     ) -> Result<(Vec<Found>, Option<String>), Fault> {
-        // A saga that never ran has no bucket. A host's user may ask for its subjects, and make no consumer.
-        let Ok(bucket) = self.jetstream.get_stream_no_info(names::bucket_stream(&self.name)).await else {
-            return Ok((Vec::new(), None));
-        };
-        let prefix = names::bucket_subject(&self.name, "");
-        let mut escaped: Vec<String> = match bucket.info_with_subjects(format!("{prefix}>")).await {
-            Ok(subjects) => {
-                let keys = subjects.map_ok(|(subject, _)| subject.strip_prefix(&prefix).unwrap_or_default().to_owned());
-                keys.try_collect().await?
-            }
-            Err(_) if self.jetstream.get_key_value(&self.name).await.is_err() => return Ok((Vec::new(), None)),
-            Err(error) => return Err(error.into()),
-        };
-        // In the order of what is asked with, so that a page goes on where the last one ended.
-        let after = after.map(|key| keys::escape(key).into_owned());
-        escaped.retain(|key| after.as_ref().is_none_or(|after| key > after));
-        escaped.sort();
-        let (mut found, mut looked_at) = (Vec::new(), 0);
+        let (escaped, are_all) = self.keys_after(after, most).await?;
+        let mut found = Vec::new();
         for part in escaped.chunks(size.max(1)) {
             let part: Vec<&str> = part.iter().map(String::as_str).collect();
             let mut here = self.read(&part).await?;
             here.retain(|found| stands(&found.instance));
             here.sort_by(|one, other| keys::escape(&one.key).cmp(&keys::escape(&other.key)));
             found.extend(here);
-            looked_at += part.len();
             if found.len() > size {
                 found.truncate(size);
                 let next = found.last().map(|found| found.key.clone());
                 return Ok((found, next));
             }
-            if looked_at >= most && looked_at < escaped.len() {
-                let next = part.last().map(|key| keys::unescape(key)).transpose()?;
-                return Ok((found, next));
+        }
+        // Further ones were not looked at.
+        let last = escaped.last().filter(|_| !are_all);
+        Ok((found, last.map(|key| keys::unescape(key)).transpose()?))
+    }
+
+    /// The first `most` keys behind this one, escaped and in the order of what is asked with, so that a page goes on where the last
+    /// one ended; and whether there are no others. However many keys there are, so many are held.
+    async fn keys_after(&self, after: Option<&str>, most: usize) -> Result<(Vec<String>, bool), Fault> {
+        // A host's user may ask for the subjects, and make no consumer.
+        let bucket = match self.jetstream.get_stream(names::bucket_stream(&self.name)).await {
+            Ok(bucket) => bucket,
+            // A saga that never ran has none.
+            Err(error) if inputs::is_missing(&error) => return Ok((Vec::new(), true)),
+            Err(error) => return Err(error.into()),
+        };
+        let prefix = names::bucket_subject(&self.name, "");
+        let after = after.map(|key| keys::escape(key).into_owned());
+        let (mut first, mut are_all) = (BinaryHeap::with_capacity(most + 1), true);
+        let mut subjects = bucket.info_with_subjects(format!("{prefix}>")).await?;
+        while let Some((subject, _)) = subjects.try_next().await? {
+            let key = subject.strip_prefix(&prefix).unwrap_or_default();
+            if after.as_deref().is_some_and(|after| key <= after) {
+                continue;
+            }
+            first.push(key.to_owned());
+            if first.len() > most {
+                first.pop();
+                are_all = false;
             }
         }
-        Ok((found, None))
+        Ok((first.into_sorted_vec(), are_all))
     }
 
     async fn read(&self, escaped: &[&str]) -> Result<Vec<Found>, Fault> {
         let stream = names::bucket_stream(&self.name);
-        if escaped.is_empty() || self.jetstream.get_stream(&stream).await.is_err() {
+        if escaped.is_empty() || !inputs::is_there(&self.jetstream, &stream).await? {
             return Ok(Vec::new());
         }
         let subjects: Vec<String> = escaped.iter().map(|key| names::bucket_subject(&self.name, key)).collect();
@@ -142,11 +158,52 @@ impl Saga {
                     Ok(instance) => {
                         found.push(Found { key, instance, record: journal.unwrap_or_default(), stored: message.stored })
                     }
-                    Err(error) => eprintln!("warning: the document of {key:?} is left out: {error}"),
+                    Err(error) => tracing::warn!(handler = self.name, key, %error, "this document is left out"),
                 }
             }
         }
         Ok(found)
+    }
+}
+
+/// What a saga's module says of itself; none of a projection's.
+async fn facts(registry: &Registry, deployment: &Deployment) -> Result<Option<Arc<Facts>>, Fault> {
+    if let Some(known) = KNOWN.recall(deployment) {
+        return Ok(known);
+    }
+    let bytes = registry.module(deployment.digest).await?;
+    let settings = deployment.settings.clone();
+    let version = deploy::examined(bytes, settings).await?;
+    KNOWN.keep(deployment, version.saga.clone());
+    Ok(version.saga)
+}
+
+/// The facts of modules that were asked lately, the newest last.
+struct Known(Mutex<VecDeque<Asked>>);
+
+struct Asked {
+    digest: Digest,
+    settings: Settings,
+    /// None of a projection.
+    facts: Option<Arc<Facts>>,
+}
+
+static KNOWN: Known = Known(Mutex::new(VecDeque::new()));
+
+impl Known {
+    fn recall(&self, deployment: &Deployment) -> Option<Option<Arc<Facts>>> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asked = known.iter();
+        let asked = asked.find(|it| it.digest == deployment.digest && it.settings == deployment.settings)?;
+        Some(asked.facts.clone())
+    }
+
+    fn keep(&self, deployment: &Deployment, facts: Option<Arc<Facts>>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED {
+            known.pop_front();
+        }
+        known.push_back(Asked { digest: deployment.digest, settings: deployment.settings.clone(), facts });
     }
 }
 

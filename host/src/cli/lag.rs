@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, Context};
 use clap::Args;
+use ratatui::crossterm::terminal;
 
 use super::{Fault, alerts, connect, output, reasons, span, versions};
 use crate::journal::Counts;
@@ -80,8 +81,8 @@ impl LagCommand {
         loop {
             match &read {
                 Ok(overview) if json => print_json(overview)?,
-                Ok(overview) if in_place => output::text(&frame(&block(overview)))?,
-                Ok(overview) => output::line(&(block(overview) + "\n"))?,
+                Ok(overview) if in_place => output::text(&frame(overview, screen()))?,
+                Ok(overview) => output::line(&(block(overview, WIDTH) + "\n"))?,
                 Err(error) => eprintln!("warning: {error:#}; trying again"),
             }
             let next = async {
@@ -148,18 +149,38 @@ fn print_json(overview: &Overview) -> anyhow::Result<()> {
     rows(overview).try_for_each(output::json)
 }
 
+/// Columns and lines of the terminal.
+fn screen() -> (usize, usize) {
+    terminal::size().map_or((WIDTH, 24), |(columns, lines)| (columns.into(), lines.into()))
+}
+
 /// Table and remarks, for one look of several.
-fn block(overview: &Overview) -> String {
+fn block(overview: &Overview, width: usize) -> String {
     let rows: Vec<&Lag> = rows(overview).collect();
     let untold = overview.handlers.iter().filter(|handler| !handler.lag_fault.is_empty());
     let untold = untold.map(|handler| format!("{}: the lag cannot be told: {}", handler.handler, handler.lag_fault));
-    let lines: Vec<String> = std::iter::once(table(&rows)).chain(remarks(overview)).chain(untold).collect();
+    let lines: Vec<String> =
+        std::iter::once(table_within(&rows, width)).chain(remarks(overview)).chain(untold).collect();
     lines.join("\n")
 }
 
-/// A block over the one before it, from the upper left corner on.
-fn frame(block: &str) -> String {
-    format!("\u{1b}[H{}\u{1b}[J", block.lines().map(|line| format!("{line}\u{1b}[K\n")).collect::<String>())
+/// A block over the one before it, from the upper left corner on. A line that wrapped, or one too many, would move all that is drawn
+/// after it.
+fn frame(overview: &Overview, (columns, lines): (usize, usize)) -> String {
+    let block = block(overview, WIDTH.min(columns));
+    let (room, all) = (lines.saturating_sub(1).max(1), block.lines().count());
+    let shown = if all > room { room.saturating_sub(1) } else { all };
+    let mut text = "\u{1b}[H".to_owned();
+    for line in block.lines().take(shown) {
+        text.push_str(&output::cut(line, columns));
+        text.push_str("\u{1b}[K\n");
+    }
+    if all > room {
+        let more = format!("… and {} lines more; `millstream top` shows them all", all - shown);
+        text.push_str(&output::cut(&more, columns));
+        text.push_str("\u{1b}[K\n");
+    }
+    text + "\u{1b}[J"
 }
 
 /// What people should know beside the table: what is raised, why something does not run, and a sum that is wrong.
@@ -185,9 +206,14 @@ fn remarks(overview: &Overview) -> Vec<String> {
 
 /// The rows as a table of at most 100 columns; long names are cut.
 pub(super) fn table(rows: &[&Lag]) -> String {
+    table_within(rows, WIDTH)
+}
+
+/// The same of at most so many columns, as far as cut names can do it.
+fn table_within(rows: &[&Lag], width: usize) -> String {
     let header = ["HANDLER", "STREAM", "STATE", "LAG", "OLDEST", "IN/S", "OUT/S", "ETA", "REPORTED"];
     let mut cells: Vec<Vec<String>> = rows.iter().map(|row| cells(row)).collect();
-    fit(&header, &mut cells);
+    fit(&header, &mut cells, width);
     output::table(&header, &[3, 4, 5, 6, 7], cells)
 }
 
@@ -217,14 +243,14 @@ fn number(rate: f64) -> String {
 }
 
 /// Cuts the names, the first two columns, to what the others leave of them.
-fn fit(header: &[&str], cells: &mut [Vec<String>]) {
+fn fit(header: &[&str], cells: &mut [Vec<String>], most: usize) {
     let width = |cells: &[Vec<String>], column: usize| {
         let widths = cells.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         widths.chain(header.get(column).map(|title| title.len())).max().unwrap_or_default()
     };
     let others: usize = (2..header.len()).map(|column| width(cells, column) + 2).sum();
     // The last column has no blanks behind it; the first two have.
-    let left = (WIDTH + 2).saturating_sub(others + 4);
+    let left = (most + 2).saturating_sub(others + 4);
     let (handler, stream) = (width(cells, 0), width(cells, 1));
     if handler + stream <= left {
         return;
@@ -292,8 +318,24 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_clears_what_it_covers() {
-        assert_eq!(frame("a\nb"), "\u{1b}[Ha\u{1b}[K\nb\u{1b}[K\n\u{1b}[J");
+    fn a_frame_clears_what_it_covers_and_never_moves_the_screen() {
+        let handler = |number: usize| {
+            let name = format!("handler-{number:02}-{}", "of-a-long-name".repeat(3));
+            let lag = vec![row(&name, "ORDERS", "not reporting for 12 s", None)];
+            Handler { handler: name, reason: "r".repeat(300), lag, outcomes_add_up: true, ..Handler::default() }
+        };
+        for (handlers, columns, lines) in
+            [(2, 80, 24), (30, 80, 24), (30, 40, 5), (1, 200, 50), (30, 1, 1), (0, 80, 24)]
+        {
+            let overview = Overview { handlers: (0..handlers).map(handler).collect(), ..Overview::default() };
+            let text = frame(&overview, (columns, lines));
+            let body = text.strip_prefix("\u{1b}[H").and_then(|text| text.strip_suffix("\u{1b}[J")).expect("a frame");
+            let drawn: Vec<&str> = body.lines().map(|line| line.strip_suffix("\u{1b}[K").expect("cleared")).collect();
+            assert!(drawn.iter().all(|line| line.chars().count() <= columns), "{columns}x{lines}:\n{text}");
+            assert!(drawn.len() < lines.max(2), "{} lines on {columns}x{lines}", drawn.len());
+            let is_cut = 2 * handlers + 1 > lines;
+            assert_eq!(drawn.last().is_some_and(|line| line.starts_with('…')), is_cut, "{columns}x{lines}");
+        }
     }
 
     #[test]

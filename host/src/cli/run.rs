@@ -2,19 +2,23 @@
 //! changes a deployment.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_nats::jetstream;
 use clap::Args;
 use tokio::task::JoinSet;
 
-use super::{Fault, connect};
+use super::otlp::Otlp;
+use super::{Fault, connect, secret};
 use crate::http::{self, Asked, Door};
 use crate::micro;
 use crate::policy::Policy;
+use crate::reader::Reader;
 use crate::sandbox::Cache;
 use crate::supervisor::{self, Outcome, Supervisor};
 use crate::watchman::Watchman;
-use crate::webhook::{Secret, Webhooks};
+use crate::webhook::{Posting, Secret, Webhooks};
 
 /// Run the deployed handlers on this host.
 #[derive(Debug, Args)]
@@ -38,6 +42,8 @@ pub(super) struct Run {
     #[arg(long, value_name = "BYTES", env = "MILLSTREAM_GUEST_MEMORY")]
     guest_memory: Option<usize>,
     #[command(flatten)]
+    otlp: Otlp,
+    #[command(flatten)]
     web: Web,
     #[command(flatten)]
     alerting: Alerting,
@@ -53,17 +59,24 @@ struct Web {
     /// Who shows this may pause, resume and roll back over HTTP; without it, HTTP only reads.
     #[arg(long, value_name = "TOKEN", env = "MILLSTREAM_HTTP_TOKEN", hide_env_values = true)]
     http_token: Option<String>,
+    /// Read that from this file, which no list of processes shows.
+    #[arg(long, value_name = "FILE", env = "MILLSTREAM_HTTP_TOKEN_FILE", conflicts_with = "http_token")]
+    http_token_file: Option<PathBuf>,
+    /// A name, beside its addresses, under which this host acts for who shows the token; may be given several times.
+    #[arg(long = "http-name", value_name = "NAME", env = "MILLSTREAM_HTTP_NAME", value_delimiter = ',')]
+    http_names: Vec<String>,
 }
 
 impl Web {
     /// Listens, if that is wanted. Before anything else: an address that cannot be had stops the start.
-    async fn door(&self) -> Result<Option<Door>, Fault> {
+    async fn door(&self) -> Result<Option<(Door, Option<String>)>, Fault> {
         let Some(text) = self.http.as_deref().filter(|text| !text.is_empty()) else { return Ok(None) };
+        let token = secret::of(self.http_token.as_deref(), self.http_token_file.as_deref(), "the token for HTTP")?;
         let address = address(text).ok_or_else(|| {
             Fault::usage(anyhow::anyhow!("{text:?} is no address to listen at"))
                 .hint("give --http 127.0.0.1:7070, or --http 0.0.0.0:7070 to let other machines read")
         })?;
-        if self.token().is_some_and(|token| token.len() < http::TOKEN_LETTERS) {
+        if token.as_ref().is_some_and(|token| token.len() < http::TOKEN_LETTERS) {
             let error = anyhow::anyhow!("the token for HTTP is shorter than {} letters", http::TOKEN_LETTERS);
             return Err(Fault::usage(error).hint("make one with `openssl rand -hex 32`"));
         }
@@ -71,11 +84,12 @@ impl Web {
             let fault = anyhow::Error::from(error).context(format!("cannot listen at {address}"));
             Fault::failed(fault).hint("give another address with --http; port 0 takes any that is free")
         })?;
-        Ok(Some(door))
+        Ok(Some((door, token)))
     }
 
-    fn token(&self) -> Option<&str> {
-        self.http_token.as_deref().filter(|token| !token.is_empty())
+    /// The names under which it acts: what it is told, and what the machine calls itself.
+    fn known_as(self) -> Vec<String> {
+        self.http_names.into_iter().chain([machine()]).filter(|name| !name.is_empty()).collect()
     }
 }
 
@@ -101,11 +115,21 @@ struct Alerting {
         requires = "webhooks"
     )]
     webhook_secret: Option<String>,
+    /// Read that from this file, which no list of processes shows.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "MILLSTREAM_WEBHOOK_SECRET_FILE",
+        requires = "webhooks",
+        conflicts_with = "webhook_secret"
+    )]
+    webhook_secret_file: Option<PathBuf>,
 }
 
 impl Alerting {
-    fn webhooks(&self) -> Result<Webhooks, Fault> {
-        let secret = self.webhook_secret.clone().filter(|secret| !secret.is_empty()).map(Secret::new);
+    fn webhooks(&self) -> Result<(Webhooks, Posting), Fault> {
+        let (plain, file) = (self.webhook_secret.as_deref(), self.webhook_secret_file.as_deref());
+        let secret = secret::of(plain, file, "the secret for webhooks")?.map(Secret::new);
         let addresses: Vec<String> = self.webhooks.iter().filter(|address| !address.is_empty()).cloned().collect();
         Webhooks::new(&addresses, secret.as_ref()).map_err(|error| {
             Fault::usage(error).hint("give --webhook https://host/path; a secret goes into --webhook-secret")
@@ -120,9 +144,10 @@ impl Run {
                 .hint("a public nkey begins with U or A; the settings are those of `millstream deploy --set`")
         })?;
         let door = self.web.door().await?;
-        let webhooks = self.alerting.webhooks()?;
-        let client = super::open(connection).await?;
+        let (webhooks, posting) = self.alerting.webhooks()?;
         let host = self.host.unwrap_or_else(host_name);
+        let exporting = self.otlp.start(&host)?;
+        let client = super::open(connection).await?;
         let info = client.server_info();
         let address = format!("{}:{}", info.host, info.port);
         tracing::info!(host, server = %address, "running the deployed handlers; end with Ctrl-C");
@@ -136,20 +161,25 @@ impl Run {
             None => supervisor,
         };
         let mut beside = JoinSet::new();
-        if let Some(door) = door {
-            let token = self.web.token().map(str::to_owned);
-            let jetstream = jetstream.clone();
-            let asked = Asked { jetstream, name: host.clone(), vitals: supervisor.vitals(), only, token };
-            beside.spawn(serve(door, asked));
+        let reader = Arc::new(Reader::new(jetstream.clone()));
+        beside.spawn(Arc::clone(&reader).run());
+        if let Some((door, token)) = door {
+            let (name, vitals, known_as) = (host.clone(), supervisor.vitals(), self.web.known_as());
+            let (jetstream, reader) = (jetstream.clone(), Arc::clone(&reader));
+            beside.spawn(serve(door, Asked { jetstream, name, vitals, only, reader, token, known_as }));
         }
         beside.spawn(Watchman::new(jetstream.clone(), host.clone(), webhooks).run());
         beside.spawn(async move {
-            if let Err(error) = micro::serve(jetstream).await {
+            if let Err(error) = micro::serve(jetstream, reader).await {
                 tracing::warn!("{error:#}");
             }
         });
         let outcome = supervisor.run(told_to_stop()).await;
         beside.shutdown().await;
+        posting.end().await;
+        if let Some(exporting) = exporting {
+            exporting.end().await;
+        }
         match outcome? {
             Outcome::Stopped(unfinished) if unfinished.is_empty() => {
                 tracing::info!(host, "stopped; everything decided is in the buckets");
@@ -183,9 +213,13 @@ async fn serve(door: Door, asked: Asked) {
 
 /// Machine and process: two hosts on one machine are told apart.
 pub(super) fn host_name() -> String {
-    let machine = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
-    let machine = machine.trim();
-    format!("{}-{}", if machine.is_empty() { "host" } else { machine }, std::process::id())
+    let machine = machine();
+    format!("{}-{}", if machine.is_empty() { "host" } else { &machine }, std::process::id())
+}
+
+/// What the machine calls itself, or nothing.
+fn machine() -> String {
+    std::fs::read_to_string("/etc/hostname").unwrap_or_default().trim().to_owned()
 }
 
 /// Resolves on SIGINT or SIGTERM.

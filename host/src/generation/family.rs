@@ -10,6 +10,7 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 use super::Generation;
 use super::ledger::{self, Ledger, Ledgers, Promotion, Shadow, Wanted};
@@ -316,7 +317,7 @@ impl Family {
 
     fn start(&self, handler: Handler) -> Task {
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(handler.run(self.jetstream.clone(), stopped));
+        let task = tokio::spawn(handler.run(self.jetstream.clone(), stopped).in_current_span());
         Task { stop, task: Some(task), reporting: None }
     }
 
@@ -338,7 +339,8 @@ impl Family {
             live: self.live.clone(),
             progress,
         };
-        let task = tokio::spawn(life.run(stopped));
+        let span = tracing::error_span!("shadow", generation = shadow.number);
+        let task = tokio::spawn(life.run(stopped).instrument(span));
         self.shadows.insert(shadow.number, Task { stop, task: Some(task), reporting: Some(reporting) });
     }
 

@@ -7,7 +7,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::cli::Fault;
+use crate::fault::Fault;
 
 #[derive(Serialize)]
 struct Told {
@@ -38,11 +38,9 @@ impl<E: Into<Fault>> From<E> for Failed {
 
 impl IntoResponse for Failed {
     fn into_response(self) -> Response {
-        let text = self.0.to_string();
-        let (error, hint) = text.split_once("\nhint: ").unwrap_or((&text, ""));
-        let error = error.strip_prefix("error: ").unwrap_or(error);
+        let (error, hint) = self.0.told();
         let status = if self.0.code() == 2 { self.1 } else { StatusCode::BAD_GATEWAY };
-        refuse(status, error, hint)
+        refuse(status, error, hint.unwrap_or_default())
     }
 }
 

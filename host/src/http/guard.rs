@@ -2,6 +2,9 @@
 //! browser on this machine, must neither read (a name that was made to lead to loopback) nor act (another origin). Never:
 //! compares a token in a time that tells how much of it was right.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -14,6 +17,9 @@ use super::answer::refuse;
 
 /// Nothing that is asked here has a longer body.
 const BODY_BYTES: u64 = 4096;
+
+/// What is not answered by then is not answered: a story of a hundred thousand messages takes some seconds.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// Shorter ones can be guessed.
 pub const TOKEN_LETTERS: usize = 16;
@@ -36,17 +42,25 @@ impl Token {
 }
 
 /// Where the door is.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Guard {
     /// Only this machine can come.
     pub(super) loopback: bool,
+    /// Names, beside addresses and those of this machine, under which actions may be asked for.
+    pub(super) known_as: Arc<[String]>,
 }
 
 /// Lets pass what may, and adds what every answer carries.
 pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     let mut response = match guard.objection(request.method(), request.headers()) {
         Some(refusal) => refusal,
-        None => next.run(request).await,
+        None => match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => {
+                let error = format!("NATS has not answered for {} s", ANSWER_WITHIN.as_secs());
+                refuse(StatusCode::GATEWAY_TIMEOUT, error, "see what is amiss at /readyz")
+            }
+        },
     };
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -65,23 +79,32 @@ pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Ne
 }
 
 impl Guard {
-    fn objection(self, method: &Method, headers: &HeaderMap) -> Option<Response> {
+    fn objection(&self, method: &Method, headers: &HeaderMap) -> Option<Response> {
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         if self.loopback && !is_of_this_machine(host) {
             let hint = "ask for http://localhost or http://127.0.0.1; a proxy must send one of these as Host";
             return Some(refuse(StatusCode::MISDIRECTED_REQUEST, "this host is not known by that name", hint));
         }
+        if has_large_body(headers) {
+            let error = format!("a body of more than {BODY_BYTES} bytes is not taken");
+            return Some(refuse(StatusCode::PAYLOAD_TOO_LARGE, error, "nothing that is asked here needs a body"));
+        }
         if method != Method::GET && method != Method::HEAD {
+            if !self.loopback && !is_of_this_machine(host) && !self.is_known_as(host) {
+                let hint = "ask under its address, or start it with --http-name and this name";
+                return Some(refuse(StatusCode::MISDIRECTED_REQUEST, "this host does not act under that name", hint));
+            }
             if is_from_elsewhere(headers, host) {
                 let hint = "act from this host's own page, or with a program";
                 return Some(refuse(StatusCode::FORBIDDEN, "a page of another origin may not act here", hint));
             }
-            if has_large_body(headers) {
-                let error = format!("a body of more than {BODY_BYTES} bytes is not taken");
-                return Some(refuse(StatusCode::PAYLOAD_TOO_LARGE, error, "actions need no body"));
-            }
         }
         None
+    }
+
+    fn is_known_as(&self, host: &str) -> bool {
+        let name = host.parse::<Authority>().ok();
+        name.is_some_and(|name| self.known_as.iter().any(|known| known.eq_ignore_ascii_case(name.host())))
     }
 }
 
@@ -148,8 +171,28 @@ mod tests {
             assert_eq!(is_of_this_machine(host), known, "{host}");
         }
         let asked = headers(&[("host", "evil.example")]);
-        assert!(Guard { loopback: true }.objection(&Method::GET, &asked).is_some());
-        assert!(Guard { loopback: false }.objection(&Method::GET, &asked).is_none());
+        let guard = |loopback| Guard { loopback, known_as: ["mill.example".to_owned()].into() };
+        assert!(guard(true).objection(&Method::GET, &asked).is_some());
+        assert!(guard(false).objection(&Method::GET, &asked).is_none(), "it only reads");
+        assert!(guard(false).objection(&Method::POST, &asked).is_some());
+        for known in ["Mill.example:7070", "10.0.0.7:7070", "localhost"] {
+            assert!(guard(false).objection(&Method::POST, &headers(&[("host", known)])).is_none(), "{known}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_is_asked_may_bring_much_with_it() {
+        let guard = Guard { loopback: true, known_as: [].into() };
+        for (pair, taken) in [
+            (("content-length", "4096"), true),
+            (("content-length", "4097"), false),
+            (("transfer-encoding", "chunked"), false),
+        ] {
+            let asked = headers(&[("host", "localhost"), pair]);
+            for method in [Method::GET, Method::POST] {
+                assert_eq!(guard.objection(&method, &asked).is_none(), taken, "{method} {pair:?}");
+            }
+        }
     }
 
     #[test]

@@ -81,11 +81,11 @@ pub(super) async fn story(
 }
 
 /// What is no name of a handler is none that NATS should be asked for.
-fn not_a_name(name: &str) -> Option<Response> {
+pub(super) fn not_a_name(name: &str) -> Option<Response> {
     let defect = names::handler_name_defect(name)?;
     Some(refuse(StatusCode::NOT_FOUND, defect, "see what is deployed at /api/overview"))
 }
 
-async fn turn(host: &Host) -> Option<SemaphorePermit<'_>> {
+pub(super) async fn turn(host: &Host) -> Option<SemaphorePermit<'_>> {
     tokio::time::timeout(TURN_WITHIN, host.drills.acquire()).await.ok()?.ok()
 }

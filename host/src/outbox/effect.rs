@@ -2,12 +2,14 @@
 //! what it takes. Pure. Never: is copied; it stands in one place at a time.
 
 use std::hash::{BuildHasher as _, BuildHasherDefault};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_saga::{DEADLINE, Outgoing};
 use rustc_hash::FxHasher;
 
 use super::stamp::Stamp;
+use crate::traces::Context;
 
 /// One effect.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub(super) struct Effect {
     pub(super) record: u64,
     pub(super) outgoing: Outgoing,
     pub(super) body: Bytes,
+    /// Where it stands in a trace, if in any.
+    pub(super) context: Option<Arc<Context>>,
     /// When it was decided, nanoseconds since 1970.
     pub(super) decided: i64,
     /// When its stream was known not to hold it.

@@ -22,6 +22,7 @@ use crate::acks::{self, Ack, Acks, Answer};
 use crate::clock;
 use crate::crash;
 use crate::publication::Publication;
+use crate::traces::{self, Stored};
 
 /// Ownership is proved again after this at the latest.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -141,7 +142,13 @@ impl Outbox {
 
     fn rendered(&self, target: &Target, effect: &Effect, now: Stamp) -> Publication {
         let Effect { outgoing, body, decided, .. } = effect;
-        rendering::publication(outgoing, body, &self.handler, *decided, now.wall, target.allows_ttl)
+        let mut publication =
+            rendering::publication(outgoing, body, &self.handler, *decided, now.wall, target.allows_ttl);
+        // A cancellation belongs to no trace.
+        if let Some(context) = effect.context.as_ref().filter(|_| effect.is_unique()) {
+            context.write(&mut publication.headers, effect.id());
+        }
+        publication
     }
 
     async fn end(&self, begun: Begun) -> Done {
@@ -169,6 +176,14 @@ impl Outbox {
         }
     }
 
+    /// Tells who follows traces.
+    fn note(&self, effect: &Effect, ack: &Ack) {
+        let Effect { outgoing, record, decided, context, .. } = effect;
+        let (handler, stream) = (&self.handler, &ack.stream);
+        let stored = Stored { handler, outgoing, record: *record, decided: *decided, stream, duplicate: ack.duplicate };
+        traces::effect_is_stored(context.as_deref(), &stored);
+    }
+
     fn settle(&self, done: Done) {
         let now = Instant::now();
         let (mut queue, mut counts) = (lock(&self.queue), lock(&self.counts));
@@ -190,6 +205,7 @@ impl Outbox {
                 } else {
                     counts.published += 1;
                 }
+                self.note(&effect, &ack);
                 crash::point("published");
                 queue.sent(&lane, effect, now);
             }

@@ -25,6 +25,7 @@ use super::stamp::Stamp;
 use super::targets::Target;
 use super::turns::Turns;
 use crate::names;
+use crate::traces::Effects;
 
 /// The pause after a first failure; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -71,10 +72,12 @@ impl Queue {
     }
 
     /// Takes the effects of a record; records come in their order.
-    pub(super) fn push(&mut self, record: u64, absent: Stamp, outgoing: Vec<Outgoing>) {
+    pub(super) fn push(&mut self, record: u64, absent: Stamp, effects: impl Into<Effects>) {
+        let Effects { outgoing, carried } = effects.into();
+        let mut context = carried.contexts();
         self.records.push_back((record, outgoing.len()));
         let mut last: Option<Box<Effect>> = None;
-        for mut outgoing in outgoing {
+        for (place, mut outgoing) in outgoing.into_iter().enumerate() {
             let body = match &mut outgoing {
                 Outgoing::Message(message) => Bytes::from(std::mem::take(&mut message.payload)),
                 Outgoing::Timer { body, .. } | Outgoing::Wait { body, .. } => Bytes::from(std::mem::take(body)),
@@ -85,6 +88,7 @@ impl Queue {
                 record,
                 outgoing,
                 body,
+                context: context(place),
                 decided: absent.wall,
                 absent,
                 gives_way: false,

@@ -12,7 +12,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream::{Config, RetentionPolicy};
 use futures::StreamExt as _;
-use millstream_saga::Message;
+use millstream_saga::{Message, Outgoing};
 use tokio::time::Instant;
 
 use super::*;

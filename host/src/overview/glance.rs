@@ -8,7 +8,7 @@ use async_nats::jetstream::Context;
 use futures::StreamExt as _;
 
 use super::{AT_ONCE, Handler, Overview, Read};
-use crate::board::{self, Posted};
+use crate::board::{self, Posted, Unreadable};
 use crate::clock;
 use crate::generation::ledger::{self, Ledger, Wanted};
 use crate::lag::{self, Lag, SILENT_AFTER_SECONDS, Said, Sample};
@@ -54,6 +54,8 @@ pub struct Glimpse {
     pub rebuilding: HashSet<String>,
     /// Alerts that are raised, as they lie in their bucket.
     pub posted: Vec<Posted>,
+    /// What lies beside them and is none.
+    pub unreadable: Vec<Unreadable>,
 }
 
 impl Glance {
@@ -78,7 +80,7 @@ impl Glance {
             registry.host_names(&self.jetstream)
         )?;
         let ledgers = ledger::all(&self.jetstream).await?;
-        let posted = board::read(&self.jetstream).await?;
+        let (posted, unreadable) = board::read(&self.jetstream).await?;
         let now = clock::now();
         self.listen(now, &reports);
         let rebuilding = self.rebuilding(&registry, &ledgers, &reports, now).await?;
@@ -88,7 +90,8 @@ impl Glance {
         let settings = settings.collect();
         let handlers = self.handlers(deployed, &reports, now).await?;
         let alerts = posted.iter().map(|posted| posted.alert.clone()).collect();
-        Ok(Glimpse { overview: Overview { time: now, handlers, hosts, alerts }, settings, rebuilding, posted })
+        let overview = Overview { time: now, handlers, hosts, alerts };
+        Ok(Glimpse { overview, settings, rebuilding, posted, unreadable })
     }
 
     /// Takes down which hosts have said something since the last look.

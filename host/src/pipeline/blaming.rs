@@ -71,6 +71,12 @@ impl Pipeline {
         // There may be room for one key, and the event has two.
         let is_for_want_of_room = room.keys == 0 || class != Fault::TooLarge;
         let reason = if is_for_want_of_room { reason + &room.bound.explain(&self.documents.handler) } else { reason };
+        if let Some(span) = self.traced(input, std::slice::from_ref(arrival)) {
+            span.failed(format!("{class}: {reason}"));
+        }
+        let (stream, sequence) = (self.stream_name(input), arrival.sequence);
+        let class_of_it = class.to_string();
+        tracing::error!(target: "millstream::pipeline", stream, sequence, class = class_of_it, "this event cannot be applied");
         Error::Failing { event, class, reason, backtrace }
     }
 

@@ -7,6 +7,7 @@ use wasmtime::{ResourceLimiter, Store, Trap};
 
 use super::bindings::{self, HandlerImports};
 use super::share::Share;
+use super::voice::{self, Place, Voice};
 use super::wire::{Batch, Description, Documents, Level, Outcome, Staged};
 use super::{Class, Failure, Guest, Limits, Memory, Module, answer};
 
@@ -59,7 +60,7 @@ impl HandlerImports for Guarded {
             }
         }
         if self.lines.len() >= self.line_limit {
-            self.dropped_lines += 1;
+            self.dropped_lines += u64::from(voice::is_heard(level));
             return Ok(());
         }
         if message.len() > self.line_bytes {
@@ -75,7 +76,8 @@ impl bindings::millstream::handler::types::Host for Guarded {}
 
 /// A handler in its sandbox.
 pub struct Instance {
-    name: String,
+    voice: Arc<Voice>,
+    place: Place,
     store: Store<Guarded>,
     handler: bindings::Handler,
     limits: Limits,
@@ -107,11 +109,17 @@ impl Expected {
 }
 
 impl Module {
-    /// A fresh instance; `name` attributes its log lines.
+    /// What its instances say is this handler's, within its limits.
+    #[must_use]
+    pub fn voice(&self, handler: &str) -> Arc<Voice> {
+        Arc::new(Voice::new(handler, self.digest().short(), self.limits.log_lines_per_second))
+    }
+
+    /// A fresh instance; its log lines are of `voice`.
     ///
     /// # Errors
     /// `Class::Host` when no slot is free, else what the guest's start did wrong.
-    pub fn instantiate(&self, name: &str) -> Result<Instance, Failure> {
+    pub fn instantiate(&self, voice: &Arc<Voice>) -> Result<Instance, Failure> {
         let limits = &self.limits;
         let state = Guarded {
             memory_limit: limits.memory_bytes,
@@ -134,7 +142,8 @@ impl Module {
             if error.is::<Trap>() || store.data().memory_refused { failure(&mut store, &error) } else { host(error) }
         })?;
         Ok(Instance {
-            name: name.to_owned(),
+            voice: Arc::clone(voice),
+            place: Place::default(),
             store,
             handler,
             limits: limits.clone(),
@@ -174,26 +183,16 @@ impl Instance {
     /// Hands the guest's lines to the host's log, attributed.
     fn forward_log(&mut self) {
         let state = self.store.data_mut();
-        let handler = self.name.as_str();
-        for line in state.lines.drain(..) {
-            let message = line.message.as_str();
-            match line.level {
-                Level::Trace => tracing::trace!(target: "guest", handler, "{message}"),
-                Level::Debug => tracing::debug!(target: "guest", handler, "{message}"),
-                Level::Info => tracing::info!(target: "guest", handler, "{message}"),
-                Level::Warn => tracing::warn!(target: "guest", handler, "{message}"),
-                Level::Error => tracing::error!(target: "guest", handler, "{message}"),
-            }
-        }
         let dropped = std::mem::take(&mut state.dropped_lines);
-        if dropped > 0 {
-            tracing::warn!(target: "guest", handler, dropped, "log lines over the limit were dropped");
+        if !state.lines.is_empty() || dropped > 0 {
+            self.voice.say(&self.place, state.lines.drain(..), dropped);
         }
     }
 }
 
 impl Guest for Instance {
     fn stage(&mut self, batch: &Batch) -> Result<Staged, Failure> {
+        self.place.set(batch);
         let staged = self.call(|handler, store| handler.call_stage(store, batch))?;
         answer::check_staged(&staged, batch.events.len())?;
         self.expected =

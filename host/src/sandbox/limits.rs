@@ -18,6 +18,8 @@ pub struct Limits {
     pub output_bytes: usize,
     /// Log lines kept of one call; more are counted and dropped.
     pub log_lines_per_call: usize,
+    /// Log lines written in a second; more are counted and dropped. A log that a handler fills hides what others say.
+    pub log_lines_per_second: u64,
     /// Bytes kept of one log line.
     pub log_line_bytes: usize,
     /// Largest module accepted, bytes. The largest known kind of guest (an embedded Python) is 18 MB.
@@ -32,6 +34,7 @@ impl Default for Limits {
             recycle_memory_bytes: 192 << 20,
             output_bytes: 32 << 20,
             log_lines_per_call: 100,
+            log_lines_per_second: 100,
             log_line_bytes: 4096,
             module_bytes: 64 << 20,
         }

@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::harness::{Host, World, orders, until};
+use crate::parking;
 
 /// Alerts as `millstream alerts` lists them: handler and alert.
 fn raised(world: &World) -> Vec<String> {
@@ -318,4 +319,89 @@ async fn a_webhook_that_is_none_is_refused_before_anything_runs() {
         assert!(!told.contains("his-word"), "{told}");
     }
     assert_eq!(world.traces().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn news_that_wait_for_a_webhook_are_posted_before_a_host_ends() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/hook", listener.local_addr().expect("an address"));
+    let (gets, mut got) = mpsc::channel(10);
+    let (opens, opened) = tokio::sync::watch::channel(false);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let (gets, mut opened) = (gets.clone(), opened.clone());
+            tokio::spawn(async move {
+                let (_, body) = request(&mut stream).await;
+                gets.send(body).await.expect("looked at");
+                opened.wait_for(|opened| *opened).await.expect("some time");
+                let answer = "HTTP/1.1 204 Thanks\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+                stream.write_all(answer.as_bytes()).await.expect("answered");
+            });
+        }
+    });
+    world.deploy("order-chain", "chain", &[]);
+    // What another host raised and did not tell: two news, of which the second waits for the first.
+    for alert in ["stuck", "failing"] {
+        let (handler, alert) = ("gone".to_owned(), alert.to_owned());
+        let left = Alert { handler, alert, since: 1_700_000_000_000_000_000, text: "5 events wait".to_owned() };
+        assert!(board::raise(&world.jetstream, &left).await.expect("an answer"));
+    }
+    let mut host = world.host(&[("MILLSTREAM_WEBHOOK", &url)]);
+    let mut bodies = vec![got.recv().await.expect("the first")];
+    told(&world, "gone", "stuck", &["raised", "cleared"]).await;
+    told(&world, "gone", "failing", &["raised", "cleared"]).await;
+    host.signal("TERM");
+    let client = world.jetstream.client();
+    let is_silent = async || client.request("$SRV.PING.millstream", "".into()).await.is_err().then_some(());
+    until("all but the webhooks has ended", is_silent).await;
+    opens.send(true).expect("somebody waits");
+    assert!(host.end().await.success(), "{}", host.log());
+    while let Ok(body) = got.try_recv() {
+        bodies.push(body);
+    }
+    let news = bodies.iter().map(|body| serde_json::from_str::<Value>(body).expect("JSON"));
+    let mut news: Vec<String> = news.map(|news| format!("{} {}", news["alert"], news["state"])).collect();
+    news.sort();
+    // A first try may have waited too long for its answer.
+    news.dedup();
+    let all = [r#""failing" "cleared""#, r#""failing" "raised""#, r#""stuck" "cleared""#, r#""stuck" "raised""#];
+    assert_eq!(news, all, "{}", host.log());
+    assert!(!host.log().contains("are not posted"), "{}", host.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_alert_is_removed_and_hides_none() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.deploy("order-chain", "chain", &[]);
+    let left = Alert { handler: "gone".to_owned(), alert: "stuck".to_owned(), ..Alert::default() };
+    assert!(board::raise(&world.jetstream, &left).await.expect("an answer"));
+    let bucket = world.jetstream.get_key_value("MILLSTREAM_ALERTS").await.expect("the bucket");
+    bucket.put("chain.stuck", "somebody's note".into()).await.expect("stored");
+    let host = world.host(&[]);
+    until("it is removed", async || bucket.get("chain.stuck").await.expect("an answer").is_none().then_some(())).await;
+    until("it is told", async || host.log().contains("no alert that can be read").then_some(())).await;
+    let line = host.log().lines().find(|line| line.contains("no alert that can be read")).map(str::to_owned);
+    assert!(line.as_ref().is_some_and(|line| line.contains("key=\"chain.stuck\"")), "{line:?}");
+    told(&world, "gone", "stuck", &["raised", "cleared"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parked_key_is_told_within_half_a_minute_and_is_over_when_it_is_taken_up() {
+    let world = parking::world().await;
+    world.deploy("fragile", "fragile", &[]);
+    let _host = world.host(&[]);
+    parking::publish(&world, &[parking::told("fine", 1), parking::harmful("bad", 2, "refuse")]).await;
+    until("it is parked", async || (world.ok(&["dead", "fragile", "--json"]).lines().count() == 1).then_some(())).await;
+    let begun = Instant::now();
+    is_raised(&world, "fragile parked").await;
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    let text = news(&world, "fragile", "parked").await[0]["text"].as_str().expect("text").to_owned();
+    assert!(text.starts_with("1 keys are parked"), "{text}");
+    world.ok(&["discard", "fragile", "--key", "bad", "--reason", "nobody needs it", "--yes"]);
+    is_over(&world, "fragile parked").await;
+    told(&world, "fragile", "parked", &["raised", "cleared"]).await;
 }

@@ -8,8 +8,9 @@ use millstream::settings::Settings;
 use serde_json::{Value, json};
 
 use crate::harness::browser::Browser;
-use crate::harness::web::web_host;
+use crate::harness::web::{get, web_host};
 use crate::harness::{World, module, orders, until};
+use crate::parking::{self, harmful, told};
 use crate::services::{Answer, Command, Services};
 
 const DESKTOP: (u32, u32) = (1280, 800);
@@ -278,4 +279,41 @@ async fn the_page_acts_with_the_token_and_not_without() {
     world.in_state("chain", "paused").await;
     // A refusal is the browser's to tell; there is one.
     assert_eq!(browser.errors.len(), 1, "{:?}", browser.errors);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parked_keys_are_shown_with_their_reason_and_what_takes_them_up() {
+    let world = parking::world().await;
+    world.deploy("fragile", "fragile", &[]);
+    let key = "it's <b>parked</b>";
+    let (_host, address) = web_host(&world, &[]).await;
+    parking::publish(
+        &world,
+        &[told("fine", 1), harmful(key, 2, "refuse"), told(key, 3), harmful("other", 4, "refuse")],
+    )
+    .await;
+    until("both are parked", async || (world.ok(&["dead", "fragile", "--json"]).lines().count() == 2).then_some(()))
+        .await;
+    let asked = get(address, "/api/handlers/fragile/dead").json();
+    let rows: Vec<Value> =
+        world.ok(&["dead", "fragile", "--json"]).lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    assert_eq!(asked["keys"], 2);
+    for (one, row) in asked["parked"].as_array().unwrap().iter().zip(&rows) {
+        for field in ["key", "letter", "class", "reason", "units", "stream", "sequence"] {
+            assert_eq!(one[field], row[field], "{field}");
+        }
+    }
+    let Some(mut browser) = Browser::start() else { return };
+    browser.look(DESKTOP.0, DESKTOP.1, "dark");
+    browser.open(&format!("{}#/handler/fragile", page(address)));
+    browser.until("document.getElementById('dead')?.textContent.startsWith('2 keys parked')");
+    browser.is("document.getElementById('dead').click()");
+    browser.until("document.querySelectorAll('li[data-key]').length === 2");
+    let shown = browser.is("document.querySelector('#content ul').textContent");
+    let command = r"millstream redrive fragile --key 'it'\''s <b>parked</b>'";
+    for words in [command, "told to refuse", "2 events", "millstream redrive fragile --key other"] {
+        assert!(shown.as_str().unwrap().contains(words), "{words}: {shown}");
+    }
+    pictures(&mut browser, "parked");
+    assert_eq!(browser.errors, Vec::<String>::new());
 }

@@ -3,6 +3,7 @@
 
 pub mod browser;
 pub mod cluster;
+mod collector;
 pub mod data;
 mod modules;
 mod orders;
@@ -13,6 +14,7 @@ mod waiting;
 pub mod web;
 mod world;
 
+pub use collector::{Collector, attribute};
 pub use modules::module;
 pub use orders::{Dice, Documents, Event, chains, orders, outcomes, spend, spend_v2};
 pub(crate) use points::at_each_point;

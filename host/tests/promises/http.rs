@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use crate::harness::web::{News, address_in, get, request, send, web_host};
 use crate::harness::{Dice, Host, World, orders, refused, until};
@@ -25,6 +26,7 @@ async fn what_is_asked_wrongly_is_refused_and_says_what_to_do() {
         ("GET", "/nothing", 404),
         ("GET", "/api/handlers/nobody", 404),
         ("GET", "/api/handlers/nobody/sagas", 404),
+        ("GET", "/api/handlers/nobody/dead", 404),
         ("GET", "/api/handlers/chain/sagas", 404),
         ("GET", "/api/handlers/%2e%2e%2f$JS.API/sagas/x", 404),
         ("GET", "/api/handlers/%FF", 400),
@@ -104,6 +106,27 @@ async fn only_who_shows_the_token_acts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_in_a_file_opens_as_well_and_a_bad_file_stops_the_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("token");
+    std::fs::write(&file, format!("{TOKEN}\n")).expect("written");
+    let path = file.to_str().expect("a path");
+    let (_world, host, address) = shop(&[("MILLSTREAM_HTTP_TOKEN_FILE", path)]).await;
+    assert_eq!(request(address, "POST", "/api/handlers/chain/pause", "").status, 401);
+    let shown = format!("Authorization: Bearer {TOKEN}\r\n");
+    assert_eq!(request(address, "POST", "/api/handlers/chain/pause", &shown).status, 200);
+    assert!(!host.log().contains(TOKEN), "{}", host.log());
+    for (option, needs) in [
+        ("--http-token-file", ["--http", "127.0.0.1:0"]),
+        ("--webhook-secret-file", ["--webhook", "http://127.0.0.1:9/"]),
+    ] {
+        let arguments = ["run", needs[0], needs[1], option, "/nowhere/to/be/found"];
+        let told = refused("nats://127.0.0.1:1", 2, &arguments);
+        assert!(told.contains("cannot be read from /nowhere/to/be/found") && told.contains("hint: "), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_token_a_host_only_shows() {
     let (world, _host, address) = shop(&[]).await;
     for authorization in ["", "Authorization: Bearer \r\n", "Authorization: Bearer x\r\n"] {
@@ -147,6 +170,65 @@ async fn who_is_slow_or_hostile_is_in_nobody_s_way() {
     assert_eq!(world.last_record("chain").await.expect("a record").1.delivered, 500);
     assert_eq!(get(address, "/healthz").body, "alive\n");
     drop(slow);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_told_where_there_is_no_place_left() {
+    let (_world, _host, address) = shop(&[]).await;
+    let crowd: Vec<TcpStream> = (0..256)
+        .map(|_| {
+            let mut socket = TcpStream::connect(address).expect("it listens");
+            write!(socket, "GET /events HTTP/1.1\r\nHost: {address}\r\n").expect("it is taken");
+            socket
+        })
+        .collect();
+    let page = until("nobody else is let in", async || {
+        let page = get(address, "/");
+        (page.status == 503).then_some(page)
+    })
+    .await;
+    assert!(page.json()["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{page:?}");
+    for _ in 0..3 {
+        assert_eq!((get(address, "/healthz").status, get(address, "/readyz").status), (200, 200));
+    }
+    drop(crowd);
+    until("there is room again", async || (get(address, "/").status == 200).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stands_still_is_told_as_such() {
+    let (world, _host, address) = shop(&[]).await;
+    assert_eq!(get(address, "/api/overview").status, 200);
+    let server = Still::stop(world.server.pid());
+    let begun = Instant::now();
+    let answer = get(address, "/api/overview");
+    assert_eq!(answer.status, 502, "{answer:?}");
+    assert!(answer.json()["error"].as_str().expect("a fault").contains("has not answered"), "{answer:?}");
+    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+    assert_eq!(get(address, "/healthz").status, 200);
+    drop(server);
+    until("it answers again", async || (get(address, "/api/overview").status == 200).then_some(())).await;
+}
+
+/// A process that stands still until this is dropped.
+struct Still(u32);
+
+impl Still {
+    fn stop(id: u32) -> Self {
+        signal("STOP", id);
+        Self(id)
+    }
+}
+
+impl Drop for Still {
+    fn drop(&mut self) {
+        signal("CONT", self.0);
+    }
+}
+
+fn signal(name: &str, id: u32) {
+    let status = std::process::Command::new("kill").args([format!("-{name}"), id.to_string()]).status();
+    assert!(status.expect("kill").success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

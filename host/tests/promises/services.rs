@@ -24,6 +24,7 @@ pub struct Command {
     pub correlation: String,
     pub attempt: u32,
     pub payload: Value,
+    pub traceparent: String,
 }
 
 impl Command {
@@ -39,6 +40,7 @@ impl Command {
             causation: header("ce-causationid"),
             correlation: header("ce-correlationid"),
             attempt: header("Millstream-Attempt").parse().unwrap_or_default(),
+            traceparent: header("traceparent"),
             // What tests send besides commands has none.
             payload: serde_json::from_slice(&message.payload).unwrap_or_default(),
         }
@@ -119,6 +121,7 @@ pub async fn reply_as(id: &str, jetstream: &Context, prefix: &str, command: &Com
         ("ce-time", "2100-01-01T00:00:00Z"),
         ("ce-correlationid", &command.correlation),
         ("ce-causationid", &command.id),
+        ("traceparent", &command.traceparent),
     ] {
         // A CloudEvent has no empty attribute.
         if !value.is_empty() {

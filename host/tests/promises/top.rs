@@ -1,4 +1,4 @@
-//! `millstream top` on a real terminal: it starts, shows what is so, ends, and leaves the terminal as it was.
+//! `millstream top` and `millstream lag --watch` on a real terminal: they start, show what is so, end, and leave the terminal as it was.
 
 use std::io::{Read as _, Write};
 use std::sync::{Arc, Mutex};
@@ -17,10 +17,15 @@ struct Screen {
 
 impl Screen {
     fn start(url: &str) -> Self {
-        let size = PtySize { rows: 24, cols: 80, pixel_width: 0, pixel_height: 0 };
+        Self::of(url, &["top"], (24, 80))
+    }
+
+    fn of(url: &str, arguments: &[&str], (rows, cols): (u16, u16)) -> Self {
+        let size = PtySize { rows, cols, pixel_width: 0, pixel_height: 0 };
         let pair = native_pty_system().openpty(size).expect("a terminal");
         let mut command = CommandBuilder::new(MILLSTREAM);
-        command.args(["--server", url, "top"]);
+        command.args(["--server", url]);
+        command.args(arguments);
         command.env("TERM", "xterm-256color");
         let child = pair.slave.spawn_command(command).expect("millstream runs");
         let shown = Arc::new(Mutex::new(vt100::Parser::new(size.rows, size.cols, 0)));
@@ -117,4 +122,32 @@ async fn without_a_terminal_top_names_what_to_use() {
     let world = World::new().await;
     let told = world.refused(2, &["top"]);
     assert!(told.contains("`millstream lag --watch`"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lag_that_is_watched_stays_in_its_place_on_a_small_terminal() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    for number in 0..6 {
+        world.deploy("order-chain", &format!("a-handler-with-quite-a-long-name-{number}"), &[]);
+    }
+    world.publish(&orders(0, 1234)).await;
+    let screen = Screen::of(&world.server.url(), &["lag", "--watch"], (6, 70));
+    screen.shows("1,234").await;
+    for (events, shown) in [(1, "1,235"), (1000, "2,235")] {
+        let from = if events == 1 { 1234 } else { 1235 };
+        world.publish(&orders(from, events)).await;
+        screen.shows(shown).await;
+        let text = screen.text();
+        let rows: Vec<&str> = text.lines().collect();
+        assert!(rows[0].starts_with("HANDLER ") && rows[1].starts_with("a-handler-"), "{text}");
+        assert_eq!(rows.iter().filter(|row| row.contains(shown)).count(), 3, "a row for each line:\n{text}");
+        assert!(rows[4].starts_with("… and ") && rows.len() == 5, "{text}");
+    }
+    screen.resize(24, 80);
+    until("all of them fit", async || {
+        let text = screen.text();
+        (text.matches("2,235").count() == 6 && !text.contains("… and ")).then_some(())
+    })
+    .await;
 }

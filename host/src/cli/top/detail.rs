@@ -142,21 +142,20 @@ fn split(busy: &Busy) -> String {
 }
 
 fn instances(lines: &mut Vec<String>, census: &Census, now: i64) {
+    // What was broken off has counted so many at least.
+    let count = |count: u64| format!("{}{}", if census.partial { "≥ " } else { "" }, thousands(count));
     lines.push("Instances".to_owned());
     lines.push(format!(
         "  {} running, {} compensating, {} completed, {} compensated, {} failed",
-        thousands(census.running),
-        thousands(census.compensating),
-        thousands(census.completed),
-        thousands(census.compensated),
-        thousands(census.failed)
+        count(census.running),
+        count(census.compensating),
+        count(census.completed),
+        count(census.compensated),
+        count(census.failed)
     ));
-    lines.push(format!("  {} compensations failed", thousands(census.compensation_failed)));
-    lines.push(format!(
-        "  {} timers set, {} overdue",
-        thousands(census.timers_pending),
-        thousands(census.timers_overdue)
-    ));
+    lines.push(format!("  {} compensations failed", count(census.compensation_failed)));
+    let (pending, overdue) = (count(census.timers_pending), count(census.timers_overdue));
+    lines.push(format!("  {pending} timers set, {overdue} overdue"));
     if let Some((key, changed)) = &census.oldest_running {
         let ago = duration((now - changed) as f64 / 1e9);
         lines.push(format!("  unchanged for longest: {}, {ago}", cut(key, 60)));

@@ -10,7 +10,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
 use super::detail;
-use super::state::{State, sum};
+use super::state::State;
 use crate::cli::alerts::summary;
 use crate::cli::output::{cut, duration, legible, thousands};
 use crate::lag::FAILING;
@@ -72,14 +72,14 @@ const COLUMNS: [Column; 8] = [
         width: 6,
         from: 100,
         is_number: true,
-        cell: |_, handler, _| rate(sum(handler, |rates| rates.in_rate)),
+        cell: |_, handler, _| rate(handler.rates().map(|rates| rates.in_rate)),
     },
     Column {
         title: "OUT/S",
         width: 6,
         from: 58,
         is_number: true,
-        cell: |_, handler, _| rate(sum(handler, |rates| rates.out_rate)),
+        cell: |_, handler, _| rate(handler.rates().map(|rates| rates.out_rate)),
     },
     Column {
         title: "ETA",
@@ -87,8 +87,8 @@ const COLUMNS: [Column; 8] = [
         from: 80,
         is_number: true,
         cell: |_, handler, _| {
-            let etas = handler.lag.iter().filter_map(|row| row.rates?.eta_seconds);
-            etas.reduce(f64::max).map_or("-".to_owned(), duration)
+            let eta = handler.rates().and_then(|rates| rates.eta_seconds);
+            eta.map_or("-".to_owned(), duration)
         },
     },
     Column {

@@ -140,7 +140,7 @@ impl State {
 
     /// The worst first, where there is a worst.
     fn order(&self, one: &Handler, other: &Handler) -> Ordering {
-        let rate = |handler: &Handler, rate: fn(&Rates) -> f64| sum(handler, rate).unwrap_or(-1.0);
+        let rate = |handler: &Handler, rate: fn(&Rates) -> f64| handler.rates().map_or(-1.0, |rates| rate(&rates));
         match self.sort {
             Sort::Name => one.handler.cmp(&other.handler),
             Sort::Lag => other.events().cmp(&one.events()),
@@ -234,12 +234,6 @@ impl State {
             self.select(|_, _| 0);
         }
     }
-}
-
-/// A rate of all streams of a handler; none where no host has told any.
-pub(super) fn sum(handler: &Handler, rate: fn(&Rates) -> f64) -> Option<f64> {
-    let rates = handler.lag.iter().filter_map(|row| row.rates.as_ref()).map(rate);
-    rates.reduce(|one, other| one + other)
 }
 
 /// The share of the time between two totals that was work; none where no time has passed.

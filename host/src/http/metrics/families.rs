@@ -212,6 +212,8 @@ pub(super) fn of_sagas(page: &mut Page, told: &[Told<'_>], now: i64) {
     counted.iter().for_each(|(one, census)| page.put(&one.labels, census.timers_overdue));
     page.family(Gauge, "millstream_saga_census_age_seconds", "Age of these counts.");
     counted.iter().for_each(|(one, census)| page.put(&one.labels, age(now, census.time)));
+    page.family(Gauge, "millstream_saga_census_partial", "1: there are more instances than these counts say.");
+    counted.iter().for_each(|(one, census)| page.put(&one.labels, u64::from(census.partial)));
 }
 
 /// Alerts of the handlers that this host tells, and of no handler at all.

@@ -251,6 +251,7 @@ async function draw() {
   try {
     if (part === 'saga') await story(name, more, here);
     else if (part === 'sagas') await instances(name, more, here);
+    else if (part === 'dead') await dead(name, here);
     else await handlerView(name, here);
   } catch (error) {
     if (here === location.hash) open(name, el('p', { class: 'note bad' }, error.message));
@@ -271,7 +272,7 @@ async function handlerView(name, here) {
   $('drawer').dataset.name = name;
   const versions = el('ol', { class: 'list' }, el('li', {}, 'reading …'));
   const big = chart('big');
-  open(name, el('div', { id: 'figures' }), el('div', { id: 'sagas' }), el('div', { id: 'details' }), el('h3', {}, 'Deployments'), versions, about.actions ? actions(name) : null);
+  open(name, el('div', { id: 'figures' }), el('div', { id: 'sagas' }), el('div', { id: 'parked' }), el('div', { id: 'details' }), el('h3', {}, 'Deployments'), versions, about.actions ? actions(name) : null);
   $('figures').chart = big; figures();
   const { deployments } = await ask(`/api/handlers/${encodeURIComponent(name)}`);
   if (here !== location.hash) return;
@@ -324,11 +325,11 @@ function figures() {
       fact('Journal', numbers.sizes.time ? `${thousands(numbers.sizes.journal_records)} records, ${bytes(numbers.sizes.journal_bytes)}` : null), fact('Bucket', numbers.sizes.time ? `${thousands(numbers.sizes.documents)} keys, ${bytes(numbers.sizes.documents_bytes)}` : null)) : null,
     el('h3', {}, 'Module'), facts(fact('Digest', short(handler.digest)), fact('Kind', handler.kind), fact('State version', handler.state_version || null), fact('Label', handler.label)),
   ].filter(Boolean));
-  sagas(handler);
+  sagas(handler); parked(handler);
 }
 // Buttons to the instances; made once for each set of counts, so that a focus stays.
 function sagas(handler) {
-  const box = $('sagas'), census = handler.numbers.census;
+  const box = $('sagas'), census = handler.numbers.census, least = census && census.partial ? '≥ ' : '';
   if (handler.kind !== 'saga') { box.replaceChildren(); return; }
   const counts = STATUSES.map((status) => census ? census[status] : null);
   if (!box.firstChild) {
@@ -337,10 +338,30 @@ function sagas(handler) {
   }
   for (const button of box.querySelectorAll('button')) {
     const { status } = button.dataset, count = counts[STATUSES.indexOf(status)];
-    put(button, `${status.replace('_', ' ')}${count == null ? '' : ` ${thousands(count)}`}`);
+    put(button, `${status.replace('_', ' ')}${count == null ? '' : ` ${least}${thousands(count)}`}`);
   }
   put(box.lastChild, census ? legible([census.oldest_running && `oldest running: ${census.oldest_running[0]}, unchanged for ${ago(census.oldest_running[1])}`,
-    `${counted(census.timers_pending, 'timer', 'timers')} pending, ${thousands(census.timers_overdue)} overdue`, `counted ${ago(census.time)} ago`].filter(Boolean).join(' · ')) : '');
+    `${least}${counted(census.timers_pending, 'timer', 'timers')} pending, ${least}${thousands(census.timers_overdue)} overdue`, `counted ${ago(census.time)} ago`].filter(Boolean).join(' · ')) : '');
+}
+// How many keys are parked, and a button to them; made once, so that a focus stays.
+function parked(handler) {
+  const box = $('parked'), { parked_keys: keys, oldest_parked: since } = handler.numbers;
+  if (!keys) { box.replaceChildren(); return; }
+  if (!box.firstChild) box.append(el('h3', {}, 'Parked keys'), el('div', { class: 'row' }, el('button', { type: 'button', id: 'dead', onclick: () => go('handler', handler.handler, 'dead') })));
+  put($('dead'), `${counted(keys, 'key', 'keys')} parked${since == null ? '' : `, the oldest for ${ago(since)}`}`);
+}
+// A word of a shell, whatever is in it.
+const quoted = (word) => /^[\w.:@%+=,/-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+async function dead(name, here) {
+  $('drawer').dataset.name = name;
+  open(`${name}: parked keys`, el('p', {}, 'reading …'));
+  const { parked: found, keys } = await ask(`/api/handlers/${encodeURIComponent(name)}/dead`);
+  if (here !== location.hash) return;
+  const command = (one) => `millstream redrive ${name} ${one.key == null ? `--letter ${one.letter}` : `--key ${quoted(one.key)}`}`;
+  open(`${name}: parked keys`, el('p', {}, found.length ? `${counted(keys, 'key', 'keys')}${keys > 50 ? '; here are 50 of them' : ''}. Mend what is wrong, then take them up again.` : 'No key is parked any more.'),
+    el('ul', { class: 'list' }, found.map((one) => el('li', { 'data-key': one.key ?? '' }, el('b', {}, one.key ?? `event ${one.letter} without a key`), el('span', {}, one.class),
+      el('small', { class: 'wide' }, `${one.reason} · ${counted(one.units, 'event', 'events')}, parked for ${duration(one.age_seconds)} · ${one.stream}:${one.sequence} on ${one.subject}`),
+      el('pre', { class: 'wide' }, command(one))))));
 }
 async function instances(name, status, here) {
   $('drawer').dataset.name = name;

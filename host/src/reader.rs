@@ -1,4 +1,4 @@
-//! One reader of JetStream for all who look over HTTP. In: that somebody looks. Out: the overview, a second old at most, or why there is
+//! One reader of JetStream for all who look, over HTTP or by the NATS service. In: that somebody looks. Out: the overview, a second old at most, or why there is
 //! none. Reads while a page is open or a scrape waits, at most once a second and a fifth of the time. Never: more often for more
 //! lookers, or for ever after the last one is gone.
 
@@ -20,28 +20,33 @@ const REST: u32 = 4;
 /// A server that answers no sooner does not answer. Below the ten seconds after which Prometheus gives a scrape up.
 const WITHIN: Duration = Duration::from_secs(8);
 
+/// Who looks waits no longer, also where the reading itself has come to a stop.
+const LOOK_WITHIN: Duration = Duration::from_secs(9);
+
 /// What was read last.
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// When the reading began; none before the first.
     begun: Option<Instant>,
-    pub(super) took: Duration,
+    pub(crate) took: Duration,
     read: Result<Overview, String>,
     /// As one event of a stream of server-sent events.
-    pub(super) event: Bytes,
+    pub(crate) event: Bytes,
 }
 
 impl Seen {
-    fn nothing() -> Self {
-        Self { begun: None, took: Duration::ZERO, read: Err("not read yet".to_owned()), event: Bytes::new() }
+    fn nothing(fault: String) -> Self {
+        let read = Err(fault);
+        let event = event(&read);
+        Self { begun: None, took: Duration::ZERO, read, event }
     }
 
     /// The overview, unless the server did not answer.
-    pub(super) fn overview(&self) -> Option<&Overview> {
+    pub(crate) fn overview(&self) -> Option<&Overview> {
         self.read.as_ref().ok()
     }
 
     /// Why there is none.
-    pub(super) fn fault(&self) -> &str {
+    pub(crate) fn fault(&self) -> &str {
         self.read.as_ref().err().map_or("", String::as_str)
     }
 
@@ -51,38 +56,46 @@ impl Seen {
 }
 
 /// The reader.
-pub(super) struct Reader {
+pub struct Reader {
     jetstream: Context,
     seen: watch::Sender<Arc<Seen>>,
     asked: Notify,
 }
 
 impl Reader {
-    pub(super) fn new(jetstream: Context) -> Self {
-        Self { jetstream, seen: watch::Sender::new(Arc::new(Seen::nothing())), asked: Notify::new() }
+    /// A reader that has read nothing yet.
+    #[must_use]
+    pub fn new(jetstream: Context) -> Self {
+        Self {
+            jetstream,
+            seen: watch::Sender::new(Arc::new(Seen::nothing("not read yet".to_owned()))),
+            asked: Notify::new(),
+        }
     }
 
     /// What is fresh, or as soon as it is.
-    pub(super) async fn look(&self) -> Arc<Seen> {
+    pub(crate) async fn look(&self) -> Arc<Seen> {
         let mut news = self.seen.subscribe();
         let last = Arc::clone(&news.borrow_and_update());
         if last.is_fresh() {
             return last;
         }
         self.asked.notify_one();
-        let _ = news.changed().await;
-        Arc::clone(&news.borrow())
+        match tokio::time::timeout(LOOK_WITHIN, news.changed()).await {
+            Ok(_) => Arc::clone(&news.borrow()),
+            Err(_) => Arc::new(Seen::nothing(format!("NATS has not answered for {} s", LOOK_WITHIN.as_secs()))),
+        }
     }
 
     /// Everything that is read from here on, for as long as it is held.
-    pub(super) fn follow(&self) -> watch::Receiver<Arc<Seen>> {
+    pub(crate) fn follow(&self) -> watch::Receiver<Arc<Seen>> {
         let news = self.seen.subscribe();
         self.asked.notify_one();
         news
     }
 
     /// Reads as long as somebody looks.
-    pub(super) async fn run(self: Arc<Self>) {
+    pub async fn run(self: Arc<Self>) {
         loop {
             if self.seen.receiver_count() == 0 {
                 self.asked.notified().await;
