@@ -9,6 +9,7 @@ mod demo;
 mod deploy;
 mod dev;
 mod diff;
+mod doctor;
 pub(crate) mod explain;
 mod generations;
 mod get;
@@ -107,6 +108,8 @@ enum Command {
     Discard(redrive::Discard),
     /// Run a module on a parked key that was saved.
     Replay(replay::Replay),
+    /// Check server, streams and permissions before it matters.
+    Doctor(doctor::Doctor),
     /// Watch the handlers on a full screen.
     Top(top::Top),
     /// List the alerts that are raised.
@@ -203,6 +206,7 @@ impl Command {
             Self::Dead(dead) => dead.run(connection, json).await,
             Self::Redrive(redrive) => redrive.run(connection, json).await,
             Self::Discard(discard) => discard.run(connection, json).await,
+            Self::Doctor(doctor) => doctor.run(connection, json).await,
             Self::Top(top) => top.run(connection).await,
             Self::Alerts(alerts) => alerts.run(connection, json).await,
             Self::Sagas(sagas) => sagas.run(connection, json).await,
@@ -227,17 +231,23 @@ impl Command {
 
 /// Connects, and checks that the server can do what we rely on.
 async fn open(connection: &connect::Connection) -> Result<async_nats::Client, Fault> {
-    let told = |error: connect::Error| {
-        use connect::Error::{Denied, NoJetStream, TooOld};
-        let hint = error.hint();
-        let mine = error.is_usage() || matches!(error, TooOld { .. } | NoJetStream { .. } | Denied { .. });
-        let fault = if mine { Fault::usage(error) } else { Fault::failed(error) };
-        match hint {
-            Some(hint) => fault.hint(hint),
-            None => fault,
-        }
-    };
-    let client = connection.connect().await.map_err(told)?;
-    connect::check_server(&client).await.map_err(told)?;
+    let client = connected(connection).await?;
+    connect::check_server(&client).await.map_err(unconnected)?;
     Ok(client)
+}
+
+/// Connects to whatever server is there.
+async fn connected(connection: &connect::Connection) -> Result<async_nats::Client, Fault> {
+    connection.connect().await.map_err(unconnected)
+}
+
+fn unconnected(error: connect::Error) -> Fault {
+    use connect::Error::{Denied, NoJetStream, TooOld};
+    let hint = error.hint();
+    let mine = error.is_usage() || matches!(error, TooOld { .. } | NoJetStream { .. } | Denied { .. });
+    let fault = if mine { Fault::usage(error) } else { Fault::failed(error) };
+    match hint {
+        Some(hint) => fault.hint(hint),
+        None => fault,
+    }
 }

@@ -41,6 +41,7 @@
 //! | `traces.rs`, `traces/` | spans for a collector, headers for effects | holds nothing up; an effect's header is decided with it |
 //! | `recorded.rs`, `latest.rs`, `buckets.rs` | reads what streams and buckets hold | no consumer is left behind |
 //! | `rehearsal.rs` | runs a new module on the past beside the one that runs | pure; nothing is published or written |
+//! | `doctor.rs`, `doctor/` | what will hurt later: settings, permissions, leftovers | reads only; each finding names what mends it |
 //! | `story.rs` | what became of one instance of a saga | what is not found is said |
 //!
 //! Around it: `settings.rs` (every limit by name), `names.rs` (every name in NATS), `keys.rs` (escaping), `clock.rs` (time), `legible.rs` (what a terminal may show), `logs.rs` (lines on
@@ -67,10 +68,13 @@ pub mod crash;
 mod data;
 mod decision;
 pub mod direct_get;
+pub mod doctor;
 pub mod documents;
 pub mod envelope;
 pub mod examples;
 pub mod fault;
+#[cfg(test)]
+mod foreign;
 pub mod generation;
 pub mod handler;
 mod hint;

@@ -208,6 +208,12 @@ pub fn is_ours(metadata: &HashMap<String, String>, handler: &str) -> bool {
     metadata.get(OWNER).is_some_and(|owner| owner == handler)
 }
 
+/// The handler whose mark this metadata bears, if any.
+#[must_use]
+pub fn owner(metadata: &HashMap<String, String>) -> Option<&str> {
+    metadata.get(OWNER).map(String::as_str)
+}
+
 /// The name of an opened stream.
 #[must_use]
 pub fn stream_of(stream: &Stream) -> String {

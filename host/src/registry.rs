@@ -25,7 +25,7 @@ use crate::sandbox::Digest;
 use crate::settings::Settings;
 
 /// Deployments of one handler kept as history.
-const HISTORY: i64 = 32;
+pub(crate) const HISTORY: i64 = 32;
 
 /// A host that has not announced itself for so long is gone.
 pub(crate) const HOST_TTL: Duration = Duration::from_secs(5);
@@ -282,7 +282,8 @@ impl Registry {
     /// When the server refuses or is away.
     pub async fn put_module(&self, bytes: &[u8]) -> Result<Digest, Error> {
         let digest = Digest::of(bytes);
-        if self.modules.info(digest.to_string()).await.is_err() {
+        // One that was removed leaves a note that it was there.
+        if self.modules.info(digest.to_string()).await.map_or(true, |info| info.deleted) {
             let mut reader = bytes;
             let object = object_store::ObjectMetadata {
                 name: digest.to_string(),

@@ -175,7 +175,9 @@ impl Error {
                 Some("name the server with --server nats://HOST:4222, NATS_URL or --context")
             }
             Self::Denied { .. } => Some("check --creds, --user and --password, or --context"),
-            Self::Tls { .. } => Some("name the certificate authority with --tlsca"),
+            Self::Tls { .. } => Some(
+                "name the certificate authority with --tlsca and, if the server asks for it, our own certificate with --tlscert and --tlskey",
+            ),
             Self::TooOld { .. } => Some("update nats-server, or try: millstream demo, which brings its own"),
             Self::NoJetStream { .. } => {
                 Some("start the server with: nats-server -js, or enable JetStream for this account")

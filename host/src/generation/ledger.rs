@@ -17,7 +17,7 @@ use crate::policy::Signature;
 use crate::sandbox::Digest;
 
 /// Values kept as history.
-const HISTORY: i64 = 32;
+pub(crate) const HISTORY: i64 = 32;
 
 /// Generations beside the live one, at most: each costs as much as the handler itself.
 pub const SHADOWS: usize = 8;

@@ -27,12 +27,13 @@ pub struct Mischief {
     pub describe: &'static str,
     pub stage: &'static str,
     pub apply: &'static str,
+    pub realloc: &'static str,
     pub words: &'static [(u32, &'static [u32])],
 }
 
 /// A core module of the contract in the canonical ABI. Batches without the trigger are irrelevant to it.
 pub fn wasm(mischief: Mischief) -> Vec<u8> {
-    let Mischief { functions, always, describe, stage, apply, words } = mischief;
+    let Mischief { functions, always, describe, stage, apply, realloc, words } = mischief;
     let mut data = String::new();
     let described: &[u32] = &[100, 7, 0, 1200, 1, 1, 300, 2];
     let sound: [(u32, &[u32]); 5] =
@@ -55,6 +56,7 @@ pub fn wasm(mischief: Mischief) -> Vec<u8> {
         {functions}
         (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
             (local $at i32)
+            {realloc}
             (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 15)) (i32.const -16)))
             (global.set $heap (i32.add (local.get $at) (local.get 3)))
             (local.get $at))
@@ -105,7 +107,8 @@ const BOMB: &str = "(loop $again (drop (memory.grow (i32.const 256))) (br $again
 const FLOOD: &str = "(loop $again (call $log (i32.const 2) (i32.const 524288) (i32.const 1048576)) (br $again))";
 const DEEP: &str = "(func $deep (param i32) (result i32) (i32.add (call $deep (local.get 0)) (i32.const 1)))";
 
-pub const SOUND: Mischief = Mischief { functions: "", always: "", describe: "", stage: "", apply: "", words: &[] };
+pub const SOUND: Mischief =
+    Mischief { functions: "", always: "", describe: "", stage: "", apply: "", realloc: "", words: &[] };
 
 /// Answers of `stage` with these words.
 const fn staged(words: &'static [(u32, &'static [u32])]) -> Mischief {
@@ -118,11 +121,28 @@ const fn outcome(words: &'static [(u32, &'static [u32])]) -> Mischief {
 }
 
 /// Name, what it does on the trigger, the class of its fault, and words of the reason that people see.
-const MISCHIEFS: [(&str, Mischief, &str, &str); 19] = [
+const MISCHIEFS: [(&str, Mischief, &str, &str); 22] = [
     ("endless", Mischief { stage: FOREVER, ..SOUND }, "fuel", "used up its fuel"),
     ("endless-apply", Mischief { apply: FOREVER, ..SOUND }, "fuel", "used up its fuel"),
     ("bomb", Mischief { stage: BOMB, ..SOUND }, "memory", "asked for more memory"),
     ("trap", Mischief { stage: "unreachable", ..SOUND }, "trap", "unreachable"),
+    ("writes-afar", Mischief { stage: "(i32.store (i32.const -8) (i32.const 1))", ..SOUND }, "trap", "out of bounds"),
+    (
+        "fills-afar",
+        Mischief { apply: "", stage: "(memory.fill (i32.const 65536) (i32.const 1) (i32.const 16777216))", ..SOUND },
+        "trap",
+        "out of bounds",
+    ),
+    (
+        "calls-afar",
+        Mischief {
+            functions: "(table 1 funcref) (type $nothing (func))",
+            stage: "(call_indirect (type $nothing) (i32.const 77))",
+            ..SOUND
+        },
+        "trap",
+        "undefined element",
+    ),
     ("flood", Mischief { stage: FLOOD, ..SOUND }, "output", "logged more than"),
     ("deep", Mischief { functions: DEEP, stage: "(drop (call $deep (i32.const 1)))", ..SOUND }, "trap", "stack"),
     (
@@ -191,6 +211,12 @@ async fn what_is_no_handler_is_refused_at_deploy_and_nothing_is_made() {
         ("no-contract", wat::parse_str("(module)").expect("WAT"), "does not export the handler contract"),
         ("foreign", with_contract(wat::parse_str(foreign).expect("WAT")), "wasi_snapshot_preview1.fd_write"),
         ("foreign-component", wat::parse_str(foreign_component).expect("WAT"), "wasi:cli/stdout@0.2.0"),
+        ("huge-table", wasm(Mischief { functions: "(table 100000000 funcref)", ..SOUND }), "table"),
+        (
+            "deep-describe",
+            wasm(Mischief { functions: DEEP, describe: "(drop (call $deep (i32.const 1)))", ..SOUND }),
+            "stack",
+        ),
         ("other-component", wat::parse_str("(component)").expect("WAT"), "does not export the handler contract"),
         ("endless-describe", describing(FOREVER), "used up its fuel"),
         ("endless-start", looping_start, "used up its fuel"),
@@ -200,6 +226,22 @@ async fn what_is_no_handler_is_refused_at_deploy_and_nothing_is_made() {
         ("saga", wasm(Mischief { words: &[(1032, &[1])], ..SOUND }), "does not say how: missing field `saga`"),
         ("garbage-describe", wasm(Mischief { words: &[(1024, &[u32::MAX - 9, 7])], ..SOUND }), "could not be read"),
     ];
+    let outside = [
+        "sockets/tcp",
+        "sockets/ip-name-lookup",
+        "filesystem/types",
+        "clocks/wall-clock",
+        "clocks/monotonic-clock",
+        "random/random",
+        "cli/environment",
+        "io/poll",
+        "http/outgoing-handler",
+    ];
+    let outside = outside.map(|interface| format!("wasi:{interface}@0.2.0"));
+    let component =
+        |interface: &String| wat::parse_str(format!("(component (import \"{interface}\" (instance)))")).expect("WAT");
+    let outside = outside.iter().map(|interface| ("outside", component(interface), interface.as_str()));
+    let cases: Vec<(&str, Vec<u8>, &str)> = cases.into_iter().chain(outside).collect();
     for (name, bytes, expected) in &cases {
         let path = file(&folder, name, bytes);
         let path = path.to_str().expect("path");
@@ -253,6 +295,36 @@ async fn a_handler_that_misbehaves_stops_at_that_event_and_its_neighbour_decides
     let more = orders(2000, 500);
     world.publish(&more).await;
     world.settled("neighbour", &chains(&[events, more].concat())).await;
+    assert!(host.ended().is_none(), "the host lives");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_module_that_hands_out_memory_that_it_has_not_is_stopped_at_its_first_event() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    // Not aligned, or so that what is written there wraps around: seen before it gets a single event.
+    let deploy = |name: &str, address: &str| {
+        let realloc: &'static str = Box::leak(format!("(return (i32.const {address}))").into_boxed_str());
+        let path = file(&folder, name, &wasm(Mischief { realloc, ..SOUND }));
+        ["deploy", path.to_str().expect("path"), "--name", name, "--no-wait", "--set", NEVER_PARK].map(str::to_owned)
+    };
+    for (name, address) in [("odd", "65537"), ("wraps", "-16")] {
+        let arguments = deploy(name, address);
+        let said = world.refused(2, &arguments.each_ref().map(String::as_str));
+        assert!(said.contains("could not be read"), "{name}: {said}");
+    }
+    // At the end of its memory nothing can be written, which shows once there is something to write.
+    world.ok(&deploy("beyond", "2097152").each_ref().map(String::as_str));
+    world.deploy("order-chain", "neighbour", &[]);
+    let events = orders(0, 100);
+    world.publish(&events).await;
+    let mut host = world.host(&[]);
+    let row = world.in_state("beyond", "failing").await;
+    let said = row["reason"].as_str().expect("a reason");
+    assert!(said.contains("ORDERS:1 "), "{said}");
+    assert!(world.documents("beyond").await.is_empty());
+    world.settled("neighbour", &chains(&events)).await;
     assert!(host.ended().is_none(), "the host lives");
 }
 

@@ -8,6 +8,7 @@ use async_nats::jetstream::{self, Context, stream};
 use millstream::server::Server;
 use serde_json::{Value, json};
 
+use crate::doctor::{findings_at, reconfigure, told};
 use crate::harness::web::{address_in, get};
 use crate::harness::{Host, World, cli, module, until};
 use crate::services::stored;
@@ -16,6 +17,11 @@ const USERS: [&str; 6] = ["host", "deployer", "reader", "publisher", "services",
 
 /// A server with the users that we ship, seen by its admin, who has made the streams. A user's password is its name.
 async fn guarded() -> World {
+    guarded_but(|users| users).await
+}
+
+/// The same with users that are a little different.
+async fn guarded_but(change: impl FnOnce(String) -> String) -> World {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/nats-server.conf");
     let text = std::fs::read_to_string(file).expect("the configuration");
     // All before is where it listens and stores.
@@ -25,7 +31,7 @@ async fn guarded() -> World {
         assert!(users.contains(&variable), "{user}");
         users = users.replace(&variable, user);
     }
-    let server = Server::builder().extra(users).start().await.expect("nats-server takes it");
+    let server = Server::builder().extra(change(users)).start().await.expect("nats-server takes it");
     let jetstream = client_of(&server, "admin").await;
     let world = World { server, jetstream };
     world.stream("ORDERS", &["orders.>"]).await;
@@ -159,7 +165,24 @@ async fn no_user_may_do_what_is_another_s() {
 
     let tries = [
         ("host", "orders.OrderPlaced"),
-        ("host", "$KV.MILLSTREAM_HANDLERS.order-fulfilment"),
+        ("host", "$KV.MILLSTREAM_HANDLERS.somebody-else"),
+        ("host", "$O.MILLSTREAM_MODULES.C.x"),
+        ("host", "millstream.dead.somebody-else.1.k"),
+        ("host", "$JS.API.STREAM.DELETE.MILLSTREAM_DEAD"),
+        ("host", "$JS.API.STREAM.UPDATE.MILLSTREAM_DEAD"),
+        ("host", "$JS.API.STREAM.DELETE.KV_customer-spend"),
+        ("deployer", "millstream.dead.order-fulfilment.1.k"),
+        ("deployer", "$JS.API.STREAM.PURGE.MILLSTREAM_DEAD"),
+        ("deployer", "$KV.MILLSTREAM_STATUS.order-fulfilment"),
+        ("deployer", "$KV.MILLSTREAM_HOSTS.x"),
+        ("reader", "$KV.MILLSTREAM_REDRIVES.order-fulfilment.1"),
+        ("reader", "$KV.MILLSTREAM_ALERTS.order-fulfilment.stuck"),
+        ("reader", "$KV.MILLSTREAM_GENERATIONS.order-fulfilment"),
+        ("reader", "$O.MILLSTREAM_MODULES.C.x"),
+        ("reader", "$JS.API.STREAM.MSG.DELETE.MILLSTREAM_DEAD"),
+        ("publisher", "millstream.dead.order-fulfilment.1.k"),
+        ("publisher", "$JS.API.STREAM.MSG.GET.ORDERS"),
+        ("services", "$JS.API.STREAM.MSG.GET.ORDERS"),
         ("host", "$KV.somebody-else.key"),
         ("host", "millstream.journal.somebody-else.1.0"),
         ("host", "$JS.API.STREAM.DELETE.ORDERS"),
@@ -216,4 +239,115 @@ async fn a_generation_is_built_promoted_and_taken_back_with_the_users_that_we_sh
         serde_json::from_str(&as_user(&world, "reader", &["get", "customer-spend", "C1"])).expect("JSON");
     assert_eq!((&document["orders"], &document["cents"]), (&json!(2), &json!(1800)));
     assert_eq!(violations(&world), Vec::<String>::new());
+}
+
+/// Runs the program as this user, and answers whether it did what was asked.
+fn may(url: &str, arguments: &[&str]) -> bool {
+    cli(url, arguments).status.success()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_user_runs_the_commands_that_are_his_and_no_others() {
+    let world = guarded().await;
+    let module = module("customer-spend");
+    let module = module.to_str().expect("path");
+    as_user(&world, "deployer", &["deploy", module, "--no-wait"]);
+    let publisher = client_of(&world.server, "publisher").await;
+    place(&publisher, "one", "C1", 900).await;
+    for customer in ["C1", "C2"] {
+        let body = json!({ "customer": customer, "cents": u64::MAX });
+        let sent = publisher.publish("orders.OrderCancelled", body.to_string().into()).await.expect("sent");
+        sent.await.expect("stored");
+    }
+    let _host = Host::start(&url(&world.server, "host"), &[]);
+    until("both are parked", async || {
+        let rows = as_user(&world, "reader", &["dead", "customer-spend", "--json"]);
+        (rows.lines().count() == 2).then_some(())
+    })
+    .await;
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let events = folder.path().join("events.ndjson");
+    std::fs::write(&events, "{\"customer\":\"C3\",\"cents\":7}\n").expect("written");
+    let events = events.to_str().expect("path");
+    let publish = ["publish", events, "--subject", "orders.OrderPlaced", "--give-up-seconds", "5"];
+    let discard = ["discard", "customer-spend", "--key", "C1", "--reason", "no such order", "--yes"];
+    let allowed: [(&str, &[&str]); 15] = [
+        ("host", &["doctor"]),
+        ("reader", &["list"]),
+        ("reader", &["lag", "customer-spend"]),
+        ("reader", &["alerts"]),
+        ("reader", &["dead", "customer-spend"]),
+        ("reader", &["get", "customer-spend", "C1"]),
+        ("reader", &["list", "--versions", "customer-spend"]),
+        ("reader", &["doctor", "--not-a-host"]),
+        ("deployer", &["doctor", "--not-a-host"]),
+        ("deployer", &["dead", "customer-spend", "--key", "C1"]),
+        ("deployer", &["redrive", "customer-spend", "--all", "--dry-run"]),
+        ("deployer", &discard),
+        ("deployer", &["pause", "customer-spend"]),
+        ("deployer", &["resume", "customer-spend"]),
+        ("publisher", &publish),
+    ];
+    for (user, arguments) in allowed {
+        as_user(&world, user, arguments);
+    }
+    // It is done, and fails again under the same module.
+    assert!(!may(&url(&world.server, "deployer"), &["redrive", "customer-spend", "--all"]));
+    assert_eq!(as_user(&world, "reader", &["dead", "customer-spend", "--json"]).lines().count(), 1);
+    assert_eq!(violations(&world), Vec::<String>::new(), "nothing that is anybody's work is refused");
+
+    let before = as_user(&world, "reader", &["list", "--versions", "customer-spend", "--json"]);
+    let give_up = ["discard", "customer-spend", "--key", "C2", "--reason", "no such order", "--yes"];
+    let refused: [(&str, &[&str]); 13] = [
+        ("host", &["deploy", module, "--name", "other", "--no-wait"]),
+        ("reader", &["deploy", module, "--no-wait", "--label", "mine"]),
+        ("reader", &["pause", "customer-spend"]),
+        ("reader", &["remove", "customer-spend", "--yes"]),
+        ("reader", &["rebuild", "customer-spend"]),
+        ("reader", &["redrive", "customer-spend", "--all"]),
+        ("reader", &give_up),
+        ("reader", &publish),
+        ("publisher", &["list"]),
+        ("publisher", &["get", "customer-spend", "C1"]),
+        ("publisher", &["pause", "customer-spend"]),
+        ("services", &["pause", "customer-spend"]),
+        ("deployer", &publish),
+    ];
+    // Most of them wait for an answer that does not come.
+    std::thread::scope(|scope| {
+        for (user, arguments) in refused {
+            let url = url(&world.server, user);
+            scope.spawn(move || assert!(!may(&url, arguments), "{user} may {arguments:?}"));
+        }
+    });
+    let told = violations(&world);
+    for user in ["host", "reader", "publisher", "services", "deployer"] {
+        assert!(told.iter().any(|line| line.contains(&format!("user:{user}\""))), "{user}: {told:?}");
+    }
+    let after = as_user(&world, "reader", &["list", "--versions", "customer-spend", "--json"]);
+    assert_eq!(after, before, "nothing was deployed");
+    assert_eq!(as_user(&world, "reader", &["dead", "customer-spend", "--json"]).lines().count(), 1);
+    let orders = world.jetstream.get_stream("ORDERS").await.expect("it is there");
+    assert_eq!(orders.cached_info().state.messages, 4, "three events and the published one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_host_may_not_is_told_before_it_stops_it() {
+    let lacking = r#""$JS.ACK.*.customer-spend.>""#;
+    let world = guarded_but(|users| users.replace(lacking, "")).await;
+    let module = module("customer-spend");
+    as_user(&world, "deployer", &["deploy", module.to_str().expect("path"), "--no-wait"]);
+    as_user(&world, "deployer", &["pause", "customer-spend", "--no-wait"]);
+    let unseen = ("sync-interval", "note", "server");
+    let found = findings_at(&url(&world.server, "host"), &[]);
+    assert_eq!(told(&found), [("permission", "error", "user host"), unseen], "{found:#?}");
+    let mend = found[0]["mend"].as_str().expect("a command");
+    let line = "add \"$JS.ACK.ORDERS.customer-spend.>\" to his publish permissions";
+    assert!(mend.starts_with(line) && mend.ends_with("nats-server --signal reload"), "{mend}");
+    let given = r#""$JS.ACK.ORDERS.customer-spend.>", "millstream.journal.customer-spend.>""#;
+    reconfigure(&world, |text| text.replace(r#""millstream.journal.customer-spend.>""#, given));
+    until("he may", async || (findings_at(&url(&world.server, "host"), &[]).len() == 1).then_some(())).await;
+    assert_eq!(told(&findings_at(&url(&world.server, "reader"), &["--not-a-host"])), [unseen]);
+    assert_eq!(violations(&world), Vec::<String>::new(), "nothing is tried to find it out");
 }

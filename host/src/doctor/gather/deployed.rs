@@ -1,0 +1,189 @@
+//! What is deployed, where each handler stands, what its module says of itself, and which hosts are there. In: JetStream. Out: facts.
+//! Never: runs a module on anything but nothing; makes a bucket that is missing.
+
+use std::collections::HashMap;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::stream::Info;
+
+use crate::buckets;
+use crate::doctor::facts::{Facts, Handler, Input, Module};
+use crate::generation::ledger::{self, Ledger};
+use crate::inputs;
+use crate::journal::Position;
+use crate::latest;
+use crate::names;
+use crate::registry::{self, Deployment, Desired, Host, Registry};
+use crate::sandbox::{Cache, Sandbox};
+use crate::settings::OnLostEvents;
+use crate::survey;
+use crate::version::Version;
+
+/// Why a handler's places cannot be told, and what to do about it.
+type Fault = (String, String);
+
+/// The buckets of the registry, as streams.
+fn registry_streams() -> [String; 4] {
+    let bucket = names::bucket_stream;
+    [bucket(names::HANDLERS), bucket(names::STATUS), bucket(names::HOSTS), format!("OBJ_{}", names::MODULES)]
+}
+
+pub(super) async fn look(jetstream: &Context, known: &[Info], facts: &mut Facts) {
+    // Opening the registry makes what is missing of it.
+    if registry_streams().iter().any(|stream| facts.stream(stream).is_none()) {
+        return;
+    }
+    let read = async {
+        let registry = Registry::open(jetstream).await.map_err(|error| error.to_string())?;
+        let deployed = registry.deployed(jetstream).await.map_err(|error| error.to_string())?;
+        let hosts = hosts(jetstream).await?;
+        let ledgers = ledger::all(jetstream).await.map_err(|error| error.to_string())?;
+        Ok::<_, String>((registry, deployed, hosts, ledgers))
+    };
+    let (registry, deployed, hosts, ledgers) = match read.await {
+        Ok(read) => read,
+        Err(reason) => return facts.unseen.push(("deployments".to_owned(), reason)),
+    };
+    (facts.hosts, facts.knows_handlers) = (hosts, true);
+    let mut modules = Modules::default();
+    for deployed in deployed {
+        let ledger = ledgers.get(&deployed.handler).cloned().unwrap_or_default();
+        facts.named.extend(ledger.shadows.iter().map(|shadow| shadow.digest.to_string()));
+        name_history(&registry, &deployed.handler, facts).await;
+        let handler = match &deployed.deployment {
+            Ok(deployment) => {
+                let module = modules.look(&registry, &deployed.handler, deployment).await;
+                let places = places(jetstream, known, &deployed.handler, deployment, &ledger).await;
+                handler(&deployed.handler, deployment, &ledger, module, places)
+            }
+            Err(error) => unreadable(&deployed.handler, &ledger, error),
+        };
+        facts.handlers.push(handler);
+    }
+}
+
+/// Live hosts, read without a consumer: the user of a host may make none there.
+async fn hosts(jetstream: &Context) -> Result<Vec<Host>, String> {
+    let Some(store) = buckets::peek(jetstream, names::HOSTS).await? else { return Ok(Vec::new()) };
+    let all = latest::of(jetstream, &store, "*").await?;
+    Ok(all.into_iter().filter_map(|latest| serde_json::from_slice(&latest.value).ok()).collect())
+}
+
+/// Digests that one can go back to.
+async fn name_history(registry: &Registry, handler: &str, facts: &mut Facts) {
+    match registry.history(handler).await {
+        Ok(past) => {
+            let deployments = past.into_iter().filter_map(|past| past.deployment?.ok());
+            facts.named.extend(deployments.map(|deployment| deployment.digest.to_string()));
+        }
+        Err(error) => facts.unseen.push((format!("history of {handler}"), error.to_string())),
+    }
+}
+
+fn handler(
+    name: &str,
+    deployment: &Deployment,
+    ledger: &Ledger,
+    module: Module,
+    places: Result<Vec<Input>, Fault>,
+) -> Handler {
+    let fault = places.as_ref().err().cloned();
+    Handler {
+        name: name.to_owned(),
+        desired: deployment.desired,
+        digest: deployment.digest.to_string(),
+        on_lost: deployment.settings.on_lost_events,
+        live: ledger.live,
+        shadows: ledger.shadows.iter().map(|shadow| shadow.number).collect(),
+        module,
+        inputs: places.unwrap_or_default(),
+        fault,
+    }
+}
+
+/// Nobody knows what it reads, so nothing else is said of it.
+fn unreadable(name: &str, ledger: &Ledger, error: &registry::Error) -> Handler {
+    Handler {
+        name: name.to_owned(),
+        desired: Desired::Paused,
+        digest: String::new(),
+        on_lost: OnLostEvents::Continue,
+        live: ledger.live,
+        shadows: ledger.shadows.iter().map(|shadow| shadow.number).collect(),
+        module: Module::Unusable(error.to_string()),
+        inputs: Vec::new(),
+        fault: None,
+    }
+}
+
+async fn places(
+    jetstream: &Context,
+    known: &[Info],
+    name: &str,
+    deployment: &Deployment,
+    ledger: &Ledger,
+) -> Result<Vec<Input>, Fault> {
+    let silent = |error: anyhow::Error| (format!("{error:#}"), "nats account info".to_owned());
+    let mut inputs = inputs::among(known, deployment.filters(), &deployment.settings.streams)
+        .map_err(|error| (error.to_string(), error.hint()))?;
+    let has_journal = known.iter().any(|info| info.config.name == names::journal_stream(name));
+    let positions: Vec<Position> = match has_journal {
+        false => Vec::new(),
+        true => survey::decided_by(jetstream, name, ledger.live).await.map_err(silent)?.0,
+    };
+    if positions.iter().any(|position| position.stream == names::TIMERS) {
+        inputs.extend(inputs::timers_among(known, name));
+    }
+    let mut places = Vec::new();
+    for input in &inputs {
+        let position = positions.iter().find(|position| position.stream == input.stream);
+        let position = position.map_or(0, |position| position.sequence);
+        let sample = survey::sample(jetstream, input, position).await.map_err(silent)?;
+        let (stream, undecided, oldest) = (input.stream.clone(), sample.events, sample.oldest);
+        places.push(Input { stream, position, undecided, oldest });
+    }
+    Ok(places)
+}
+
+/// What modules say of themselves, each asked once.
+#[derive(Default)]
+struct Modules {
+    sandbox: Option<Sandbox>,
+    known: HashMap<String, Module>,
+}
+
+impl Modules {
+    async fn look(&mut self, registry: &Registry, handler: &str, deployment: &Deployment) -> Module {
+        let digest = deployment.digest.to_string();
+        if let Some(known) = self.known.get(&digest) {
+            return known.clone();
+        }
+        let module = self.ask(registry, handler, deployment).await;
+        self.known.insert(digest, module.clone());
+        module
+    }
+
+    async fn ask(&mut self, registry: &Registry, handler: &str, deployment: &Deployment) -> Module {
+        let bytes = match registry.module(deployment.digest).await {
+            Ok(bytes) => bytes,
+            Err(registry::Error::Unreachable { .. }) => return Module::Unseen,
+            Err(error) => return Module::Unusable(error.to_string()),
+        };
+        let sandbox = match self.sandbox.clone().map_or_else(Sandbox::new, Ok) {
+            Ok(sandbox) => sandbox,
+            // This machine cannot run modules; that says nothing of the hosts.
+            Err(_) => return Module::Unseen,
+        };
+        self.sandbox = Some(sandbox.clone());
+        let (name, settings) = (handler.to_owned(), deployment.settings.clone());
+        let prepare = move || Version::prepare(&sandbox, &Cache::for_user(), &name, settings, &bytes);
+        match tokio::task::spawn_blocking(prepare).await {
+            Ok(Ok(version)) => Module::Known {
+                sends: version.saga.as_ref().map(|saga| saga.sends.clone()).unwrap_or_default(),
+                timers: version.has_timers(),
+            },
+            Ok(Err(defect)) => Module::Unusable(defect.to_string()),
+            Err(_) => Module::Unseen,
+        }
+    }
+}
