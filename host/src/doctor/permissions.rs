@@ -224,7 +224,10 @@ mod tests {
     fn what_is_denied_is_not_allowed_and_a_part_is_not_enough() {
         let found = judge(&facts(rules(&[">"], &["commands.charge"]), None));
         assert_eq!(found.len(), 1, "{found:?}");
-        let found = judge(&facts(None, rules(&["_INBOX.>", "$SRV.>", "millstream.lag", "millstream.status"], &[])));
+        let found = judge(&facts(
+            None,
+            rules(&["_INBOX.>", "millstream.host.*", "$SRV.>", "millstream.lag", "millstream.status"], &[]),
+        ));
         let told: Vec<_> = found.iter().map(|finding| (finding.severity, finding.problem.as_str())).collect();
         assert_eq!(told, [(crate::doctor::Severity::Warning, "he may not subscribe millstream.explain")]);
     }

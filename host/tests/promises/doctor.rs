@@ -2,7 +2,7 @@
 //! is gone once the command that it names was run, word for word. In: a server with a projection, a saga and a host. Never: a finding
 //! that is only looked for; what else is said would be a false alarm.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::{Config, RetentionPolicy};
 use millstream::names;
 use millstream::server::{Builder, Server};
+use portable_pty::{CommandBuilder, PtySize, native_pty_system};
 use serde_json::Value;
 
 use crate::harness::{Host, MILLSTREAM, World, cli, data, module, orders, until};
@@ -87,32 +88,46 @@ fn says(world: &World, expected: &[Told<'_>]) -> Vec<Value> {
 
 /// Whether the commands that findings name can be run here.
 fn has_nats() -> bool {
-    let has = |program: &str| {
-        Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
-    };
-    let has_all = has("nats") && has("script");
-    if !has_all {
-        data::skip("the nats command line, or `script`, is not installed");
+    let has = Command::new("nats").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    if !has {
+        data::skip("the nats command line is not installed");
     }
-    has_all
+    has
 }
 
-/// Runs what a finding says, as it stands there.
+/// Runs what a finding says, as it stands there, on a terminal: of the stream under a bucket, the nats command line asks whether that is meant.
 #[track_caller]
 fn mend(url: &str, finding: &Value) {
-    let command = finding["mend"].as_str().expect("a command");
+    let line = finding["mend"].as_str().expect("a command");
     let folder = tempfile::tempdir().expect("a folder");
     let ours = Path::new(MILLSTREAM).parent().expect("its folder").display().to_string();
-    let path = format!("{ours}:{}", std::env::var("PATH").unwrap_or_default());
-    // On a terminal: of the stream under a bucket, the nats command line asks once whether that is meant.
-    let mut shell = Command::new("script");
-    shell.args(["-qec", command, "/dev/null"]).current_dir(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
-    shell.env("PATH", path).env("NATS_URL", url).env("XDG_CONFIG_HOME", folder.path()).env_remove("NATS_CONTEXT");
-    let mut shell = shell.stderr(Stdio::piped()).spawn().expect("a terminal");
-    shell.stdin.take().expect("its input").write_all(b"y\n").expect("said");
-    let output = shell.wait_with_output().expect("its end");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{command}: {said}");
+    let pair = native_pty_system().openpty(PtySize::default()).expect("a terminal");
+    let mut command = CommandBuilder::new("sh");
+    command.args(["-c", line]);
+    command.cwd(folder.path());
+    command.env("PATH", format!("{ours}:{}", std::env::var("PATH").unwrap_or_default()));
+    command.env("NATS_URL", url);
+    command.env("XDG_CONFIG_HOME", folder.path());
+    command.env_remove("NATS_CONTEXT");
+    let mut child = pair.slave.spawn_command(command).expect("a shell");
+    drop(pair.slave);
+    let (mut types, mut shows) =
+        (pair.master.take_writer().expect("a writer"), pair.master.try_clone_reader().expect("a reader"));
+    let (said, mut asked, mut bytes) = (&mut String::new(), 0, [0; 1024]);
+    // The end of the terminal is told as an error.
+    while let Ok(count) = shows.read(&mut bytes) {
+        if count == 0 {
+            break;
+        }
+        said.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        // It puts its question, and asks the terminal where its cursor is.
+        if said.matches("\x1b[6n").count() > asked {
+            asked += 1;
+            types.write_all(b"\x1b[1;1Ry\r").expect("typed");
+        }
+    }
+    let status = child.wait().expect("its end");
+    assert!(status.success(), "{line}: {said}");
 }
 
 /// It says exactly this, and nothing once the first finding's command was run.
