@@ -181,7 +181,7 @@ impl Supervisor {
                     entry = deployments.next() => match entry {
                         Some(Ok(entry)) => {
                             let name = entry.key.clone();
-                            self.follow(entry).await;
+                            self.follow(entry, &lease.view()).await;
                             self.place(&name, &lease.view(), Instant::now());
                         }
                         Some(Err(error)) => tracing::warn!(%error, "deployments: trying again"),
@@ -255,7 +255,7 @@ impl Supervisor {
         }
     }
 
-    async fn follow(&mut self, entry: Entry) {
+    async fn follow(&mut self, entry: Entry, view: &View) {
         let name = entry.key;
         if !self.me.looks_after(&name) {
             return;
@@ -265,7 +265,7 @@ impl Supervisor {
             return;
         }
         match registry::parse(&name, &entry.value) {
-            Ok(deployment) => self.want(name, Wanted { revision: entry.revision, deployment }),
+            Ok(deployment) => self.want(name, Wanted { revision: entry.revision, deployment }, view),
             Err(error) => {
                 tracing::error!(handler = name, %error, "deployment ignored");
                 if !self.kept.contains_key(&name) {
@@ -276,7 +276,7 @@ impl Supervisor {
     }
 
     /// Hands a deployment to the handler's keeper. A watch that began anew tells what we know.
-    fn want(&mut self, name: String, wanted: Wanted) {
+    fn want(&mut self, name: String, wanted: Wanted, view: &View) {
         if let Some(kept) = self.kept.get(&name) {
             kept.wanted.send_if_modified(|old| {
                 let is_new = old.revision != wanted.revision;
@@ -301,14 +301,20 @@ impl Supervisor {
             holdings: Arc::clone(&self.holdings),
         };
         let (wanted, follows) = watch::channel(wanted);
-        let (is_ours, placed) = watch::channel(false);
+        // Decided before anything is said: who deploys waits for this host's first word.
+        let now = Instant::now();
+        let is_placed = view.decide((&self.me, false), &name, Held::Free { since: now }, now) == Word::Take;
+        if is_placed {
+            self.holdings.take(&name);
+        }
+        let (is_ours, placed) = watch::channel(is_placed);
         let (stop, stopped) = watch::channel(false);
         // At the highest level, so that each line of the handler has its name, whatever is left out.
         let span = tracing::error_span!("handler", handler = name);
         let task = tokio::spawn(keeper.run(follows, placed, stopped).instrument(span));
-        self.vitals.take(&name, Taken::Unplaced);
-        self.kept
-            .insert(name, Kept { wanted, is_ours, free_since: Instant::now(), is_placed: false, stop, progress, task });
+        let taken = if is_placed { Taken::Kept(Arc::clone(&progress)) } else { Taken::Unplaced };
+        self.vitals.take(&name, taken);
+        self.kept.insert(name, Kept { wanted, is_ours, free_since: now, is_placed, stop, progress, task });
     }
 
     /// Ends a handler that was removed, and what this host said of it: who removed it waits for that.

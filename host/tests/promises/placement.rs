@@ -222,6 +222,13 @@ async fn nothing_moves_when_the_server_restarts_or_the_list_of_hosts_is_deleted(
         world.settled(handler, &chains(&events)).await;
     }
     shared_out(&world, &OF_TWO).await;
+    // Who holds a handler may not have claimed it yet.
+    let more = orders(300, 100);
+    world.publish(&more).await;
+    events.extend(more);
+    for handler in &SHARED {
+        world.settled(handler, &chains(&events)).await;
+    }
     let mut claims = Vec::new();
     for handler in &SHARED {
         claims.push(world.claims(handler).await);
@@ -231,7 +238,7 @@ async fn nothing_moves_when_the_server_restarts_or_the_list_of_hosts_is_deleted(
     shared_out(&world, &OF_TWO).await;
     world.server.kill();
     world.server.restart().await.expect("the server restarts on its folder");
-    let more = orders(300, 300);
+    let more = orders(400, 300);
     world.publish(&more).await;
     events.extend(more);
     for handler in &SHARED {
