@@ -19,7 +19,7 @@ use crate::registry::Host;
 pub(crate) const ANNOUNCE_EVERY: Duration = Duration::from_millis(400);
 
 /// A host that is silent for so long is taken for gone.
-pub(crate) const LEASE: Duration = Duration::from_millis(1500);
+pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
 /// How long this host's own announcement may be on its way before it believes that it sees nothing any more.
 const FRESH_FOR: Duration = Duration::from_millis(1200);

@@ -2,9 +2,10 @@
 //! they say it of themselves. Never: decides what is done about it.
 //!
 //! A host is gone when it is silent for the length of a lease, when it says so, or when it is silent for a while and nobody listens at its
-//! own subject any more: the server knows at once that a process has ended. Ages are measured by this host's clock from the
+//! own subject any more: the server knows at once that a process has ended. An answer there is a word like any other. Ages are measured by this host's clock from the
 //! moment a word arrives; only what was said before it began to listen is dated by the server's.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ const ANNOUNCED_WITHIN: Duration = Duration::from_secs(1);
 const ASKED_AFTER: Duration = Duration::from_millis(600);
 const ANSWERED_WITHIN: Duration = Duration::from_millis(500);
 
-/// After an outage hosts come back one by one: so long none is asked, and what was heard before counts as heard now.
+/// After an outage hosts come back one by one: for so long none of them is asked, nor taken for gone.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// A watch that does not bring our own word back for so long is begun again.
@@ -86,8 +87,8 @@ impl Lease {
             me: me.clone(),
             shared: Arc::clone(&shared),
             early: Vec::new(),
-            ask_after: Instant::now(),
             asking: JoinSet::new(),
+            connects: connects(&jetstream.client()),
         };
         tasks.spawn(reader.run());
         let announcer = Announcer {
@@ -207,9 +208,9 @@ struct Reader {
     shared: Arc<Shared>,
     /// What was said before this watch began, with the server's time, until our own word dates it.
     early: Vec<(String, OffsetDateTime)>,
-    ask_after: Instant,
-    /// Hosts that are asked: their name and when they were last heard of; whether nobody listens there.
-    asking: JoinSet<(String, Instant, bool)>,
+    asking: JoinSet<Asked>,
+    /// How often we have been connected: a server that restarts lost the others too.
+    connects: u64,
 }
 
 impl Reader {
@@ -239,7 +240,7 @@ impl Reader {
                     Some(Err(error)) => tracing::debug!(%error, "hosts: the watch stumbled"),
                     None => return,
                 },
-                Some(Ok((name, heard, nobody))) = self.asking.join_next() => self.answered(&name, heard, nobody),
+                Some(Ok(asked)) = self.asking.join_next() => self.answered(&asked),
                 _ = ticks.tick() => {
                     let echoed = self.shared.view().echoed.map_or(began, |echoed| echoed.max(began));
                     if echoed.elapsed() > WATCH_AGAIN_AFTER {
@@ -310,24 +311,34 @@ impl Reader {
                     self.asking.spawn(ask(self.client.clone(), name, seen.heard));
                 }
             }
-        } else if !was_fresh {
-            for seen in view.others.values_mut().filter(|seen| now - seen.heard < FORGET_AFTER) {
-                seen.heard = now;
-            }
-            self.ask_after = now + GRACE;
         }
         drop(view);
+        if !was_fresh && !is_first {
+            self.wait_for_the_others(now);
+        }
         if !was_fresh {
             self.shared.changed.notify_one();
+        }
+    }
+
+    /// After an outage: nobody is taken for gone for a while.
+    fn wait_for_the_others(&self, now: Instant) {
+        let mut view = self.shared.view();
+        for seen in view.others.values_mut().filter(|seen| now.saturating_duration_since(seen.heard) < FORGET_AFTER) {
+            seen.heard = now + GRACE - ASKED_AFTER;
         }
     }
 
     /// Asks the hosts that have been silent for a while, and forgets those that are gone for long.
     fn ask_the_silent(&mut self) {
         let now = Instant::now();
+        let connects = connects(&self.client);
+        if std::mem::replace(&mut self.connects, connects) != connects {
+            self.wait_for_the_others(now);
+        }
         let mut view = self.shared.view();
         view.others.retain(|_, seen| now.saturating_duration_since(seen.heard) < FORGET_AFTER);
-        if !view.is_fresh(now) || now < self.ask_after || !self.asking.is_empty() {
+        if !view.is_fresh(now) || !self.asking.is_empty() {
             return;
         }
         for (name, seen) in &view.others {
@@ -338,21 +349,51 @@ impl Reader {
         }
     }
 
-    fn answered(&self, name: &str, heard: Instant, nobody: bool) {
+    fn answered(&self, asked: &Asked) {
         let mut view = self.shared.view();
-        let Some(seen) = view.others.get_mut(name) else { return };
-        if nobody && seen.heard == heard {
-            seen.hung_up = true;
-            drop(view);
-            tracing::info!(host = name, "gone: nobody listens there any more");
-            self.shared.changed.notify_one();
+        let Some(seen) = view.others.get_mut(&asked.name).filter(|seen| seen.heard == asked.heard) else { return };
+        match asked.answer {
+            Answer::Here => seen.heard = Instant::now(),
+            Answer::Nobody if asked.connects == connects(&self.client) => {
+                seen.hung_up = true;
+                drop(view);
+                tracing::info!(host = asked.name, "gone: nobody listens there any more");
+                self.shared.changed.notify_one();
+            }
+            Answer::Nobody | Answer::Silence => {}
         }
     }
 }
 
-async fn ask(client: Client, name: String, heard: Instant) -> (String, Instant, bool) {
+/// How often this client has been connected to a server.
+fn connects(client: &Client) -> u64 {
+    client.statistics().connects.load(Ordering::Relaxed)
+}
+
+/// A host that was asked whether it is there.
+struct Asked {
+    name: String,
+    /// When it had been heard of last.
+    heard: Instant,
+    /// How often we had been connected when it was asked.
+    connects: u64,
+    answer: Answer,
+}
+
+enum Answer {
+    Here,
+    /// Nobody listens at its subject.
+    Nobody,
+    Silence,
+}
+
+async fn ask(client: Client, name: String, heard: Instant) -> Asked {
+    let connects = connects(&client);
     let asked = client.request(names::host_subject(&name), bytes::Bytes::new());
-    let answer = tokio::time::timeout(ANSWERED_WITHIN, asked).await;
-    let nobody = matches!(answer, Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders);
-    (name, heard, nobody)
+    let answer = match tokio::time::timeout(ANSWERED_WITHIN, asked).await {
+        Ok(Ok(_)) => Answer::Here,
+        Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Answer::Nobody,
+        Ok(Err(_)) | Err(_) => Answer::Silence,
+    };
+    Asked { name, heard, connects, answer }
 }

@@ -231,8 +231,12 @@ async fn a_target_that_loses_its_stream_is_listed_and_gets_everything_once_it_is
     let registry = world.jetstream.get_key_value("MILLSTREAM_HANDLERS").await.expect("deployments");
     let deployment = registry.get("lost").await.expect("an answer").expect("a deployment");
     let deployment = String::from_utf8(deployment.to_vec()).expect("JSON").replace("5,", "4,");
-    registry.put("lost", deployment.into()).await.expect("a new deployment");
+    let revision = registry.put("lost", deployment.into()).await.expect("a new deployment");
     until("the new deployment", async || Some(world.claims("lost").await).filter(|claims| claims.len() == 2)).await;
+    until("it runs", async || {
+        world.report("lost").await.filter(|report| report["revision"] == revision && report["state"] == "running")
+    })
+    .await;
     host.signal("TERM");
     assert_eq!(host.end().await.code(), Some(0), "its log:\n{}", host.log());
     assert!(host.log().contains("everything decided is in the buckets"), "its log:\n{}", host.log());
