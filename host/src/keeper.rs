@@ -290,7 +290,7 @@ impl Keeper {
         let succession = running.as_ref().map(|running| version.after(&running.version));
         match succession {
             Some(Succession::Never(reason)) => {
-                if self.documents().await != Some(version.makes()) {
+                if !self.documents().await.contains(&version.makes()) {
                     return self.refuse(&wanted, reason, true).await;
                 }
                 end(running).await;
@@ -363,7 +363,7 @@ impl Keeper {
     }
 
     /// What the documents are by now, whatever ran here: another host may have promoted a generation.
-    async fn documents(&self) -> Option<Makes> {
+    async fn documents(&self) -> Vec<Makes> {
         loop {
             match survey::documents(&self.jetstream, &self.name).await {
                 Ok(found) => return found,
@@ -375,8 +375,9 @@ impl Keeper {
 
     /// Why a version cannot go on with the documents that are there.
     async fn defect_on_documents(&self, version: &Version) -> Option<String> {
-        let found = self.documents().await.filter(|found| *found != version.makes())?;
-        Some(version::others_documents(found, version.makes()))
+        let found = self.documents().await;
+        let other = found.first().filter(|_| !found.contains(&version.makes()))?;
+        Some(version::others_documents(*other, version.makes()))
     }
 
     fn probation(&self, running: &Running, wanted: &Wanted) -> Option<Probation> {

@@ -2,6 +2,7 @@
 //! In: a handler's name. Out: its lag per input stream. Works without any host running. Never: writes a message.
 
 use std::collections::HashMap;
+use std::iter;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -12,7 +13,7 @@ use bytes::Bytes;
 
 use crate::clock;
 use crate::direct_get::{self, Waiting};
-use crate::generation::ledger;
+use crate::generation::ledger::{self, Ledger};
 use crate::inputs::{self, Input};
 use crate::journal::{Counts, Makes, Position, Record};
 use crate::lag::{self, Lag, Said, Sample};
@@ -107,15 +108,20 @@ pub async fn decided_by(jetstream: &Context, name: &str, generation: u32) -> any
     Ok((record.positions, record.counts))
 }
 
-/// What the documents under a handler's name are, deployed or not; none where there are none, or nothing says it.
+/// What the documents under a handler's name are, deployed or not: none where there are none, or nothing says it; two while a generation
+/// that makes others is being promoted.
 ///
 /// # Errors
-/// When the server does not answer or the record cannot be read.
-pub(crate) async fn documents(jetstream: &Context, name: &str) -> anyhow::Result<Option<Makes>> {
-    let live = ledger::live(jetstream, name).await?;
-    let Some((sequence, record)) = last_record(jetstream, name, live).await? else { return Ok(None) };
-    let record = Record::decode(&record, sequence)?;
-    Ok(record.makes.filter(|_| record.counts.delivered > 0))
+/// When the server does not answer or a record cannot be read.
+pub(crate) async fn documents(jetstream: &Context, name: &str) -> anyhow::Result<Vec<Makes>> {
+    let Ledger { live, promotion, .. } = ledger::look(jetstream, name).await?;
+    let mut found = Vec::new();
+    for generation in iter::once(live).chain(promotion.map(|promotion| promotion.to)) {
+        let Some((sequence, record)) = last_record(jetstream, name, generation).await? else { continue };
+        let record = Record::decode(&record, sequence)?;
+        found.extend(record.makes.filter(|_| record.counts.delivered > 0));
+    }
+    Ok(found)
 }
 
 /// The last record of a generation, with its journal sequence.

@@ -75,7 +75,7 @@ impl Version {
         let module = Module::prepare(sandbox, cache, &settings.limits, bytes)?;
         let failed = |call| move |failure| Defect::Call { call, failure };
         let voice = module.voice(handler);
-        let mut instance = module.instantiate(&voice).map_err(failed("its start"))?;
+        let mut instance = module.instantiate_aside(&voice).map_err(failed("its start"))?;
         let description = instance.describe().map_err(failed("describe"))?;
         let saga = match description.kind {
             Kind::Projection => None,

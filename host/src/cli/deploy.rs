@@ -229,7 +229,7 @@ impl Deploy {
         let version = Version { settings: deployment.settings.clone(), ..version };
         let documents = survey::documents(&jetstream, &name).await.map_err(Fault::failed)?;
         // What is deployed may have been refused for the documents that are there, and this be what they need.
-        if documents != Some(version.makes())
+        if !documents.contains(&version.makes())
             && let Some(old) = before.as_ref().and_then(|before| before.version.as_ref())
             && let Succession::Never(reason) = version.after(old)
         {
@@ -242,7 +242,7 @@ impl Deploy {
                 .hint(hint.unwrap_or("give another name with --name")));
         }
         if before.as_ref().is_none_or(|before| before.version.is_none()) {
-            check_documents(&name, documents, &version)?;
+            check_documents(&name, &documents, &version)?;
         }
         let inputs = check(&jetstream, &name, &version).await?;
         let live_instances = match before.as_ref().and_then(|before| before.version.as_ref()) {
@@ -439,9 +439,9 @@ async fn check_bucket(jetstream: &jetstream::Context, generation: &Generation) -
 }
 
 /// A handler that was removed left its documents, which not every module can go on with.
-fn check_documents(name: &str, found: Option<Makes>, version: &Version) -> Result<(), Fault> {
-    let Some(found) = found.filter(|found| *found != version.makes()) else { return Ok(()) };
-    let reason = version::others_documents(found, version.makes());
+fn check_documents(name: &str, found: &[Makes], version: &Version) -> Result<(), Fault> {
+    let Some(other) = found.first().filter(|_| !found.contains(&version.makes())) else { return Ok(()) };
+    let reason = version::others_documents(*other, version.makes());
     let (reason, _) = hint::split(&reason);
     Err(Fault::usage(anyhow::anyhow!("{name} was removed, and its documents are still there: {reason}")).hint(format!(
         "`millstream remove {name} --with-documents` removes those too; or deploy the module that made them, and then this one"

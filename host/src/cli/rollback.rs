@@ -76,7 +76,15 @@ pub(crate) async fn roll_back(jetstream: &Context, handler: &str, to: Option<&st
     let way = match to {
         Some(version) => {
             let readable = history.into_iter().filter_map(|past| past.deployment?.ok());
-            Way::Deploy(Box::new(named(handler, version, readable.filter(|past| past.differs(&current)))?))
+            let others = readable.filter(|past| past.differs(&current));
+            let runs = current.label == *version && runs.wanted.is_none();
+            Way::Deploy(Box::new(named(handler, version, others).map_err(|fault| {
+                match runs {
+                    true => Fault::usage(anyhow::anyhow!("version `{version}` of handler {handler} is what runs"))
+                        .hint(format!("see what there was with `millstream list --versions {handler}`")),
+                    false => fault,
+                }
+            })?))
         }
         None => before(&registry, handler, (revision, &current), &runs, history, &ledger).await?,
     };
@@ -158,7 +166,7 @@ async fn before(
 }
 
 fn no_earlier(handler: &str) -> Fault {
-    Fault::usage(anyhow::anyhow!("handler {handler} has no earlier version that ran, since it was deployed first")).hint(format!(
+    Fault::usage(anyhow::anyhow!("handler {handler} has no earlier version that ran")).hint(format!(
         "see what there was with `millstream list --versions {handler}`, and name one with `millstream rollback {handler} VERSION`"
     ))
 }
@@ -253,7 +261,7 @@ fn named(handler: &str, version: &str, others: impl Iterator<Item = Deployment>)
         .find(|past| past.label == *version)
         .or_else(|| others.iter().find(|past| version.len() >= 4 && past.digest.to_string().starts_with(version)));
     found.cloned().ok_or_else(|| {
-        Fault::usage(anyhow::anyhow!("handler {handler} has no other version `{version}` than what runs"))
+        Fault::usage(anyhow::anyhow!("handler {handler} has no earlier version `{version}`"))
             .hint(format!("see what there was with `millstream list --versions {handler}`"))
     })
 }

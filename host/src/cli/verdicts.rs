@@ -53,6 +53,10 @@ pub(super) async fn wait(registry: &Registry, handler: &str, revision: u64) -> R
             Said::Gone(since) => verdicts.silent.push((host.name, Some(since.as_secs()))),
         }
     }
+    let stands_by = |verdict: &Verdict| verdict.outcome == Outcome::StandingBy;
+    if !verdicts.hosts.is_empty() && verdicts.hosts.iter().all(stands_by) {
+        one_runs(registry, handler, revision, &mut verdicts.hosts, deadline).await?;
+    }
     if let Some(refused) = verdicts.hosts.iter().find(|verdict| verdict.outcome == Outcome::Refused) {
         return Err(refusal(registry, handler, &refused.host, &refused.reason).await);
     }
@@ -60,6 +64,27 @@ pub(super) async fn wait(registry: &Registry, handler: &str, revision: u64) -> R
         went_back(registry, handler, revision).await?;
     }
     Ok(verdicts)
+}
+
+/// Where all stand by, the handler is on its way from one to another: waits until one of them runs it, or refuses it after all.
+async fn one_runs(
+    registry: &Registry,
+    handler: &str,
+    revision: u64,
+    verdicts: &mut [Verdict],
+    deadline: Instant,
+) -> Result<(), Fault> {
+    while Instant::now() < deadline {
+        for told in verdicts.iter_mut() {
+            let said = registry.verdict(handler, &told.host).await?.filter(|said| said.revision >= revision);
+            if let Some(said) = said.filter(|said| said.outcome != Outcome::StandingBy) {
+                *told = said;
+                return Ok(());
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
 }
 
 async fn verdict(

@@ -120,12 +120,24 @@ impl Module {
     /// # Errors
     /// `Class::Host` when no slot is free, else what the guest's start did wrong.
     pub fn instantiate(&self, voice: &Arc<Voice>) -> Result<Instance, Failure> {
+        self.instantiate_in(voice, Arc::clone(self.sandbox.memory()))
+    }
+
+    /// The same to look at and drop, outside of what the guests of a host may hold together: a module is no worse for want of room.
+    ///
+    /// # Errors
+    /// As `instantiate`.
+    pub fn instantiate_aside(&self, voice: &Arc<Voice>) -> Result<Instance, Failure> {
+        self.instantiate_in(voice, Arc::new(Memory::new(usize::MAX)))
+    }
+
+    fn instantiate_in(&self, voice: &Arc<Voice>, shared: Arc<Memory>) -> Result<Instance, Failure> {
         let limits = &self.limits;
         let state = Guarded {
             memory_limit: limits.memory_bytes,
             memory_held: 0,
             memory_refused: false,
-            shared: Arc::clone(self.sandbox.memory()),
+            shared,
             shared_refused: false,
             lines: Vec::new(),
             dropped_lines: 0,

@@ -18,6 +18,7 @@ use futures::StreamExt as _;
 use millstream::journal::{Counts, Journal, Record};
 use millstream::registry::Registry;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::harness::cluster::{Cluster, Link};
 use crate::harness::{Dice, Documents, Host, cli, documents_of, module, pause};
@@ -60,7 +61,19 @@ struct Chaos {
     server_again_at: Option<(usize, Instant)>,
     dice: Dice,
     done: Done,
+    /// Commands that are under way: in trouble they take long, and more is to happen meanwhile.
+    asked: JoinSet<(Command, bool)>,
 }
+
+/// A command of a person.
+#[derive(Clone, Copy, Debug)]
+enum Command {
+    Deploy,
+    Redrive,
+}
+
+/// Commands under way at once, at most: people are few.
+const ASKED: usize = 2;
 
 impl Chaos {
     async fn new(seed: u64) -> Self {
@@ -73,7 +86,14 @@ impl Chaos {
             let link = Link::new(cluster.ports(), number).await;
             seats.push(Seat { link, host: None, lives: 0, is_stopped: false, again_at: None });
         }
-        let mut chaos = Self { cluster, seats, server_again_at: None, dice: Dice::new(seed), done: Done::default() };
+        let mut chaos = Self {
+            cluster,
+            seats,
+            server_again_at: None,
+            dice: Dice::new(seed),
+            done: Done::default(),
+            asked: JoinSet::new(),
+        };
         chaos.deploy("fragile", "fragile").await;
         chaos.deploy("order-chain", "chain").await;
         chaos.deploy("order-receipt", "receipt").await;
@@ -93,17 +113,38 @@ impl Chaos {
 
     /// Any server that takes it; false where none did in time.
     fn ask(&self, arguments: &[&str]) -> bool {
+        cli(&self.urls(), arguments).status.success()
+    }
+
+    fn urls(&self) -> String {
         let urls: Vec<String> = self.cluster.servers.iter().map(|server| server.url()).collect();
-        cli(&urls.join(","), arguments).status.success()
+        urls.join(",")
+    }
+
+    /// The same beside all else, unless enough is asked already.
+    fn ask_beside(&mut self, command: Command, arguments: Vec<String>) {
+        self.count_asked();
+        if self.asked.len() < ASKED {
+            let urls = self.urls();
+            self.asked.spawn_blocking(move || {
+                let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                (command, cli(&urls, &arguments).status.success())
+            });
+        }
+    }
+
+    fn count_asked(&mut self) {
+        while let Some(Ok((command, done))) = self.asked.try_join_next() {
+            match command {
+                Command::Deploy => self.done.deployments += u64::from(done),
+                Command::Redrive => self.done.redrives += u64::from(done),
+            }
+        }
     }
 
     async fn deploy(&self, example: &str, name: &str) {
-        let module = module(example);
-        let path = module.to_str().expect("path");
-        let settings =
-            ["replicas=3", "batch_events=50", "probation_events=0", "max_failing_keys=1000", "max_parked_keys=1000"];
-        let settings = settings.iter().flat_map(|setting| ["--set", setting]);
-        let arguments: Vec<&str> = ["deploy", path, "--name", name, "--no-wait"].into_iter().chain(settings).collect();
+        let arguments = deployment(example, name);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let deadline = Instant::now() + PATIENCE;
         while !self.ask(&arguments) {
             assert!(Instant::now() < deadline, "{name} cannot be deployed");
@@ -142,10 +183,12 @@ impl Chaos {
             }
             9 => {
                 let example = if self.dice.roll(3) == 0 { "fragile-mended" } else { "fragile" };
-                self.deploy(example, "fragile").await;
-                self.done.deployments += 1;
+                self.ask_beside(Command::Deploy, deployment(example, "fragile"));
             }
-            _ => self.done.redrives += u64::from(self.ask(&["redrive", "fragile", "--all", "--timeout", "1"])),
+            _ => {
+                let redrive = ["redrive", "fragile", "--all", "--timeout", "1"].map(str::to_owned);
+                self.ask_beside(Command::Redrive, redrive.into());
+            }
         }
     }
 
@@ -281,6 +324,15 @@ impl Chaos {
     }
 }
 
+fn deployment(example: &str, name: &str) -> Vec<String> {
+    let module = module(example);
+    let settings =
+        ["replicas=3", "batch_events=50", "probation_events=0", "max_failing_keys=1000", "max_parked_keys=1000"];
+    let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+    let arguments = ["deploy", module.to_str().expect("path"), "--name", name, "--no-wait"].into_iter().chain(settings);
+    arguments.map(str::to_owned).collect()
+}
+
 /// Publishes until it is told to stop; what the cluster took is found in the streams.
 async fn publish(cluster: async_nats::jetstream::Context, stop: Arc<AtomicBool>, seed: u64) {
     let mut dice = Dice::new(seed ^ 0xC4A05);
@@ -349,6 +401,10 @@ async fn survives(seed: u64, length: Duration) {
     publishing.await.expect("the publisher ends");
     let calm = Instant::now();
     chaos.all_live().await;
+    while !chaos.asked.is_empty() {
+        chaos.count_asked();
+        pause().await;
+    }
     chaos.deploy("fragile-mended", "fragile").await;
 
     let (events, orders) = (chaos.read("TOLD").await, chaos.read("ORDERS").await);

@@ -284,6 +284,7 @@ async fn pause_resume_rollback_and_remove_do_what_they_say() {
         "{row}"
     );
     assert!(world.refused(2, &["rollback", "spend", "three"]).contains("no earlier version `three`"));
+    assert!(world.refused(2, &["rollback", "spend", "one"]).contains("version `one` of handler spend is what runs"));
     world.ok(&["rollback", "spend", "two"]);
     assert_eq!(world.listed("spend")["label"], "two");
 
