@@ -196,6 +196,27 @@ async fn health_is_told_where_there_is_no_place_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn health_is_told_though_strangers_hold_every_place() {
+    let (_world, _host, address) = shop(&[]).await;
+    let begins = |_| {
+        let mut socket = TcpStream::connect(address).expect("it listens");
+        write!(socket, "GET /api/overview HTTP/1.1\r\nHost: localh").expect("it is taken");
+        socket
+    };
+    // More than there are places of both kinds, and more come all the while.
+    let mut crowd: Vec<TcpStream> = (0..300).map(begins).collect();
+    assert_eq!(get(address, "/metrics").status, 503, "there is no place for anything else");
+    for _ in 0..5 {
+        for path in ["/healthz", "/readyz"] {
+            let begun = Instant::now();
+            assert_eq!(get(address, path).status, 200, "{path}");
+            assert!(begun.elapsed() < Duration::from_secs(3), "{path}: {:?}, a probe's patience", begun.elapsed());
+        }
+        crowd.extend((0..20).map(begins));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_stands_still_is_told_as_such() {
     let (world, _host, address) = shop(&[]).await;
     assert_eq!(get(address, "/api/overview").status, 200);
