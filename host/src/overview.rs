@@ -40,7 +40,7 @@ pub struct Overview {
 pub struct Handler {
     /// Its name.
     pub handler: String,
-    /// What it is doing, in the words of `millstream lag`.
+    /// What it is doing, in the fixed words of [`crate::lag`].
     pub state: String,
     /// Why it is not running, where that is known.
     pub reason: String,
@@ -102,6 +102,12 @@ impl Handler {
             trend: all.trend + one.trend,
             eta_seconds: all.eta_seconds.into_iter().chain(one.eta_seconds).reduce(f64::max),
         })
+    }
+
+    /// What it is doing, for people.
+    #[must_use]
+    pub fn state_in_words(&self) -> String {
+        lag::in_words(&self.state, self.reported_seconds_ago)
     }
 
     /// Age of the oldest of them, seconds.

@@ -27,6 +27,8 @@ pub(super) struct List {
 struct Row {
     handler: String,
     state: String,
+    #[serde(skip)]
+    state_in_words: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     reason: String,
     /// The module that runs.
@@ -87,7 +89,7 @@ impl List {
         let cells = rows.iter().map(|row| {
             vec![
                 row.handler.clone(),
-                row.state.clone(),
+                row.state_in_words.clone(),
                 row.digest.chars().take(12).collect(),
                 output::cut(&row.label, output::NAME),
                 output::cut(&row.host, output::NAME),
@@ -147,12 +149,14 @@ async fn row(jetstream: &jetstream::Context, registry: &Registry, handler: Handl
         }
         None => None,
     };
+    let state_in_words = handler.state_in_words();
     let Handler { handler, state, reason, wanted_digest, label, subjects, host, refused, counts, numbers, .. } =
         handler;
     let has_before = verdicts::has_before(registry, &handler).await;
     let known = Row {
         handler,
         state,
+        state_in_words,
         reason,
         digest: wanted_digest,
         label,

@@ -11,7 +11,7 @@ use super::{AT_ONCE, Handler, Overview, Read};
 use crate::board::{self, Posted, Unreadable};
 use crate::clock;
 use crate::generation::ledger::{self, Ledger, Wanted};
-use crate::lag::{self, Lag, SILENT_AFTER_SECONDS, Said, Sample};
+use crate::lag::{self, SILENT_AFTER_SECONDS, Said, Sample};
 use crate::progress::Report;
 use crate::rebuild;
 use crate::registry::{Deployed, Registry};
@@ -213,7 +213,7 @@ fn measured(deployed: &Deployed, report: &Report, said: &Said, now: i64) -> Opti
             head: measured.head,
             decided: true,
         };
-        Lag { rates: measured.rates, ..lag::lag(&deployed.handler, &measured.stream, &sample, said, now) }
+        lag::lag(&deployed.handler, &measured.stream, &sample, said, now).with(measured.rates)
     });
     let decided = report.counts.delivered > 0;
     let read = Read { lag: rows.collect(), lag_fault: String::new(), counts: report.counts, decided };

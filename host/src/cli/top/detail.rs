@@ -40,7 +40,7 @@ pub(super) fn draw(frame: &mut Frame, state: &mut State, name: &str, area: Rect)
 }
 
 fn lines(state: &State, handler: &Handler, width: usize) -> Vec<String> {
-    let mut lines = vec![format!("{}  {}", legible(&handler.handler), legible(&handler.state))];
+    let mut lines = vec![format!("{}  {}", legible(&handler.handler), legible(&handler.state_in_words()))];
     if let Some(trail) = state.trails.get(&handler.handler) {
         let bars = width.saturating_sub(10).min(60);
         lines.push(format!("  lag     {}", sparkline(&trail.lags, bars)));

@@ -52,9 +52,10 @@ function svg(tag, attributes) {
 // What a state is like. Its words always stand beside the colour.
 function tone(state) {
   if (state === 'running' || state.startsWith('rebuilding')) return 'ok';
-  if (state === 'paused' || state === 'not started') return 'idle';
-  return state.startsWith('not reporting') || state === 'failing' ? 'bad' : 'warn';
+  if (state === 'paused' || state === 'not-started') return 'idle';
+  return state === 'not-reporting' || state === 'failing' ? 'bad' : 'warn';
 }
+const stateWords = ({ state, reported_seconds_ago: silent }) => state === 'not-reporting' && silent != null ? `not reporting for ${silent.toFixed(0)} s` : state.replaceAll('-', ' ');
 const RANK = { bad: 0, warn: 1, ok: 2, idle: 3 };
 const events = (handler) => handler.lag.reduce((sum, lag) => sum + lag.events, 0);
 const oldest = (handler) => handler.lag.reduce((most, lag) => Math.max(most, lag.seconds), 0);
@@ -125,14 +126,14 @@ function fillRow(row, handler) {
   row.points.push(lag); if (row.points.length > POINTS) row.points.shift();
   if (handler.numbers.since) { row.busy.push(handler.numbers.busy); if (row.busy.length > 10) row.busy.shift(); } else row.busy = [];
   put(row.more, legible([handler.kind, handler.label].filter(Boolean).join(' · ')));
-  put(row.pill, legible(handler.state)); row.pill.dataset.tone = tone(handler.state); row.pill.title = legible(handler.reason);
+  put(row.pill, legible(stateWords(handler))); row.pill.dataset.tone = tone(handler.state); row.pill.title = legible(handler.reason);
   const unknown = handler.lag_fault !== '';
   put(cells.events, unknown ? 'unknown' : thousands(lag)); cells.events.dataset.value = unknown ? '' : lag; cells.events.classList.toggle('zero', lag === 0);
   put(cells.seconds, unknown ? '' : duration(age)); cells.seconds.dataset.value = unknown ? '' : age; cells.seconds.classList.toggle('zero', age === 0);
   put(cells.in, moves ? rate(moves.in) : '–'); put(cells.out, moves ? rate(moves.out) : '–');
   put(cells.eta, moves && moves.eta != null ? duration(moves.eta) : lag > 0 && moves && moves.trend > 0 ? 'grows' : '–');
   put(cells.host, legible(handler.host)); cells.host.title = legible(handler.host);
-  row.text = `${handler.handler} ${handler.state} ${handler.label} ${handler.kind} ${handler.host} ${handler.lag.map((one) => one.stream).join(' ')}`.toLowerCase();
+  row.text = `${handler.handler} ${stateWords(handler)} ${handler.label} ${handler.kind} ${handler.host} ${handler.lag.map((one) => one.stream).join(' ')}`.toLowerCase();
   row.lag = lag; row.age = age; row.attention = attention(handler);
   const parts = shares(row);
   split(row.bar, parts);
@@ -306,7 +307,7 @@ function figures() {
     handler.refused && handler.refused.reason !== handler.reason ? el('p', { class: 'note bad' }, `${short(handler.refused.digest)} was refused: ${handler.refused.reason}`) : null,
     handler.outcomes_add_up ? null : el('p', { class: 'note bad' }, 'The outcomes do not add up to what was delivered: a defect of Millstream. Please report it.'),
     handler.lag_fault ? el('p', { class: 'note bad' }, `the lag cannot be told: ${handler.lag_fault}`) : null,
-    facts(fact('State', handler.state), fact('Undecided', counted(row.lag, 'event', 'events')), fact('Oldest', duration(row.age)),
+    facts(fact('State', stateWords(handler)), fact('Undecided', counted(row.lag, 'event', 'events')), fact('Oldest', duration(row.age)),
       fact('In', moves && `${rate(moves.in)} / s`), fact('Out', moves && `${rate(moves.out)} / s`), fact('Trend', moves && `${moves.trend > 0 ? '+' : ''}${moves.trend.toFixed(1)} / s`),
       fact('Done in', moves && moves.eta != null ? duration(moves.eta) : null), fact('Reported', handler.reported_seconds_ago == null ? 'never' : `${duration(handler.reported_seconds_ago)} ago`), fact('Host', handler.host)),
     box.chart.drawing, el('div', { class: 'scale' }, el('span', {}, '2 min ago'), el('span', {}, `at most ${thousands(Math.max(0, ...row.points))} behind`), el('span', {}, 'now')),
