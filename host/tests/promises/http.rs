@@ -30,6 +30,8 @@ async fn what_is_asked_wrongly_is_refused_and_says_what_to_do() {
         ("GET", "/api/handlers/chain/sagas", 404),
         ("GET", "/api/handlers/%2e%2e%2f$JS.API/sagas/x", 404),
         ("GET", "/api/handlers/%FF", 400),
+        ("GET", "/api/handlers/chain/sagas?status=bogus", 400),
+        ("GET", "/api/handlers/chain/sagas?status=%FF&status=x", 400),
         ("POST", "/metrics", 405),
         ("DELETE", "/api/overview", 405),
         ("PUT", "/", 405),
@@ -38,14 +40,43 @@ async fn what_is_asked_wrongly_is_refused_and_says_what_to_do() {
         let answer = request(address, method, path, "");
         assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
         assert_eq!(answer.header("x-content-type-options"), "nosniff");
-        if status != 400 {
-            let told = answer.json();
-            let has = |field: &str| told[field].as_str().is_some_and(|text| !text.is_empty());
-            assert!(has("error") && has("hint"), "{method} {path}: {told}");
-        }
+        let told = answer.json();
+        let has = |field: &str| told[field].as_str().is_some_and(|text| !text.is_empty());
+        assert!(has("error") && has("hint"), "{method} {path}: {told}");
+    }
+    let hint = |method: &str, path: &str| request(address, method, path, "").json()["hint"].take();
+    assert_eq!(hint("GET", "/api/handlers/chain/pause"), "ask with POST");
+    assert_eq!(hint("PUT", "/api/handlers/chain/pause"), "ask with POST");
+    assert_eq!(hint("PUT", "/api/handlers/chain"), "ask with GET");
+    let known = "ask for one of running, compensating, completed, compensated, compensation-failed, failed";
+    assert_eq!(hint("GET", "/api/handlers/chain/sagas?status=bogus"), known);
+    let chunked = request(address, "POST", "/api/handlers/chain/pause", "Transfer-Encoding: chunked\r\n");
+    assert_eq!((chunked.status, &chunked.json()["error"]), (411, &"a body of unknown length is not taken".into()));
+    for (path, status) in [("/healthz", 200), ("/readyz", 200), ("/api/overview", 421)] {
+        assert_eq!(send(address, &format!("GET {path} HTTP/1.0\r\n\r\n")).status, status, "{path} without a name");
     }
     let head = request(address, "HEAD", "/metrics", "");
     assert_eq!((head.status, head.body.as_str()), (200, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_is_not_there_is_not_found() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.stream("COMMANDS", &["order-commands.*"]).await;
+    world.deploy("order-fulfilment", "fulfil", &[]);
+    let (_host, address) = web_host(&world, &[]).await;
+    world.in_state("fulfil", "running").await;
+    let missing = get(address, "/api/handlers/fulfil/sagas/nobody");
+    let told = missing.json();
+    assert_eq!(
+        (missing.status, &told["error"]),
+        (404, &"saga fulfil has no instance \"nobody\"".into()),
+        "{missing:?}"
+    );
+    assert_eq!(told["hint"], "list its instances with `millstream sagas fulfil`");
+    let none = get(address, "/api/handlers/fulfil/sagas?status=completed");
+    assert_eq!((none.status, &none.json()["instances"]), (200, &serde_json::json!([])), "{none:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,7 +109,7 @@ async fn a_page_of_others_reads_nothing_and_ours_loads_nothing_from_elsewhere() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_who_shows_the_token_acts() {
-    let (world, _host, address) = shop(&[("MILLSTREAM_HTTP_TOKEN", TOKEN)]).await;
+    let (world, host, address) = shop(&[("MILLSTREAM_HTTP_TOKEN", TOKEN)]).await;
     let path = "/api/handlers/chain/pause";
     let right = format!("Authorization: Bearer {TOKEN}\r\nContent-Length: 0\r\n");
     let elsewhere = format!("{right}Origin: http://evil.example\r\n");
@@ -103,6 +134,7 @@ async fn only_who_shows_the_token_acts() {
     assert_eq!((none.status, &none.json()["error"]), (409, &"handler chain has no earlier version that ran".into()));
     assert_eq!(request(address, "POST", "/api/handlers/nobody/pause", &right).status, 404);
     assert_eq!(request(address, "POST", "/api/handlers/chain/explode", &right).status, 404);
+    assert_eq!(host.log().matches("asked for over HTTP").count(), 3, "what is there: {}", host.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
