@@ -8,6 +8,7 @@ use async_nats::jetstream::Context;
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 
+use crate::alarm;
 use crate::board;
 use crate::clock;
 use crate::journal::Counts;
@@ -118,6 +119,12 @@ impl Handler {
 }
 
 impl Overview {
+    /// What was seen at this time, with alerts that say so.
+    fn new(time: i64, handlers: Vec<Handler>, hosts: Vec<String>, mut alerts: Vec<Alert>) -> Self {
+        alarm::bring_up_to_date(&mut alerts, &handlers, time);
+        Self { time, handlers, hosts, alerts }
+    }
+
     /// The same of these handlers only, or all of it where none is named. One that is not deployed is not in it.
     #[must_use]
     pub fn only(&self, handlers: &[String]) -> Self {
@@ -141,6 +148,14 @@ pub struct Alert {
     pub since: i64,
     /// What is the matter, with its figures.
     pub text: String,
+    /// Undecided events when it was raised.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub events: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Puts it together. Lags are read from JetStream itself.
@@ -169,8 +184,8 @@ pub async fn of(jetstream: &Context, only: &[String]) -> anyhow::Result<Overview
         let report = reports.get(&deployed.handler);
         handler(jetstream, &ground, deployed, report).await
     };
-    let handlers = futures::stream::iter(wanted).map(read).buffered(AT_ONCE).collect().await;
-    Ok(Overview { time: clock::now(), handlers, hosts, alerts })
+    let handlers: Vec<Handler> = futures::stream::iter(wanted).map(read).buffered(AT_ONCE).collect().await;
+    Ok(Overview::new(clock::now(), handlers, hosts, alerts))
 }
 
 /// One handler. Whatever cannot be read is told in it.

@@ -176,7 +176,7 @@ impl Progress {
     /// So many keys are parked, the oldest since then, nanoseconds since 1970.
     pub fn parked(&self, keys: u64, oldest: Option<i64>) {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-        report.numbers.parked_keys = keys;
+        report.numbers.parked_keys = Some(keys);
         report.numbers.oldest_parked = oldest;
     }
 

@@ -42,7 +42,8 @@ struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<Refused>,
     counts: Counts,
-    parked_keys: u64,
+    /// None where nobody knows.
+    parked_keys: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest_parked: Option<i64>,
     /// There is a version to go back to.
@@ -98,7 +99,7 @@ impl List {
                 output::thousands(row.counts.irrelevant),
                 output::thousands(row.counts.ignored),
                 output::thousands(row.counts.parked),
-                output::thousands(row.parked_keys),
+                row.parked_keys.map_or("-".to_owned(), output::thousands),
             ]
         });
         let header = [
@@ -115,8 +116,9 @@ impl List {
             "KEYS",
         ];
         output::line(&output::table(&header, &[5, 6, 7, 8, 9, 10], cells.collect()))?;
-        for row in rows.iter().filter(|row| row.parked_keys > 0) {
-            eprintln!("{}: {} keys are parked; hint: see why with `millstream dead {0}`", row.handler, row.parked_keys);
+        for (row, keys) in rows.iter().filter_map(|row| Some((row, row.parked_keys.filter(|keys| *keys > 0)?))) {
+            let told = output::counted(keys, "key is", "keys are");
+            eprintln!("{}: {told} parked; hint: see why with `millstream dead {0}`", row.handler);
         }
         for row in rows.iter().filter(|row| !row.reason.is_empty()) {
             eprintln!("{}: {}", row.handler, reasons::with_hint(&row.handler, &row.state, &row.reason, row.has_before));

@@ -48,6 +48,8 @@ struct Heard {
 pub struct Glimpse {
     /// What people see.
     pub overview: Overview,
+    /// All that are deployed, those included that were not looked at yet.
+    pub deployed: HashSet<String>,
     /// What is set for each handler that can be read.
     pub settings: HashMap<String, Settings>,
     /// Handlers of which another generation is being built or takes over.
@@ -88,10 +90,11 @@ impl Glance {
             Some((deployed.handler.clone(), deployed.deployment.as_ref().ok()?.settings.clone()))
         });
         let settings = settings.collect();
+        let names = deployed.iter().map(|deployed| deployed.handler.clone()).collect();
         let handlers = self.handlers(deployed, &reports, now).await?;
         let alerts = posted.iter().map(|posted| posted.alert.clone()).collect();
-        let overview = Overview { time: now, handlers, hosts, alerts };
-        Ok(Glimpse { overview, settings, rebuilding, posted, unreadable })
+        let overview = Overview::new(now, handlers, hosts, alerts);
+        Ok(Glimpse { overview, deployed: names, settings, rebuilding, posted, unreadable })
     }
 
     /// Takes down which hosts have said something since the last look.

@@ -122,9 +122,10 @@ fn host(lines: &mut Vec<String>, state: &State, handler: &Handler) {
         thousands(sizes.journal_records),
         bytes(sizes.journal_bytes)
     ));
-    if numbers.parked_keys > 0 || handler.undelivered_effects > 0 {
+    let parked = numbers.parked_keys.unwrap_or_default();
+    if parked > 0 || handler.undelivered_effects > 0 {
         let effects = thousands(handler.undelivered_effects as u64);
-        lines.push(format!("  {} keys parked, {effects} effects that nobody takes", thousands(numbers.parked_keys)));
+        lines.push(format!("  {} keys parked, {effects} effects that nobody takes", thousands(parked)));
     }
 }
 

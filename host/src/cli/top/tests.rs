@@ -43,8 +43,8 @@ fn glimpse(count: usize, lag: u64) -> Glimpse {
     let alert = Alert {
         handler: "handler-001".to_owned(),
         alert: "stuck".to_owned(),
-        since: 0,
         text: "5 events wait\u{1b}[2J".to_owned(),
+        ..Alert::default()
     };
     let alerts = if count > 1 { vec![alert] } else { Vec::new() };
     let handlers: Vec<Handler> = (0..count).map(handler).collect();

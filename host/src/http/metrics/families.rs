@@ -143,7 +143,7 @@ pub(super) fn of_what_hosts_measure(page: &mut Page, told: &[Told<'_>], now: i64
     latency(page, told);
     sizes(page, told);
     page.family(Gauge, "millstream_handler_parked_keys", "Keys that are parked.");
-    measured(page, told, |numbers| Some(numbers.parked_keys));
+    measured(page, told, |numbers| numbers.parked_keys);
     page.family(Gauge, "millstream_handler_oldest_parked_age_seconds", "Since when the oldest of them is.");
     measured(page, told, |numbers| numbers.oldest_parked.map(|parked| age(now, parked)));
 }
