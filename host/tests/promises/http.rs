@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use crate::harness::web::{News, address_in, get, request, send, web_host};
@@ -142,12 +143,14 @@ async fn a_token_in_a_file_opens_as_well_and_a_bad_file_stops_the_start() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("token");
     std::fs::write(&file, format!("{TOKEN}\n")).expect("written");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("they are set");
     let path = file.to_str().expect("a path");
     let (_world, host, address) = shop(&[("MILLSTREAM_HTTP_TOKEN_FILE", path)]).await;
     assert_eq!(request(address, "POST", "/api/handlers/chain/pause", "").status, 401);
     let shown = format!("Authorization: Bearer {TOKEN}\r\n");
     assert_eq!(request(address, "POST", "/api/handlers/chain/pause", &shown).status, 200);
     assert!(!host.log().contains(TOKEN), "{}", host.log());
+    assert_eq!(host.log().matches("everybody on this machine may read the token for HTTP").count(), 1);
     for (option, needs) in [
         ("--http-token-file", ["--http", "127.0.0.1:0"]),
         ("--webhook-secret-file", ["--webhook", "http://127.0.0.1:9/"]),
@@ -346,6 +349,8 @@ async fn an_address_that_cannot_be_had_stops_the_start_before_anything_is_touche
     }
     let said = refused(&world.server.url(), 2, &["run", "--http", "0", "--http-token", "sesame"]);
     assert!(said.contains("shorter than 16 letters") && !said.contains("sesame"), "{said}");
+    let said = refused(&world.server.url(), 2, &["run", "--http", "0", "--http-token", ""]);
+    assert!(said.contains("the token for HTTP is empty\nhint: "), "{said}");
     assert_eq!(world.traces().await, Vec::<String>::new());
 }
 
