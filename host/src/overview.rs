@@ -34,6 +34,9 @@ pub struct Overview {
     pub hosts: Vec<String>,
     /// Alerts that are raised, the oldest first.
     pub alerts: Vec<Alert>,
+    /// All handlers together.
+    #[serde(default)]
+    pub sums: Sums,
 }
 
 /// One deployed handler.
@@ -84,6 +87,31 @@ pub struct Handler {
     pub undelivered_effects: usize,
     /// What its host measured; empty where no host reports.
     pub numbers: Numbers,
+    /// All of its input streams together.
+    #[serde(default)]
+    pub totals: Totals,
+}
+
+/// All input streams of a handler together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Undecided events; none where the lag cannot be told.
+    pub events: Option<u64>,
+    /// Age of the oldest of them, seconds.
+    pub seconds: Option<f64>,
+    /// How that moves, as its host measured.
+    pub rates: Option<Rates>,
+}
+
+/// All handlers together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sums {
+    /// Undecided events, as far as they are known.
+    pub events: u64,
+    /// Age of the oldest of them, seconds.
+    pub seconds: f64,
+    /// Handlers whose lag cannot be told.
+    pub unknown: usize,
 }
 
 impl Handler {
@@ -105,6 +133,12 @@ impl Handler {
         })
     }
 
+    fn totals(&self) -> Totals {
+        let is_known = self.lag_fault.is_empty();
+        let (events, seconds) = (is_known.then(|| self.events()), is_known.then(|| self.oldest_seconds()));
+        Totals { events, seconds, rates: self.rates() }
+    }
+
     /// What it is doing, for people.
     #[must_use]
     pub fn state_in_words(&self) -> String {
@@ -118,11 +152,24 @@ impl Handler {
     }
 }
 
+impl Sums {
+    fn of(handlers: &[Handler]) -> Self {
+        Self {
+            events: handlers.iter().filter_map(|handler| handler.totals.events).sum(),
+            seconds: handlers.iter().filter_map(|handler| handler.totals.seconds).fold(0.0, f64::max),
+            unknown: handlers.iter().filter(|handler| handler.totals.events.is_none()).count(),
+        }
+    }
+}
+
 impl Overview {
-    /// What was seen at this time, with alerts that say so.
-    fn new(time: i64, handlers: Vec<Handler>, hosts: Vec<String>, mut alerts: Vec<Alert>) -> Self {
+    /// What was seen at this time, with alerts that say so and all that is a sum.
+    fn new(time: i64, mut handlers: Vec<Handler>, hosts: Vec<String>, mut alerts: Vec<Alert>) -> Self {
+        for handler in &mut handlers {
+            handler.totals = handler.totals();
+        }
         alarm::bring_up_to_date(&mut alerts, &handlers, time);
-        Self { time, handlers, hosts, alerts }
+        Self { time, sums: Sums::of(&handlers), handlers, hosts, alerts }
     }
 
     /// The same of these handlers only, or all of it where none is named. One that is not deployed is not in it.
@@ -132,6 +179,7 @@ impl Overview {
         if !handlers.is_empty() {
             only.handlers.retain(|handler| handlers.contains(&handler.handler));
             only.alerts.retain(|alert| handlers.contains(&alert.handler));
+            only.sums = Sums::of(&only.handlers);
         }
         only
     }
@@ -268,6 +316,7 @@ fn told(
         outcomes_add_up: counts.add_up(),
         counts,
         undelivered_effects: report.undelivered_effects,
+        totals: Totals::default(),
         numbers: if said.time.is_none_or(|time| lag::is_old(time, now)) { Numbers::default() } else { report.numbers },
     }
 }

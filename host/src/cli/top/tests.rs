@@ -50,7 +50,8 @@ fn glimpse(count: usize, lag: u64) -> Glimpse {
     let handlers: Vec<Handler> = (0..count).map(handler).collect();
     let settings = handlers.iter().map(|handler| (handler.handler.clone(), crate::settings::Settings::default()));
     let settings = settings.collect();
-    let overview = Overview { time: 60_000_000_000, handlers, hosts: vec!["h1".to_owned()], alerts };
+    let overview =
+        Overview { time: 60_000_000_000, handlers, hosts: vec!["h1".to_owned()], alerts, ..Overview::default() };
     Glimpse { overview, settings, ..Glimpse::default() }
 }
 
