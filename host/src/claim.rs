@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use crate::clock;
-use crate::journal::{Counts, Error, Journal, Kind, Parking, Position, Record, Standing};
+use crate::journal::{Counts, Error, Journal, Kind, Makes, Parking, Position, Record, Standing};
 use crate::names;
 use crate::sandbox::Digest;
 
@@ -21,6 +21,8 @@ pub struct Claimant {
     pub host: String,
     /// The module it will run.
     pub digest: Digest,
+    /// What that module makes; none: what is there already.
+    pub makes: Option<Makes>,
     /// What the generation must be.
     pub standing: Standing,
     /// The number under which this life of the handler claims, and claims again after trouble.
@@ -36,6 +38,8 @@ pub struct Claim {
     pub id: u64,
     /// What the generation is.
     pub standing: Standing,
+    /// What its documents are.
+    pub makes: Option<Makes>,
     /// Journal sequence of the claim record: the next record's fence.
     pub last: u64,
     /// Positions as decided.
@@ -69,6 +73,7 @@ pub async fn take(journal: &Journal, claimant: &Claimant, bucket: i64) -> Result
             acted_through: claim.acted_through,
             bucket: claim.bucket,
             standing: claim.standing,
+            makes: claim.makes,
             previous: claim.last,
             parking: claim.parking.clone(),
             ..Record::new(Kind::Claim, claim.id, &claimant.host, claimant.digest)
@@ -88,7 +93,13 @@ pub async fn take(journal: &Journal, claimant: &Claimant, bucket: i64) -> Result
 /// What a claim carries over from the last record.
 fn resume(last: Option<&(u64, Bytes)>, claimant: &Claimant, bucket: i64) -> Result<Claim, Error> {
     let Some((sequence, bytes)) = last else {
-        return Ok(Claim { id: claimant.id, standing: claimant.standing, bucket, ..Claim::default() });
+        return Ok(Claim {
+            id: claimant.id,
+            standing: claimant.standing,
+            makes: claimant.makes,
+            bucket,
+            ..Claim::default()
+        });
     };
     let record = Record::decode(bytes, *sequence)?;
     if claimant.held && record.claim != claimant.id {
@@ -98,6 +109,11 @@ fn resume(last: Option<&(u64, Bytes)>, claimant: &Claimant, bucket: i64) -> Resu
         let (found, wanted) = (record.standing, claimant.standing);
         return Err(Error::Standing { sequence: *sequence, found, wanted });
     }
+    if let Some((found, module)) = record.makes.zip(claimant.makes).filter(|(found, module)| found != module)
+        && record.counts.delivered > 0
+    {
+        return Err(Error::Makes { found, module });
+    }
     // Documents that are in no record's reach were in the other bucket.
     if record.counts.delivered > 0 && record.bucket != bucket {
         return Err(Error::OtherBucket(names::journal_stream(&claimant.handler)));
@@ -105,6 +121,7 @@ fn resume(last: Option<&(u64, Bytes)>, claimant: &Claimant, bucket: i64) -> Resu
     Ok(Claim {
         id: claimant.id,
         standing: claimant.standing,
+        makes: claimant.makes.or(record.makes),
         bucket,
         last: *sequence,
         positions: record.positions,

@@ -377,7 +377,7 @@ proptest! {
         if let Ok(read) = Record::decode(&endless, 1) {
             prop_assert!(fits(&read, endless.len()));
         }
-        for format in [2, 3] {
+        for format in [2, 3, 4] {
             let _ = Record::decode(&[&[format], &garbage[..]].concat(), 1);
         }
         let _ = Record::decode(&garbage, 1);

@@ -153,6 +153,7 @@ impl Error {
                 | journal::Error::Damaged { .. }
                 | journal::Error::Gone { .. }
                 | journal::Error::OtherBucket(_)
+                | journal::Error::Makes { .. }
                 | journal::Error::Format { .. }
                 | journal::Error::Encode(_) => Class::Stop,
             },
@@ -276,6 +277,7 @@ impl Handler {
             handler: self.name.clone(),
             host: self.host.clone(),
             digest: self.versions.borrow().digest,
+            makes: Some(self.versions.borrow().makes()),
             standing: self.generation.standing,
             id: claim::fresh_id(),
             held: false,
@@ -301,7 +303,7 @@ impl Handler {
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Option<Held>, Error> {
         let version = Arc::clone(&self.versions.borrow_and_update());
-        claimant.digest = version.digest;
+        (claimant.digest, claimant.makes) = (version.digest, Some(version.makes()));
         self.progress.runs(&version);
         let opened = tokio::select! {
             biased;

@@ -17,13 +17,15 @@ use crate::direct_get;
 use crate::names;
 use crate::sandbox::Digest;
 use crate::traces::Carried;
+use crate::version;
 
 pub use parks::{Park, ParkedUnit, Parking, Unparked};
 
 /// Format of the records this version writes.
-const FORMAT: u8 = 3;
+const FORMAT: u8 = 4;
 
-/// The format before it, which knew no parked keys; it is still read.
+/// The formats before it, which did not say what documents are made of, and the oldest not what is parked; they are still read.
+const FORMAT_WITHOUT_MAKES: u8 = 3;
 const FORMAT_WITHOUT_PARKING: u8 = 2;
 
 /// Bytes of a message in the journal beside changes and effects, at most: headers, positions, counts, names.
@@ -136,6 +138,15 @@ pub enum Standing {
     Closed,
 }
 
+/// What the documents of a generation are. Only a module that makes the same can go on with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Makes {
+    /// Instances of a saga; else a projection's documents.
+    pub saga: bool,
+    /// Their state version.
+    pub state_version: u32,
+}
+
 impl std::fmt::Display for Standing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -184,6 +195,9 @@ pub struct Record<'a> {
     /// Units that are set aside or taken up again. Stands behind all else, so that records without it can be read.
     #[serde(skip)]
     pub parking: Parking,
+    /// What its documents are; none in records of formats that did not say it. Behind what is parked.
+    #[serde(skip)]
+    pub makes: Option<Makes>,
     /// The traces that effects belong to. Behind even that, and nothing where there are none: versions that do not know of it read
     /// the record without.
     #[serde(skip)]
@@ -212,6 +226,7 @@ impl<'a> Record<'a> {
             changes: Vec::new(),
             effects: Vec::new(),
             parking: Parking::default(),
+            makes: None,
             carried: Carried::default(),
         }
     }
@@ -228,6 +243,7 @@ impl<'a> Record<'a> {
         let bytes = changes.chain(effects).chain(parks).sum::<usize>() + self.carried.bytes() + RECORD_ROOM;
         let encoded = postcard::to_extend(self, Vec::with_capacity(bytes))
             .and_then(|buffer| postcard::to_extend(&self.parking, buffer))
+            .and_then(|buffer| postcard::to_extend(&self.makes, buffer))
             .and_then(|buffer| match self.carried.is_empty() {
                 true => Ok(buffer),
                 false => postcard::to_extend(&self.carried, buffer),
@@ -241,7 +257,7 @@ impl<'a> Record<'a> {
     /// A damaged record, or one of another format.
     pub fn decode(bytes: &'a [u8], sequence: u64) -> Result<Self, Error> {
         match bytes.first() {
-            Some(&(FORMAT | FORMAT_WITHOUT_PARKING)) => {
+            Some(&(FORMAT | FORMAT_WITHOUT_MAKES | FORMAT_WITHOUT_PARKING)) => {
                 Self::read(bytes).map_err(|error| Error::Damaged { sequence, reason: error.to_string() })
             }
             other => Err(Error::Format { sequence, found: other.copied().unwrap_or_default() }),
@@ -256,8 +272,12 @@ impl<'a> Record<'a> {
             return Ok(Self { parking, ..record });
         }
         let (parking, rest) = postcard::take_from_bytes(rest)?;
+        let (makes, rest) = match record.format {
+            FORMAT_WITHOUT_MAKES => (None, rest),
+            _ => postcard::take_from_bytes(rest)?,
+        };
         let carried = if rest.is_empty() { Carried::default() } else { postcard::from_bytes(rest)? };
-        Ok(Self { parking, carried, ..record })
+        Ok(Self { parking, makes, carried, ..record })
     }
 }
 
@@ -276,6 +296,14 @@ pub enum Error {
         found: Standing,
         /// What it should be.
         wanted: Standing,
+    },
+    /// The documents are of another kind or state version.
+    #[error("{}", version::others_documents(*.found, *.module))]
+    Makes {
+        /// What they are.
+        found: Makes,
+        /// What the module would make.
+        module: Makes,
     },
     /// The server did not say what became of a record, or is away. The last record tells, at the next claim.
     #[error("journal not reachable: {0}")]
@@ -494,6 +522,21 @@ mod tests {
         assert_eq!(Record::decode(&bytes, 1).unwrap(), record);
         assert!(matches!(Record::decode(&[9, 9], 4), Err(Error::Format { sequence: 4, found: 9 })));
         assert!(matches!(Record::decode(&bytes[..bytes.len() - 1], 4), Err(Error::Damaged { sequence: 4, .. })));
+    }
+
+    #[test]
+    fn records_say_what_documents_are_and_those_before_are_read_without() {
+        let mut record = Record::new(Kind::Batch, 7, "host-a", Digest([3; 32]));
+        let silent = record.encode().unwrap();
+        record.makes = Some(Makes { saga: true, state_version: 300 });
+        let bytes = record.encode().unwrap();
+        assert_eq!(Record::decode(&bytes, 1).unwrap(), record);
+        // As the format before wrote it: nothing behind what is parked.
+        let mut before = silent.to_vec();
+        before[0] = FORMAT_WITHOUT_MAKES;
+        assert_eq!(before.pop(), Some(0), "no makes");
+        let read = Record::decode(&before, 1).unwrap();
+        assert_eq!((read.makes, read.claim, read.host), (None, 7, "host-a"));
     }
 
     #[test]

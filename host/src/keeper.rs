@@ -14,15 +14,18 @@ use crate::alerts;
 use crate::clock;
 use crate::generation::Generation;
 use crate::generation::family::Family;
+use crate::generation::ledger;
 use crate::generation::maker::{Maker, Unprepared};
 use crate::handler::{Ended, Handler};
+use crate::journal::Makes;
 use crate::monitor::{Heads, Monitor};
 use crate::pipeline::told_to_stop;
 use crate::placement::holdings::Holdings;
 use crate::policy::Policy;
 use crate::progress::{Progress, Refused, State};
-use crate::registry::{Deployment, Desired, Outcome, Past, Registry, Verdict};
+use crate::registry::{Deployment, Desired, Outcome, Registry, Verdict};
 use crate::sandbox::{Cache, Sandbox};
+use crate::survey;
 use crate::version::{self, Succession, Version};
 
 /// How often a running handler's numbers go to the status bucket, and how long to wait before a module is fetched again.
@@ -188,9 +191,7 @@ impl Keeper {
                     }
                 }
                 Ok(Ended::Fenced(reason)) => {
-                    tracing::error!(handler = self.name, reason, "fenced");
-                    self.progress.set(State::StandingBy, reason);
-                    self.holdings.lose(&self.name);
+                    self.give_way(&reason);
                 }
                 Ok(ended @ (Ended::Stopped | Ended::Interrupted(_))) => return Next::Over(ended),
                 Err(error) => {
@@ -203,6 +204,13 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    /// Another host has taken the handler.
+    fn give_way(&self, reason: &str) {
+        tracing::error!(handler = self.name, reason, "fenced");
+        self.progress.set(State::StandingBy, reason);
+        self.holdings.lose(&self.name);
     }
 
     /// Leaves the handler to other hosts, but is ready for it: what is deployed is prepared and judged.
@@ -281,7 +289,13 @@ impl Keeper {
     async fn take(&self, wanted: Wanted, version: Arc<Version>, running: &mut Option<Running>) {
         let succession = running.as_ref().map(|running| version.after(&running.version));
         match succession {
-            Some(Succession::Never(reason)) => return self.refuse(&wanted, reason, true).await,
+            Some(Succession::Never(reason)) => {
+                if self.documents().await != Some(version.makes()) {
+                    return self.refuse(&wanted, reason, true).await;
+                }
+                end(running).await;
+                self.give_way("fenced: another host promoted a generation with a module of its own");
+            }
             Some(Succession::Same) => {
                 let Some(running) = running else { return };
                 let note = std::mem::replace(&mut running.wanted, wanted.clone()).deployment.note;
@@ -306,7 +320,7 @@ impl Keeper {
                 *running = Some(self.start(&wanted, Arc::clone(&version), probation));
             }
             None => {
-                if let Some(reason) = self.defect_of_first(&version) {
+                if let Some(reason) = self.defect_on_documents(&version).await {
                     return self.refuse(&wanted, reason, false).await;
                 }
                 *running = Some(self.start(&wanted, Arc::clone(&version), None));
@@ -348,14 +362,21 @@ impl Keeper {
         }
     }
 
-    /// A host that begins has no version to compare with, but what was said of the last one.
-    fn defect_of_first(&self, version: &Version) -> Option<String> {
-        let before = self.progress.report(0);
-        let (old, new) = (before.state_version, version.description.state_version);
-        if !before.kind.is_empty() && before.kind != version.kind() {
-            return Some(version::other_kind(version.kind(), &before.kind));
+    /// What the documents are by now, whatever ran here: another host may have promoted a generation.
+    async fn documents(&self) -> Option<Makes> {
+        loop {
+            match survey::documents(&self.jetstream, &self.name).await {
+                Ok(found) => return found,
+                Err(error) => tracing::warn!(handler = self.name, %error, "trying again"),
+            }
+            tokio::time::sleep(REPORT_EVERY).await;
         }
-        (old != 0 && old != new).then(|| version::other_state(new, old))
+    }
+
+    /// Why a version cannot go on with the documents that are there.
+    async fn defect_on_documents(&self, version: &Version) -> Option<String> {
+        let found = self.documents().await.filter(|found| *found != version.makes())?;
+        Some(version::others_documents(found, version.makes()))
     }
 
     fn probation(&self, running: &Running, wanted: &Wanted) -> Option<Probation> {
@@ -443,19 +464,15 @@ impl Keeper {
 
     /// At a host's start, with a deployment that cannot be run: the one that ran last, or else the newest before it that can.
     async fn fall_back(&self, wanted: &Wanted, reason: &str) -> Option<Running> {
-        let history = self.registry.history(&self.name).await.ok()?;
-        let earlier = history.into_iter().skip_while(|past| past.revision >= wanted.revision);
-        // A handler that was removed has no past.
-        let mut earlier: Vec<Wanted> = earlier
-            .map_while(|Past { revision, deployment, .. }| Some((revision, deployment?)))
-            .filter_map(|(revision, deployment)| Some(Wanted { revision, deployment: deployment.ok()? }))
-            .filter(|past| past.deployment.desired == Desired::Running)
-            .collect();
-        let ran = self.progress.report(0);
-        earlier.sort_by_key(|past| (past.revision != ran.revision, past.deployment.digest.to_string() != ran.digest));
-        for past in earlier {
+        let ran = self.progress.report(0).revision;
+        let earlier = self.registry.earlier(&self.name, wanted.revision, ran).await.ok()?;
+        // What was deployed before a promotion is another generation's.
+        let ended = ledger::look(&self.jetstream, &self.name).await.ok()?.ended;
+        let promoted = ended.map_or(0, |ended| ended.revision);
+        let earlier = earlier.into_iter().map(|(revision, deployment)| Wanted { revision, deployment });
+        for past in earlier.filter(|past| past.revision >= promoted && past.deployment.desired == Desired::Running) {
             let Ok(version) = self.prepared(&past).await else { continue };
-            if self.defect_of_first(&version).is_none() {
+            if self.defect_on_documents(&version).await.is_none() {
                 tracing::warn!(handler = self.name, reason, runs = version.digest.short(), "running the one before");
                 return Some(self.start(&past, Arc::new(version), None));
             }

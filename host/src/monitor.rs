@@ -107,8 +107,36 @@ async fn state(jetstream: &Context, stream: &str) -> anyhow::Result<(i64, State)
 struct Sampled {
     seen: Option<(Head, u64)>,
     sample: Sample,
+    passing: Passing,
     asked: Option<Instant>,
     history: History,
+}
+
+/// Up to where nothing of the handler's is undecided. A stream with a limit drops what is not the handler's too, and nobody can tell
+/// afterwards whose it was.
+#[derive(Default)]
+struct Passing {
+    passed: u64,
+    /// Of the look before: nothing of the handler's lay between its position and the end of the stream.
+    clear: Option<(u64, u64)>,
+}
+
+impl Passing {
+    /// Takes a look, with so many undecided events after the position. Answers up to where all is passed: what was
+    /// clear at the look before, if nothing of it had been dropped by now, before it could be counted.
+    fn look(&mut self, head: Head, position: u64, events: u64) -> u64 {
+        let clear = self.clear.take().filter(|(from, _)| head.first <= from + 1);
+        self.passed = clear.map_or(0, |(_, through)| through).max(self.passed);
+        if events == 0 {
+            self.clear = Some((position.max(self.passed), head.last));
+        }
+        self.passed
+    }
+}
+
+/// Whether a position is in the older half of what its stream holds.
+fn is_near_its_end(head: Head, position: u64) -> bool {
+    position < head.first + (head.last - head.first.min(head.last)) / 2
 }
 
 /// Samples one generation.
@@ -214,6 +242,10 @@ impl Monitor {
             sampled.sample = survey::sample(&self.jetstream, &there, position).await?;
         }
         sampled.seen = Some((head, position));
+        if input.stream != names::TIMERS {
+            let through = sampled.passing.look(head, position, sampled.sample.events);
+            self.progress.passes(&input.stream, through, through > position && is_near_its_end(head, position));
+        }
         let time = clock::now();
         let Sample { events, oldest, .. } = sampled.sample;
         // What waits was counted after the head was read: so much is there at least.
@@ -251,5 +283,24 @@ impl Monitor {
             }
             begun.elapsed()
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_clear_is_passed_once_nothing_of_it_had_been_dropped_before_it_was_counted() {
+        let head = |first, last| Head { created: 1, first, last, messages: last + 1 - first };
+        let mut passing = Passing::default();
+        assert_eq!(passing.look(head(1, 100), 40, 0), 0, "seen once");
+        assert_eq!(passing.look(head(41, 200), 40, 0), 100, "nothing behind 40 is gone");
+        assert_eq!(passing.look(head(101, 300), 40, 0), 200);
+        assert_eq!(passing.look(head(202, 400), 40, 0), 200, "201 went, and nobody knows whose it was");
+        let mut passing = Passing::default();
+        assert_eq!(passing.look(head(1, 100), 40, 3), 0);
+        assert_eq!(passing.look(head(1, 200), 40, 0), 0, "there were some at the look before");
+        assert_eq!(passing.look(head(1, 200), 40, 0), 200);
     }
 }

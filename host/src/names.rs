@@ -67,6 +67,16 @@ pub fn handler_name_defect(name: &str) -> Option<String> {
     if name.starts_with("MILLSTREAM_") {
         return Some(format!("names beginning with MILLSTREAM_ are reserved; `{name}` does"));
     }
+    if name.starts_with('-') {
+        return Some(format!(
+            "a handler's name does not begin with `-`, which the command line takes for an option; `{name}` does"
+        ));
+    }
+    let is_generation =
+        |(_, number): (&str, &str)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    if name.rsplit_once("_g").is_some_and(is_generation) {
+        return Some(format!("names ending in _g and a number are those of generations; `{name}` does"));
+    }
     None
 }
 

@@ -38,7 +38,7 @@ use crate::documents::{self, Decided, Documents, Origin};
 use crate::generation::Bound;
 use crate::inputs;
 use crate::intake::{self, Arrival, Arrivals, Intake};
-use crate::journal::{self, Change, Counts, Journal, Kind, Parking, Position, Record, Standing, Unparked};
+use crate::journal::{self, Change, Counts, Journal, Kind, Makes, Parking, Position, Record, Standing, Unparked};
 use crate::names;
 use crate::outbox::{Outbox, Stamp};
 use crate::parking::aside::{Aside, Blamed, Culprits};
@@ -208,6 +208,7 @@ pub struct Pipeline {
     sweeper: Option<Sweeper>,
     claim: u64,
     standing: Standing,
+    makes: Option<Makes>,
     positions: Vec<Position>,
     counts: Counts,
     order: u64,
@@ -275,6 +276,7 @@ impl Pipeline {
             sweeper,
             claim: claim.id,
             standing: claim.standing,
+            makes: claim.makes,
             positions: claim.positions,
             counts: claim.counts,
             order,
@@ -347,6 +349,7 @@ impl Pipeline {
                     crash::point("arrived");
                     self.batch(arrivals?, stop).await?;
                 }
+                () = self.owner.progress.is_to_pass() => self.pass().await?,
                 () = std::future::ready(()), if self.redriving.is_under_way() => {}
                 () = tokio::time::sleep_until(self.idle_since + REST_AFTER), if owes_a_word => {
                     self.rest().await?;
@@ -422,18 +425,18 @@ impl Pipeline {
     /// The event before the first gap in the stream's sequence, if the stream now begins behind that gap. Other gaps are
     /// messages under other subjects, or ones that somebody deleted on purpose.
     async fn lost_after(&self, input: usize, position: u64, arrivals: &[Arrival]) -> Result<Option<u64>, Error> {
-        let mut before = position;
+        let mut before = position.max(self.owner.progress.passed(&self.stream_name(input)));
         if self.stream_name(input) == names::TIMERS {
             // Fired timers are removed when all handlers before them are done with theirs.
             return Ok(None);
         }
         for arrival in arrivals {
             // A handler that begins takes the stream as it is.
-            if arrival.sequence > before + 1 && before > 0 {
+            if arrival.sequence > before + 1 && position > 0 {
                 let first = inputs::first_sequence(&self.documents.jetstream, &self.stream_name(input)).await?;
                 return Ok((first > before + 1).then_some(before));
             }
-            before = arrival.sequence;
+            before = before.max(arrival.sequence);
         }
         Ok(None)
     }
@@ -589,6 +592,16 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Moves positions over messages that are not the handler's, in a record of its own, before their streams drop them.
+    async fn pass(&mut self) -> Result<(), Error> {
+        self.finish().await?;
+        for position in self.positions.iter_mut().filter(|position| position.sequence > 0) {
+            position.sequence = position.sequence.max(self.owner.progress.passed(&position.stream));
+        }
+        self.write(Kind::Rest, 0, Decision::default(), None, None)?;
+        self.finish().await
+    }
+
     /// Sends a record. None is in flight.
     fn write(
         &mut self,
@@ -619,6 +632,7 @@ impl Pipeline {
             carried: decision.carried.clone(),
             bucket: self.documents.created(),
             standing: self.standing,
+            makes: self.makes,
             previous: self.last,
             input: u16::try_from(input).unwrap_or(u16::MAX),
             changes: decision.changes.iter().map(as_change).collect(),
@@ -659,6 +673,10 @@ impl Pipeline {
     /// The number of the claim.
     pub(crate) fn claim(&self) -> u64 {
         self.claim
+    }
+
+    pub(crate) fn makes(&self) -> Option<Makes> {
+        self.makes
     }
 
     /// Where the handler stands; nothing is in flight.

@@ -1,12 +1,13 @@
 //! What a running handler tells about itself: positions, outcomes, state. In: numbers from the pipeline. Out: a snapshot for
 //! the status bucket. Never: decides anything.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::busy::Watch;
 use crate::clock;
@@ -154,6 +155,10 @@ pub struct Progress {
     claims: AtomicU64,
     /// Events decided, until which a module that fails gives way to the one before.
     probation: AtomicU64,
+    /// Up to where nothing of the handler's is undecided, by stream; what lies between the position and that is not for it.
+    passed: Mutex<HashMap<String, u64>>,
+    /// A position is about to fall out of its stream.
+    passing: Notify,
 }
 
 impl Progress {
@@ -220,6 +225,7 @@ impl Progress {
             }
         }));
         drop(report);
+        self.passed.lock().unwrap_or_else(PoisonError::into_inner).clear();
         *self.ground.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(ground));
     }
 
@@ -238,6 +244,24 @@ impl Progress {
             decided: measured.map_or(0, |measured| measured.decided),
             claim: self.claims.load(Ordering::Acquire),
         }
+    }
+
+    /// Nothing of the handler's is undecided up to here. `hurry`: its position should say so soon.
+    pub(crate) fn passes(&self, stream: &str, through: u64, hurry: bool) {
+        self.passed.lock().unwrap_or_else(PoisonError::into_inner).insert(stream.to_owned(), through);
+        if hurry {
+            self.passing.notify_one();
+        }
+    }
+
+    /// Up to where nothing of the handler's is undecided, by a sample of this claim; 0 where nobody has looked.
+    pub(crate) fn passed(&self, stream: &str) -> u64 {
+        self.passed.lock().unwrap_or_else(PoisonError::into_inner).get(stream).copied().unwrap_or_default()
+    }
+
+    /// Resolves when a position should be moved to what is passed; one waits at a time.
+    pub(crate) async fn is_to_pass(&self) {
+        self.passing.notified().await;
     }
 
     /// A stream was sampled. What is decided is known better here.

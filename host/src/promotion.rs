@@ -48,6 +48,9 @@ const NAMED: usize = 5;
 /// Why a step was not taken.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
+    /// Another host has promoted this generation.
+    #[error("fenced: generation {0} was promoted by another host")]
+    Elsewhere(u32),
     /// It must not be taken: the old generation goes on.
     #[error("{0}")]
     GiveUp(String),
@@ -398,7 +401,8 @@ pub(crate) async fn give_up(
     let is_cut = ledger.promotion.is_some_and(|promotion| promotion.id == id && promotion.cut);
     let journal = Journal::open(jetstream, name, live.version().settings.replicas).await?;
     let [journal, other] = [journal.clone().of(from), journal.of(to)];
-    let fence = |stand: &Stand| Claimant { digest: stand.digest, standing: stand.standing, ..live.claimant() };
+    let fence =
+        |stand: &Stand| Claimant { digest: stand.digest, makes: None, standing: stand.standing, ..live.claimant() };
     if let (Some(before), Some(after)) = (Stand::read(&journal).await?, Stand::read(&other).await?) {
         match phase(before.standing, after.standing) {
             // Whoever is about to close a generation is fenced first.

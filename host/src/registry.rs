@@ -25,7 +25,7 @@ use crate::sandbox::Digest;
 use crate::settings::Settings;
 
 /// Deployments of one handler kept as history.
-pub(crate) const HISTORY: i64 = 32;
+pub(crate) const HISTORY: i64 = 64;
 
 /// A host that has not announced itself for so long is gone.
 pub(crate) const HOST_TTL: Duration = Duration::from_secs(5);
@@ -313,13 +313,43 @@ impl Registry {
         Ok(bytes)
     }
 
-    /// Deploys.
+    /// Deploys, whatever was deployed before.
     ///
     /// # Errors
     /// When the server refuses or is away.
     pub async fn deploy(&self, handler: &str, deployment: &Deployment) -> Result<u64, Error> {
         let value = serde_json::to_vec(deployment).map_err(unreachable("write a deployment"))?;
         self.handlers.put(handler, value.into()).await.map_err(unreachable("write a deployment"))
+    }
+
+    /// Revision of what is deployed under this name, readable or not, or of its removal; 0 where nothing ever was.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub(crate) async fn revision(&self, handler: &str) -> Result<u64, Error> {
+        let entry = self.handlers.entry(handler).await.map_err(unreachable("read a deployment"))?;
+        Ok(entry.map_or(0, |entry| entry.revision))
+    }
+
+    /// Deployments before this revision that a host could fall back to, those since the handler was removed last: the one that ran
+    /// last, then the newest.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub(crate) async fn earlier(
+        &self,
+        handler: &str,
+        revision: u64,
+        ran: u64,
+    ) -> Result<Vec<(u64, Deployment)>, Error> {
+        let history = self.history(handler).await?;
+        let earlier = history.into_iter().skip_while(|past| past.revision >= revision);
+        let mut earlier: Vec<(u64, Deployment)> = earlier
+            .map_while(|Past { revision, deployment, .. }| Some((revision, deployment?)))
+            .filter_map(|(revision, deployment)| Some((revision, deployment.ok()?)))
+            .collect();
+        earlier.sort_by_key(|(revision, _)| *revision != ran);
+        Ok(earlier)
     }
 
     /// Puts a deployment in the place of the one of that revision, and gives its own. None: another was put since.

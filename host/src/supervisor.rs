@@ -268,8 +268,18 @@ impl Supervisor {
             Ok(deployment) => self.want(name, Wanted { revision: entry.revision, deployment }, view),
             Err(error) => {
                 tracing::error!(handler = name, %error, "deployment ignored");
-                if !self.kept.contains_key(&name) {
-                    self.vitals.take(&name, Taken::Unreadable);
+                if self.kept.contains_key(&name) {
+                    return;
+                }
+                match self.registry.earlier(&name, entry.revision, 0).await {
+                    Ok(earlier) => match earlier.into_iter().next() {
+                        Some((revision, deployment)) => self.want(name, Wanted { revision, deployment }, view),
+                        None => self.vitals.take(&name, Taken::Unreadable),
+                    },
+                    Err(error) => {
+                        tracing::error!(handler = name, %error, "what was deployed before is not known");
+                        self.vitals.take(&name, Taken::Unreadable);
+                    }
                 }
             }
         }

@@ -8,12 +8,13 @@ use anyhow::Context as _;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind};
 use async_nats::jetstream::{Context, ErrorCode};
+use bytes::Bytes;
 
 use crate::clock;
 use crate::direct_get::{self, Waiting};
 use crate::generation::ledger;
 use crate::inputs::{self, Input};
-use crate::journal::{Counts, Position, Record};
+use crate::journal::{Counts, Makes, Position, Record};
 use crate::lag::{self, Lag, Said, Sample};
 use crate::names;
 use crate::progress::Report;
@@ -99,16 +100,33 @@ pub async fn decided(jetstream: &Context, name: &str) -> anyhow::Result<(Vec<Pos
 /// # Errors
 /// As [`decided`].
 pub async fn decided_by(jetstream: &Context, name: &str, generation: u32) -> anyhow::Result<(Vec<Position>, Counts)> {
+    let Some((sequence, record)) = last_record(jetstream, name, generation).await? else {
+        return Ok(Default::default());
+    };
+    let record = Record::decode(&record, sequence)?;
+    Ok((record.positions, record.counts))
+}
+
+/// What the documents under a handler's name are, deployed or not; none where there are none, or nothing says it.
+///
+/// # Errors
+/// When the server does not answer or the record cannot be read.
+pub(crate) async fn documents(jetstream: &Context, name: &str) -> anyhow::Result<Option<Makes>> {
+    let live = ledger::live(jetstream, name).await?;
+    let Some((sequence, record)) = last_record(jetstream, name, live).await? else { return Ok(None) };
+    let record = Record::decode(&record, sequence)?;
+    Ok(record.makes.filter(|_| record.counts.delivered > 0))
+}
+
+/// The last record of a generation, with its journal sequence.
+async fn last_record(jetstream: &Context, name: &str, generation: u32) -> anyhow::Result<Option<(u64, Bytes)>> {
     let stream = jetstream.get_stream_no_info(names::journal_stream(name)).await?;
     match stream.get_last_raw_message_by_subject(&names::journal_subject(name, generation, 0)).await {
-        Ok(message) => {
-            let record = Record::decode(&message.payload, message.sequence)?;
-            Ok((record.positions, record.counts))
-        }
+        Ok(message) => Ok(Some((message.sequence, message.payload))),
         Err(error) => match error.kind() {
-            LastRawMessageErrorKind::NoMessageFound => Ok(Default::default()),
+            LastRawMessageErrorKind::NoMessageFound => Ok(None),
             LastRawMessageErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                Ok(Default::default())
+                Ok(None)
             }
             _ => Err(error).context("the journal does not answer"),
         },

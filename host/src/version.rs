@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::journal::Makes;
 use crate::saga::{self, Facts};
 use crate::sandbox::wire::{Batch, Description, Documents, Kind, Span};
 use crate::sandbox::{self, Cache, Digest, Failure, Guest, Instantiate, Module, Sandbox};
@@ -96,6 +97,11 @@ impl Version {
         self.revision.store(revision, Ordering::Release);
     }
 
+    /// Revision of that deployment; 0 where it is not known.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
+    }
+
     /// The subject filters in force.
     #[must_use]
     pub fn filters(&self) -> &[String] {
@@ -106,6 +112,12 @@ impl Version {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         kind(self.description.kind)
+    }
+
+    /// What it makes.
+    #[must_use]
+    pub fn makes(&self) -> Makes {
+        Makes { saga: self.saga.is_some(), state_version: self.description.state_version }
     }
 
     /// How this one may follow `before`, whose documents it would go on with.
@@ -147,6 +159,20 @@ pub fn other_state(new: u32, old: u32) -> String {
     format!(
         "its state version is {new}, and the documents here are of state version {old}; \
          hint: build them anew beside the old ones with `millstream rebuild NAME --module FILE`"
+    )
+}
+
+/// Why a module cannot go on with documents that are something else.
+#[must_use]
+pub fn others_documents(found: Makes, module: Makes) -> String {
+    let kind = |makes: Makes| kind(if makes.saga { Kind::Saga } else { Kind::Projection });
+    if found.saga == module.saga {
+        return other_state(module.state_version, found.state_version);
+    }
+    format!(
+        "it is a {}, and the documents here are a {}'s; hint: deploy it under another name with --name",
+        kind(module),
+        kind(found)
     )
 }
 

@@ -1,16 +1,18 @@
 //! Drains one backlog in four ways, side by side on one embedded server, and measures how soon a live event is visible:
 //!
 //! ```text
-//! cargo bench -p millstream --bench drain -- [--events N] [--keys K] [--spread zipf] [--json FILE] [--short]
+//! cargo bench -p millstream --bench drain -- [--events N] [--keys K] [--spread zipf] [--json FILE] [--chart FILE] [--gate FILE] [--short]
 //! ```
 //!
 //! bare: the client counts messages (the floor). plain: get, put, ack for each event. native: the projection compiled into
 //! this process, in the real pipeline. wasm: the same projection as a module in the real pipeline. The rows take turns, so
 //! that whatever else the machine does hits all of them; trust the ratios. Wrong documents fail the bench.
 
+mod chart;
 #[path = "../figures.rs"]
 mod figures;
 mod floor;
+mod gate;
 mod guest;
 mod live;
 mod ours;
@@ -71,6 +73,12 @@ struct Arguments {
     /// Write all numbers to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Draw the drains into this SVG.
+    #[arg(long, value_name = "FILE")]
+    chart: Option<PathBuf>,
+    /// Fail where a ratio is below what this table allows.
+    #[arg(long, value_name = "FILE")]
+    gate: Option<PathBuf>,
     /// A small backlog, as CI runs it.
     #[arg(long)]
     short: bool,
@@ -113,6 +121,14 @@ async fn main() -> anyhow::Result<()> {
     report.print();
     if let Some(file) = &arguments.json {
         std::fs::write(file, serde_json::to_vec_pretty(&report)?)?;
+    }
+    if let Some(file) = &arguments.chart {
+        let title = format!("Draining {events} events of 256 bytes, {} keys", arguments.keys);
+        std::fs::write(file, chart::svg(&report.drains, &title))?;
+    }
+    if let Some(file) = &arguments.gate {
+        let bars = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+        gate::check(&report.ratios(), &bars)?;
     }
     Ok(())
 }

@@ -27,9 +27,25 @@ pub(crate) struct Drains {
     pub(crate) wasm: Vec<Run>,
 }
 
+/// One kind of run against another.
+pub(crate) struct Ratio {
+    pub(crate) name: &'static str,
+    pub(crate) keys: &'static str,
+    pub(crate) median: f64,
+    /// Median, least and most, for people.
+    spread: String,
+}
+
 impl Report {
+    /// Each ratio is taken between neighbours in time, then the median of the repeats.
+    pub(crate) fn ratios(&self) -> Vec<Ratio> {
+        self.drains.iter().flat_map(ratios).collect()
+    }
+
     pub(crate) fn print(&self) {
-        println!("{}\n", ratios(&self.drains));
+        let row = |ratio: Ratio| vec![ratio.name.to_owned(), ratio.keys.to_owned(), ratio.spread];
+        let rows = self.ratios().into_iter().map(row).collect();
+        println!("{}\n", table(&["RATIO", "KEYS", "MEDIAN (MIN-MAX)"], 2, rows));
         println!("{}\n", costs(&self.drains));
         println!("{}", latencies(&self.live));
         if let Some(change) = change(&self.live) {
@@ -38,22 +54,17 @@ impl Report {
     }
 }
 
-/// Each ratio is taken between neighbours in time, then the median of the repeats.
-fn ratios(drains: &[Drains]) -> String {
-    let mut rows = Vec::new();
-    for drains in drains {
-        let of = |above: &[Run], below: &[Run]| {
-            spread_of(above.iter().zip(below).map(|(above, below)| above.rate() / below.rate()), 2)
-        };
-        for (name, value) in [
-            ("wasm / bare drain", of(&drains.wasm, &drains.bare)),
-            ("native / wasm (tax)", of(&drains.native, &drains.wasm)),
-            ("wasm / plain consumer", of(&drains.wasm, &drains.plain)),
-        ] {
-            rows.push(vec![name.to_owned(), drains.spread.name().to_owned(), value]);
-        }
-    }
-    table(&["RATIO", "KEYS", "MEDIAN (MIN-MAX)"], 2, rows)
+fn ratios(drains: &Drains) -> [Ratio; 4] {
+    let ratio = |name, above: &[Run], below: &[Run]| {
+        let all = || above.iter().zip(below).map(|(above, below)| above.rate() / below.rate());
+        Ratio { name, keys: drains.spread.name(), median: middle(all()).0, spread: spread_of(all(), 2) }
+    };
+    [
+        ratio("wasm / bare drain", &drains.wasm, &drains.bare),
+        ratio("wasm / native", &drains.wasm, &drains.native),
+        ratio("native / wasm (tax)", &drains.native, &drains.wasm),
+        ratio("wasm / plain consumer", &drains.wasm, &drains.plain),
+    ]
 }
 
 fn costs(drains: &[Drains]) -> String {

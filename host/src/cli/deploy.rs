@@ -13,12 +13,13 @@ use super::generations::{Generations, refused};
 use super::promote::Promote;
 use super::rebuild::Rebuild;
 use super::rehearse::{self, Rehearse};
-use super::{Fault, connect, output, running, verdicts};
+use super::{Fault, connect, output, running, verdicts, versions};
 use crate::generation::Generation;
 use crate::generation::ledger::Wanted;
 use crate::hint;
 use crate::inputs::{self, Input};
 use crate::intake;
+use crate::journal::Makes;
 use crate::names;
 use crate::policy::{self, Signature};
 use crate::registry::{Deployment, Desired, Registry};
@@ -27,7 +28,8 @@ use crate::saga::Facts;
 use crate::sandbox::{self, Cache, Class, Digest, Sandbox};
 use crate::settings::Settings;
 use crate::subject;
-use crate::version::{Defect, Succession, Version};
+use crate::survey;
+use crate::version::{self, Defect, Succession, Version};
 
 /// Check a module and deploy it.
 #[derive(Debug, Args)]
@@ -152,6 +154,16 @@ impl Deploy {
         if there.is_none() || generations.ledger.promotion.is_some() {
             generations.ledger.may_begin(handler).map_err(refused)?;
         }
+        if let Some((number, Wanted::Building)) = there {
+            let row = generations.row(number).await?;
+            if row.state == "failing" {
+                return Err(Fault::usage(anyhow::anyhow!(
+                    "generation {number} has this module, and is failing: {}",
+                    row.reason
+                ))
+                .hint(format!("`millstream abandon {handler} --generation {number}`, then deploy it again")));
+            }
+        }
         let begun = match there {
             None => "its documents are built anew beside the ones that are there".to_owned(),
             Some((number, Wanted::Kept)) => format!("generation {number}, which was live with this module, is kept"),
@@ -208,10 +220,17 @@ impl Deploy {
         }
         let client = super::open(connection).await?;
         let jetstream = jetstream::new(client);
+        let revision = match Registry::peek(&jetstream).await? {
+            Some(registry) => registry.revision(&name).await?,
+            None => 0,
+        };
         let before = before(&jetstream, &name).await?;
         let mut deployment = self.deployment(&jetstream, &name, &version, before.as_ref())?;
         let version = Version { settings: deployment.settings.clone(), ..version };
-        if let Some(old) = before.as_ref().and_then(|before| before.version.as_ref())
+        let documents = survey::documents(&jetstream, &name).await.map_err(Fault::failed)?;
+        // What is deployed may have been refused for the documents that are there, and this be what they need.
+        if documents != Some(version.makes())
+            && let Some(old) = before.as_ref().and_then(|before| before.version.as_ref())
             && let Succession::Never(reason) = version.after(old)
         {
             let (new, old_state) = (version.description.state_version, old.description.state_version);
@@ -221,6 +240,9 @@ impl Deploy {
             let (reason, hint) = hint::split(&reason);
             return Err(Fault::usage(anyhow::anyhow!("{name} cannot be replaced by this module: {reason}"))
                 .hint(hint.unwrap_or("give another name with --name")));
+        }
+        if before.as_ref().is_none_or(|before| before.version.is_none()) {
+            check_documents(&name, documents, &version)?;
         }
         let inputs = check(&jetstream, &name, &version).await?;
         let live_instances = match before.as_ref().and_then(|before| before.version.as_ref()) {
@@ -232,7 +254,8 @@ impl Deploy {
         } else if let Some(before) = &before {
             rehearse::keep_note(&before.wanted, &mut deployment);
         }
-        let (state, pause_milliseconds) = self.put(&jetstream, &name, &bytes, &deployment, before.as_ref()).await?;
+        let (state, pause_milliseconds) =
+            self.put(&jetstream, (&name, revision), &bytes, &deployment, before.as_ref()).await?;
         Ok(Done::Deployed(Box::new(Deployed {
             kind: version.kind(),
             digest: deployment.digest.to_string(),
@@ -252,7 +275,7 @@ impl Deploy {
     async fn put(
         &self,
         jetstream: &jetstream::Context,
-        name: &str,
+        (name, revision): (&str, u64),
         bytes: &[u8],
         deployment: &Deployment,
         before: Option<&Before>,
@@ -265,7 +288,11 @@ impl Deploy {
         let revision = match before {
             // Said again it is no other version: hosts are only asked what they make of it.
             Some(before) if before.wanted == *deployment && !registry.is_failing(name).await? => before.revision,
-            Some(_) | None => registry.deploy(name, deployment).await?,
+            // What was checked is to follow what was looked at, and nothing that somebody else deployed meanwhile.
+            Some(_) | None => {
+                let put = registry.replace(name, revision, deployment).await?;
+                put.ok_or_else(|| versions::overtaken(name))?
+            }
         };
         if self.no_wait {
             return Ok(("deployed".to_owned(), None));
@@ -409,6 +436,16 @@ async fn check_bucket(jetstream: &jetstream::Context, generation: &Generation) -
         .hint("deploy under another name with --name, or move the bucket away with the nats CLI")),
         _ => Ok(()),
     }
+}
+
+/// A handler that was removed left its documents, which not every module can go on with.
+fn check_documents(name: &str, found: Option<Makes>, version: &Version) -> Result<(), Fault> {
+    let Some(found) = found.filter(|found| *found != version.makes()) else { return Ok(()) };
+    let reason = version::others_documents(found, version.makes());
+    let (reason, _) = hint::split(&reason);
+    Err(Fault::usage(anyhow::anyhow!("{name} was removed, and its documents are still there: {reason}")).hint(format!(
+        "`millstream remove {name} --with-documents` removes those too; or deploy the module that made them, and then this one"
+    )))
 }
 
 /// All that must hold on the server before anything is written.

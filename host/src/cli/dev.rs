@@ -26,6 +26,7 @@ use crate::sandbox::Cache;
 use crate::server::{self, Server};
 use crate::settings::Settings;
 use crate::supervisor::Supervisor;
+use crate::version::Version;
 use crates::Crate;
 use saves::Saves;
 
@@ -56,9 +57,11 @@ impl Dev {
         let folders = self.crates.clone();
         let crates = tokio::task::spawn_blocking(move || crates::find(&folders)).await??;
         let place = self.place(connection).await?;
+        // On somebody else's server only our own: all others are their hosts' to run.
+        let only = if place.server.is_some() { Vec::new() } else { handlers(&crates).await? };
         let (stop, stopped) = oneshot::channel::<()>();
         let (jetstream, policy) = (place.jetstream.clone(), Policy::default());
-        let host = Supervisor::new(jetstream, "dev".to_owned(), Cache::for_user(), policy, Vec::new()).await?;
+        let host = Supervisor::new(jetstream, "dev".to_owned(), Cache::for_user(), policy, only).await?;
         let host = tokio::spawn(host.run(async move { drop(stopped.await) }));
         let mut saves = Saves::watch(&crates)?;
         let mut tails = tokio::task::JoinSet::new();
@@ -162,10 +165,27 @@ impl Dev {
     }
 }
 
+/// Names of the handlers in these crates, which must build for that.
+async fn handlers(crates: &[Crate]) -> Result<Vec<String>, Fault> {
+    let mut names = Vec::with_capacity(crates.len());
+    for one in crates {
+        let copy = one.clone();
+        tokio::task::spawn_blocking(move || copy.build()).await??;
+        names.push(described(one).await?.description.name);
+    }
+    Ok(names)
+}
+
+/// A crate's module, as it describes itself.
+async fn described(one: &Crate) -> Result<Version, Fault> {
+    let bytes = std::fs::read(one.module())?;
+    let version = deploy::examined(bytes, Settings::default()).await;
+    version.map_err(|error| deploy::no_handler(&one.module(), error))
+}
+
 /// Makes the streams that a handler reads and sends to, on a server that is ours.
 async fn make_streams(jetstream: &Context, one: &Crate) -> Result<(), Fault> {
-    let bytes = std::fs::read(one.module())?;
-    let version = deploy::examined(bytes, Settings::default()).await?;
+    let version = described(one).await?;
     let upper = version.description.name.to_uppercase();
     let sends = version.saga.as_ref().map(|saga| saga.sends.clone()).unwrap_or_default();
     for (name, subjects) in

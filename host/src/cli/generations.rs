@@ -5,7 +5,9 @@ use serde::Serialize;
 
 use super::running::{self, Instead, Running};
 use super::{Fault, connect, deploy, output, underway, versions};
+use crate::generation::Generation;
 use crate::generation::ledger::{self, Ledger, Refusal, Wanted};
+use crate::parking::dead::DeadLetters;
 use crate::progress::{Report, State};
 use crate::rebuild::{self, Reach};
 use crate::registry::{Deployment, Registry};
@@ -43,6 +45,8 @@ pub(super) struct Row {
     pub(super) decided: u64,
     /// Events that wait for it.
     pub(super) waiting: u64,
+    /// Keys whose events are set aside.
+    pub(super) parked_keys: u64,
 }
 
 impl Generations {
@@ -96,6 +100,9 @@ impl Generations {
             None => self.handler.clone(),
         };
         let report = self.registry.status(&key).await?.unwrap_or_default();
+        let (name, live) = (&self.handler, shadow.is_none());
+        let generation = if live { Generation::live(name, number) } else { Generation::shadow(name, number) };
+        let (parked, _) = DeadLetters::of(&self.jetstream, &generation, 1).census().await.map_err(Fault::failed)?;
         let (state, mut reason) = self.state(number, &report, waiting);
         if let Some(wanted) = self.wanted.as_ref().filter(|_| state == LIVE) {
             reason = wanted.sentence();
@@ -112,6 +119,7 @@ impl Generations {
             label: label.clone(),
             decided,
             waiting,
+            parked_keys: parked.len() as u64,
         })
     }
 
@@ -160,7 +168,12 @@ pub(super) fn table(rows: &[Row]) -> String {
             row.label.clone(),
             output::thousands(row.decided),
             output::thousands(row.waiting),
+            output::thousands(row.parked_keys),
         ]
     });
-    output::table(&["GENERATION", "STATE", "MODULE", "LABEL", "DECIDED", "WAITING"], &[0, 4, 5], cells.collect())
+    output::table(
+        &["GENERATION", "STATE", "MODULE", "LABEL", "DECIDED", "WAITING", "PARKED"],
+        &[0, 4, 5, 6],
+        cells.collect(),
+    )
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::diff::compare;
-use super::generations::{Generations, refused, told};
+use super::generations::{Generations, Row, refused, told};
 use super::underway::{self, Nobody};
 use super::{Fault, connect, output, reasons};
 use crate::claim;
@@ -21,6 +21,9 @@ use crate::sandbox::wire::Kind;
 
 /// How often the ledger is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A generation that is behind, as all are for a moment after a change, has so long to come close.
+const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
 /// How often it is asked what a promotion waits for.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -36,7 +39,7 @@ pub(super) struct Promote {
     /// Which generation, where there are several.
     #[arg(long, value_name = "N")]
     generation: Option<u32>,
-    /// Also where instances of a saga differ that have not ended.
+    /// Also where instances of a saga differ that have not ended, or more keys are parked than in the live one.
     #[arg(long)]
     force: bool,
     /// Take back a promotion that is asked for, as long as the live generation has not stopped for it.
@@ -121,7 +124,14 @@ impl Promote {
             ))
             .hint(reasons::hint_for_generation(handler, to, &row.reason)));
         }
+        self.check_parked(generations, &row).await?;
         let near = deployment.settings.batch_events as u64;
+        let deadline = tokio::time::Instant::now() + CLOSE_WITHIN;
+        let mut row = row;
+        while row.waiting > near && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(LOOK_EVERY).await;
+            row = generations.row(to).await?;
+        }
         if row.waiting > near {
             return Err(Fault::usage(anyhow::anyhow!(
                 "generation {to} of handler {handler} is behind: {} events wait for it",
@@ -130,6 +140,21 @@ impl Promote {
             .hint(format!("see how it gets on with `millstream rebuild {handler} --list`")));
         }
         if generations.kind().await? == Kind::Saga { self.check_saga(generations, to).await } else { Ok(()) }
+    }
+
+    /// Documents of keys that are parked lack events which those that readers see now may have.
+    async fn check_parked(&self, generations: &Generations, row: &Row) -> Result<(), Fault> {
+        let (handler, number, parked) = (&generations.handler, row.generation, row.parked_keys);
+        let live = generations.row(generations.ledger.live).await?.parked_keys;
+        if self.force || parked <= live {
+            return Ok(());
+        }
+        Err(Fault::usage(anyhow::anyhow!(
+            "generation {number} of handler {handler} has {parked} parked keys, and the live one {live}: documents would lack events"
+        ))
+        .hint(format!(
+            "see them with `millstream dead {handler} --generation {number}`; mend the module and build another, or give --force"
+        )))
     }
 
     async fn check_saga(&self, generations: &Generations, to: u32) -> Result<(), Fault> {

@@ -173,6 +173,12 @@ fn tell(rows: &[Row], json: bool) -> Result<(), Fault> {
         return Ok(());
     }
     output::line(&table(rows))?;
+    for row in rows.iter().filter(|row| row.parked_keys > 0) {
+        eprintln!(
+            "generation {0}: {1} keys are parked; see `millstream dead {2} --generation {0}`",
+            row.generation, row.parked_keys, row.handler
+        );
+    }
     for row in rows.iter().filter(|row| !row.reason.is_empty()) {
         eprintln!("generation {}: {}", row.generation, row.reason);
     }

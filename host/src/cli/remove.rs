@@ -55,8 +55,14 @@ impl Remove {
         let registry = Registry::peek(&jetstream).await?.ok_or_else(|| versions::not_deployed(name))?;
         // One that cannot be read must go as well.
         let deployed = registry.deployments().await?.into_iter().find(|(deployed, _)| deployed == name);
-        let (_, deployment) = deployed.ok_or_else(|| versions::not_deployed(name))?;
-        let inputs = self.inputs(&jetstream, deployment.ok().as_ref()).await;
+        let deployment = match deployed {
+            Some((_, deployment)) => deployment.ok(),
+            None => {
+                self.check_left(&jetstream).await?;
+                None
+            }
+        };
+        let inputs = self.inputs(&jetstream, deployment.as_ref()).await;
         let consumers = self.consumers(&jetstream, &inputs).await;
         let streams = if self.with_documents { self.streams(&jetstream).await? } else { Vec::new() };
         let generations = self.generations(&jetstream, &inputs).await?;
@@ -92,6 +98,18 @@ impl Remove {
             );
         }
         Ok(())
+    }
+
+    /// A handler that was removed may have left its documents.
+    async fn check_left(&self, jetstream: &Context) -> Result<(), Fault> {
+        if self.streams(jetstream).await?.is_empty() {
+            return Err(versions::not_deployed(&self.handler));
+        }
+        if self.with_documents {
+            return Ok(());
+        }
+        Err(Fault::usage(anyhow::anyhow!("handler {} was removed already, and its documents were kept", self.handler))
+            .hint("add --with-documents to remove those too"))
     }
 
     /// Streams that it reads as it is deployed, or has read as far as its journal tells: what is deployed may never have run.

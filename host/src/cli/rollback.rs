@@ -65,12 +65,19 @@ impl Rollback {
 
 /// Goes back to an earlier version of a handler, by default the last one that ran before, and waits for the hosts, if that is wanted.
 pub(crate) async fn roll_back(jetstream: &Context, handler: &str, to: Option<&str>, wait: bool) -> Result<Done, Fault> {
-    let (registry, revision, current) = versions::found(jetstream, handler).await?;
+    let registry = Registry::peek(jetstream).await?.ok_or_else(|| versions::not_deployed(handler))?;
+    let (revision, current) = match registry.current(handler).await {
+        Err(registry::Error::Malformed { .. }) => return over_unreadable(&registry, handler, to, wait).await,
+        _ => versions::deployed(&registry, handler).await?,
+    };
     let ledger = ledger::look(jetstream, handler).await?;
     let runs = running::of(&registry, handler, revision, &current).await?;
     let history = registry.history(handler).await?;
     let way = match to {
-        Some(version) => Way::Deploy(Box::new(named(handler, version, &current, history)?)),
+        Some(version) => {
+            let readable = history.into_iter().filter_map(|past| past.deployment?.ok());
+            Way::Deploy(Box::new(named(handler, version, readable.filter(|past| past.differs(&current)))?))
+        }
         None => before(&registry, handler, (revision, &current), &runs, history, &ledger).await?,
     };
     let way = match way {
@@ -82,12 +89,35 @@ pub(crate) async fn roll_back(jetstream: &Context, handler: &str, to: Option<&st
         Way::Deploy(target) => target,
         Way::Promote(generation) => return promote(jetstream, handler, from, generation).await,
     };
-    let wanted = Deployment { desired: Desired::Running, note: String::new(), ..*target };
+    put(&registry, handler, (revision, from), *target, wait).await
+}
+
+/// Goes back from a deployment that nobody can read: to the one that ran last, or the one that is named.
+async fn over_unreadable(registry: &Registry, handler: &str, to: Option<&str>, wait: bool) -> Result<Done, Fault> {
+    let revision = registry.revision(handler).await?;
+    let ran = registry.status(handler).await?.unwrap_or_default().revision;
+    let earlier = registry.earlier(handler, revision, ran).await?.into_iter().map(|(_, earlier)| earlier);
+    let target = match to {
+        Some(version) => named(handler, version, earlier)?,
+        None => earlier.into_iter().next().ok_or_else(|| no_earlier(handler))?,
+    };
+    put(registry, handler, (revision, "unreadable".to_owned()), target, wait).await
+}
+
+/// Deploys it in the place of that revision.
+async fn put(
+    registry: &Registry,
+    handler: &str,
+    (revision, from): (u64, String),
+    target: Deployment,
+    wait: bool,
+) -> Result<Done, Fault> {
+    let wanted = Deployment { desired: Desired::Running, note: String::new(), ..target };
     let Some(new) = registry.replace(handler, revision, &wanted).await? else {
         return Err(versions::overtaken(handler));
     };
     let state =
-        if wait { verdicts::wait(&registry, handler, new).await?.line("deployed") } else { "deployed".to_owned() };
+        if wait { verdicts::wait(registry, handler, new).await?.line("deployed") } else { "deployed".to_owned() };
     let (handler, to) = (handler.to_owned(), wanted.digest.to_string());
     Ok(Done { handler, from, to, label: wanted.label, state, generation: None })
 }
@@ -124,12 +154,13 @@ async fn before(
         let is_kept = ledger.shadow(*from).is_some_and(|shadow| shadow.wanted == Wanted::Kept);
         return if is_kept { Ok(Way::Promote(*from)) } else { Err(not_kept(handler, (*from, *to), ledger, last)) };
     }
-    last.map(|(_, last)| Way::Deploy(Box::new(last))).ok_or_else(|| {
-        Fault::usage(anyhow::anyhow!("handler {handler} has no earlier version that ran")).hint(format!(
-            "see what there was with `millstream list --versions {handler}`, and name one with `millstream rollback {handler} \
-             VERSION`"
-        ))
-    })
+    last.map(|(_, last)| Way::Deploy(Box::new(last))).ok_or_else(|| no_earlier(handler))
+}
+
+fn no_earlier(handler: &str) -> Fault {
+    Fault::usage(anyhow::anyhow!("handler {handler} has no earlier version that ran, since it was deployed first")).hint(format!(
+        "see what there was with `millstream list --versions {handler}`, and name one with `millstream rollback {handler} VERSION`"
+    ))
 }
 
 /// The newest deployment that ran and is another than this one.
@@ -215,15 +246,14 @@ fn cannot(name: &str, target: &Deployment, reason: &str) -> Fault {
 }
 
 /// The newest version of this label, or else of this digest.
-fn named(handler: &str, version: &str, current: &Deployment, history: Vec<Past>) -> Result<Deployment, Fault> {
-    let readable = history.into_iter().filter_map(|past| past.deployment?.ok());
-    let others: Vec<Deployment> = readable.filter(|past| past.differs(current)).collect();
+fn named(handler: &str, version: &str, others: impl Iterator<Item = Deployment>) -> Result<Deployment, Fault> {
+    let others: Vec<Deployment> = others.collect();
     let found = others
         .iter()
         .find(|past| past.label == *version)
         .or_else(|| others.iter().find(|past| version.len() >= 4 && past.digest.to_string().starts_with(version)));
     found.cloned().ok_or_else(|| {
-        Fault::usage(anyhow::anyhow!("handler {handler} has no earlier version `{version}`"))
+        Fault::usage(anyhow::anyhow!("handler {handler} has no other version `{version}` than what runs"))
             .hint(format!("see what there was with `millstream list --versions {handler}`"))
     })
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{Fault, connect, output, running};
 use crate::clock;
-use crate::registry::{Deployment, Past, Registry};
+use crate::registry::{self, Deployment, Past, Registry};
 
 /// The registry, if anything was ever deployed here.
 pub(super) async fn registry(connection: &connect::Connection, handler: &str) -> Result<Registry, Fault> {
@@ -22,7 +22,13 @@ pub(super) async fn found(jetstream: &Context, handler: &str) -> Result<(Registr
 
 /// What is deployed under this name, with its revision.
 pub(super) async fn deployed(registry: &Registry, handler: &str) -> Result<(u64, Deployment), Fault> {
-    registry.current(handler).await?.ok_or_else(|| not_deployed(handler))
+    match registry.current(handler).await {
+        Ok(current) => current.ok_or_else(|| not_deployed(handler)),
+        Err(error @ registry::Error::Malformed { .. }) => Err(Fault::usage(error).hint(format!(
+            "go back with `millstream rollback {handler}`, or deploy a module with `millstream deploy`"
+        ))),
+        Err(error) => Err(error.into()),
+    }
 }
 
 pub(crate) fn not_deployed(handler: &str) -> Fault {

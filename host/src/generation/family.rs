@@ -43,6 +43,8 @@ pub(crate) struct Family {
     live_task: Option<Task>,
     /// The live generation cannot go on.
     failed: bool,
+    /// The generation that was live when this was looked at last, which the version belongs to.
+    known: Option<u32>,
     shadows: HashMap<u32, Task>,
 }
 
@@ -95,7 +97,7 @@ impl Family {
         versions: watch::Sender<Arc<Version>>,
         failed: bool,
     ) -> Self {
-        Self { jetstream, maker, live, versions, live_task: None, failed, shadows: HashMap::new() }
+        Self { jetstream, maker, live, versions, live_task: None, failed, known: None, shadows: HashMap::new() }
     }
 
     /// Runs what the ledger wants until told to stop, or until another host has taken the live generation.
@@ -117,6 +119,7 @@ impl Family {
                 // Watched before it is read, so that no change is missed.
                 watching.get_or_insert_with(|| Watching::start(&ledgers, &self.live.name, &changed));
                 let (ledger, _) = ledgers.read(&self.live.name).await?;
+                self.is_current(&ledger)?;
                 self.follow(&ledgers, &ledger, &stop).await
             };
             // What a stop leaves half done, the next start takes up, as after a crash.
@@ -129,6 +132,10 @@ impl Family {
                 Ok(()) => None,
                 Err(promotion::Error::Stopped) => None,
                 Err(promotion::Error::TakenBack) => Some(Duration::ZERO),
+                Err(error @ promotion::Error::Elsewhere(_)) => {
+                    self.end().await;
+                    return Ended::Fenced(error.to_string());
+                }
                 Err(error) => {
                     tracing::warn!(handler = self.live.name, %error, "generations: trying again");
                     Some(WAIT)
@@ -152,6 +159,21 @@ impl Family {
                 () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
             }
         }
+    }
+
+    /// Whether the version that runs is the live generation's: another host may have promoted one with a module of its own while this
+    /// one stood still, or since it read the deployment.
+    fn is_current(&mut self, ledger: &Ledger) -> Result<(), promotion::Error> {
+        let promoted = ledger.ended.as_ref().filter(|ending| ending.reason.is_empty());
+        let is_current = match self.known {
+            Some(known) => known == ledger.live,
+            None => {
+                let runs = self.live.version().revision();
+                runs == 0 || promoted.is_none_or(|ending| runs >= ending.revision)
+            }
+        };
+        self.known = Some(ledger.live);
+        if is_current { Ok(()) } else { Err(promotion::Error::Elsewhere(ledger.live)) }
     }
 
     /// Starts and stops tasks as the ledger wants.
@@ -212,6 +234,7 @@ impl Family {
         };
         let error = match driven.await {
             Ok(heir) => {
+                self.known = Some(heir.number);
                 (self.live.generation, self.failed) = (heir, false);
                 return Ok(());
             }

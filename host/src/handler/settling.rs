@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::{Class, Error, FIRST_WAIT, Handler, LAST_WAIT};
 use crate::clock;
 use crate::generation::Bound;
-use crate::journal::{self, Counts, Journal, Kind, Parking, Position, Record, Standing};
+use crate::journal::{self, Counts, Journal, Kind, Makes, Parking, Position, Record, Standing};
 use crate::pipeline::{Parts, Pipeline, told_to_stop};
 use crate::progress::State;
 use crate::sandbox::Digest;
@@ -22,6 +22,7 @@ pub(crate) struct Held {
     /// Journal sequence of its last record.
     last: u64,
     claim: u64,
+    makes: Option<Makes>,
     host: String,
     digest: Digest,
     bucket: i64,
@@ -58,6 +59,7 @@ impl Held {
             journal,
             last,
             claim: pipeline.claim(),
+            makes: pipeline.makes(),
             host: handler.host.clone(),
             digest,
             bucket: documents.created(),
@@ -87,6 +89,7 @@ impl Held {
             acted_through: self.last,
             bucket: self.bucket,
             parking: Parking { through: self.last, ..Parking::default() },
+            makes: self.makes,
             ..Record::new(Kind::Close, self.claim, &self.host, self.digest)
         };
         self.journal.append(self.last, record.encode()?).await

@@ -3,7 +3,7 @@
 
 use crate::claim;
 use crate::clock;
-use crate::journal::{Counts, Error, Journal, Kind, Parking, Position, Record, Standing};
+use crate::journal::{Counts, Error, Journal, Kind, Makes, Parking, Position, Record, Standing};
 use crate::sandbox::Digest;
 
 /// A generation's last record, as far as a promotion needs it.
@@ -18,6 +18,7 @@ pub(super) struct Stand {
     counts: Counts,
     pub(super) digest: Digest,
     pub(super) bucket: i64,
+    makes: Option<Makes>,
 }
 
 impl Stand {
@@ -33,6 +34,7 @@ impl Stand {
             counts: record.counts,
             digest: Digest(record.digest),
             bucket: record.bucket,
+            makes: record.makes,
         }))
     }
 
@@ -54,6 +56,7 @@ impl Stand {
             shown_through: self.sequence,
             acted_through: self.sequence,
             bucket,
+            makes: self.makes,
             parking: Parking { through: self.sequence, ..Parking::default() },
             ..Record::new(Kind::Begin, claim::fresh_id(), host, self.digest)
         };

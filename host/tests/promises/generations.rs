@@ -137,6 +137,7 @@ async fn a_generation_that_another_host_had_for_a_moment_begins_again() {
             handler: "spend".to_owned(),
             host: "other".to_owned(),
             digest: Digest([0; 32]),
+            makes: None,
             standing: Standing::Shadow,
             id: claim::fresh_id(),
             held: false,

@@ -333,3 +333,113 @@ async fn what_a_failing_generation_needs_is_said_wherever_it_is_met() {
     let hint = told.split("\nhint: ").nth(1).expect("a hint").trim();
     assert!(listed.contains(&format!("; hint: {hint}")), "{hint}\n{listed}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_that_nobody_can_read_stops_nothing_and_is_gone_back_from() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    let mut host = world.host(&[]);
+    deploy(&world, &module("order-chain"), &["--name", "chain", "--label", "one"]);
+    deploy(&world, &module("order-chain"), &["--name", "chain", "--label", "two", "--set", "batch_events=70"]);
+    let handlers = world.jetstream.get_key_value("MILLSTREAM_HANDLERS").await.expect("the deployments");
+    handlers.put("chain", "rubbish".into()).await.expect("put");
+    for part in 0..2 {
+        let events = orders(part * 100, 100);
+        world.publish(&events).await;
+        world.settled("chain", &chains(&orders(0, (part + 1) * 100))).await;
+        // The next one begins with it.
+        host.kill();
+        host = world.host(&[]);
+    }
+    for command in ["pause", "resume"] {
+        let told = world.refused(2, &[command, "chain"]);
+        assert!(told.contains("cannot be read") && told.contains("millstream rollback chain"), "{told}");
+    }
+    let done = roll_back(&world, "chain");
+    assert_eq!((&done["label"], &done["from"]), (&json!("two"), &json!("unreadable")), "{done}");
+    assert_eq!(labels(&world, "chain", "runs"), ["two"]);
+    assert_eq!(settings(&world, "chain").await.batch_events, 70);
+    handlers.put("chain", "rubbish".into()).await.expect("put");
+    world.ok(&["rollback", "chain", "one"]);
+    assert_eq!(labels(&world, "chain", "runs"), ["one"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_deployments_at_once_none_is_lost_without_a_word() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.deploy("order-chain", "chain", &[]);
+    let path = module("order-chain");
+    let mut overtaken = 0;
+    for round in 1..=12_u64 {
+        let sets = [format!("batch_events={}", 100 + round), format!("keep_generations={round}")];
+        let deploy = |set: String| {
+            let (url, path) = (world.server.url(), path.to_str().expect("path").to_owned());
+            let arguments =
+                ["deploy".to_owned(), path, "--name=chain".to_owned(), "--no-wait".to_owned(), format!("--set={set}")];
+            tokio::task::spawn_blocking(move || {
+                let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                crate::harness::cli(&url, &arguments)
+            })
+        };
+        let before = settings(&world, "chain").await;
+        let (one, other) = tokio::join!(deploy(sets[0].clone()), deploy(sets[1].clone()));
+        let done = [one.expect("one"), other.expect("the other")];
+        let after = settings(&world, "chain").await;
+        let expected = [
+            if done[0].status.success() { 100 + round as usize } else { before.batch_events },
+            if done[1].status.success() { round as usize } else { before.keep_generations },
+        ];
+        assert_eq!([after.batch_events, after.keep_generations], expected, "round {round}");
+        for failed in done.iter().filter(|done| !done.status.success()) {
+            let told = String::from_utf8_lossy(&failed.stderr);
+            assert!(told.contains("was deployed anew meanwhile; nothing was changed"), "{told}");
+            assert!(told.contains("\nhint: "), "{told}");
+            overtaken += 1;
+        }
+        assert!(done.iter().any(|done| done.status.success()), "one of them is first");
+    }
+    println!("{overtaken} of 24 were overtaken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_that_were_left_are_gone_on_with_by_what_made_them_only() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    let _host = world.host(&[]);
+    deploy(&world, &module("customer-spend"), &["--name", "spend"]);
+    world.publish(&orders(0, 300)).await;
+    world.settled("spend", &spend(&orders(0, 300))).await;
+    world.ok(&["remove", "spend", "--yes"]);
+    world.publish(&orders(300, 300)).await;
+    for (other, said) in [
+        ("customer-spend-v2", "its state version is 2, and the documents here are of state version 1"),
+        ("order-fulfilment", "it is a saga, and the documents here are a projection's"),
+    ] {
+        let path = module(other);
+        let told = world.refused(2, &["deploy", path.to_str().expect("path"), "--name", "spend"]);
+        assert!(told.contains("was removed, and its documents are still there"), "{told}");
+        assert!(told.contains(said) && told.contains("remove spend --with-documents"), "{told}");
+    }
+    // By hand it comes as far as the host, which touches nothing.
+    let registry = Registry::open(&world.jetstream).await.expect("the registry");
+    let bytes = std::fs::read(module("customer-spend-v2")).expect("a module");
+    let digest = registry.put_module(&bytes).await.expect("stored");
+    let value = json!({ "digest": digest, "subjects": ["orders.>"] });
+    let by_hand = serde_json::from_value::<Deployment>(value).expect("a deployment");
+    registry.deploy("spend", &by_hand).await.expect("deployed");
+    let row = world.in_state("spend", "failing").await;
+    assert!(row["reason"].as_str().expect("a reason").contains("the documents here are of state version 1"), "{row}");
+    world.settled("spend", &spend(&orders(0, 300))).await;
+
+    deploy(&world, &module("customer-spend"), &["--name", "spend"]);
+    world.settled("spend", &spend(&orders(0, 600))).await;
+    world.ok(&["remove", "spend", "--yes"]);
+    let told = world.refused(2, &["remove", "spend", "--yes"]);
+    assert!(told.contains("was removed already, and its documents were kept"), "{told}");
+    world.ok(&["remove", "spend", "--with-documents", "--yes"]);
+    let told = world.refused(2, &["remove", "spend", "--with-documents", "--yes"]);
+    assert!(told.contains("is not deployed"), "{told}");
+    deploy(&world, &module("customer-spend-v2"), &["--name", "spend"]);
+    world.settled("spend", &spend_v2(&orders(0, 600))).await;
+}

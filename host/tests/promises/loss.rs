@@ -215,3 +215,47 @@ async fn a_host_ends_in_time_while_its_server_is_away() {
     assert!(begun.elapsed() < Duration::from_secs(15), "it took {:?}", begun.elapsed());
     assert!(!host.log().contains("everything decided is in the buckets"), "it cannot know:\n{}", host.log());
 }
+
+/// What a stream drops of others' messages, nobody misses: the position moves over them before they go.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_others_that_the_stream_drops_are_no_loss() {
+    let world = World::new().await;
+    let config = stream::Config {
+        name: "ORDERS".to_owned(),
+        subjects: vec!["orders.>".to_owned(), "noise.>".to_owned()],
+        max_messages: 1000,
+        allow_direct: true,
+        ..Default::default()
+    };
+    world.jetstream.create_stream(config).await.unwrap();
+    world.deploy("order-chain", "chain", &[]);
+    let mut host = world.host(&[]);
+    let mut events = orders(0, 100);
+    world.publish(&events).await;
+    world.settled("chain", &chains(&events)).await;
+    for _ in 1..=6 {
+        for _ in 0..500 {
+            world.jetstream.publish("noise.x", "{}".into()).await.unwrap().await.unwrap();
+        }
+        let state = world.jetstream.get_stream("ORDERS").await.unwrap().cached_info().state.clone();
+        let half = state.first_sequence + (state.last_sequence - state.first_sequence) / 2;
+        until("its position is in the newer half", async || {
+            world.last_record("chain").await.filter(|(_, _, positions)| positions[0] >= half)
+        })
+        .await;
+    }
+    let first = world.jetstream.get_stream("ORDERS").await.unwrap().cached_info().state.first_sequence;
+    assert!(first > 2000, "all of the orders are gone by now: {first}");
+    for kill in [true, false] {
+        let more = orders(events.len() as u64, 100);
+        world.publish(&more).await;
+        events.extend(more);
+        world.settled("chain", &chains(&events)).await;
+        if kill {
+            host.kill();
+            host = world.host(&[]);
+        }
+    }
+    let (_, counts, _) = world.last_record("chain").await.unwrap();
+    assert_eq!((counts.delivered, counts.lost), (300, 0), "{}", host.log());
+}

@@ -368,3 +368,26 @@ async fn dead_letters_are_plain_messages_and_a_failure_is_told_once() {
     let mut told = events.info_with_subjects("millstream.events.fragile.key-parked").await.expect("its subjects");
     assert_eq!(told.try_next().await.expect("an answer").map(|(_, count)| count), Some(1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_with_parked_keys_takes_no_live_one_s_place_unasked() {
+    let world = world().await;
+    let _host = world.host(&[]);
+    world.deploy("fragile-mended", "fragile", &[]);
+    let mut events: Vec<Told> = (0..20).map(|number| told(&format!("k{}", number % 4), number)).collect();
+    events.push(harmful("k1", 20, "trap"));
+    publish(&world, &events).await;
+    world.caught_up("fragile").await;
+    let path = crate::harness::module("fragile");
+    let output = world.cli(&["rebuild", "fragile", "--module", path.to_str().expect("path")]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("generation 2: 1 keys are parked"), "{said}");
+    let rows = crate::harness::json_lines(&world.ok(&["rebuild", "fragile", "--list", "--json"]));
+    let parked: Vec<_> = rows.iter().map(|row| (&row["state"], &row["parked_keys"])).collect();
+    assert_eq!(parked, [(&json!("live"), &json!(0)), (&json!("ready"), &json!(1))]);
+    let said = world.refused(2, &["promote", "fragile"]);
+    assert!(said.contains("generation 2 of handler fragile has 1 parked keys, and the live one 0"), "{said}");
+    assert!(said.contains("millstream dead fragile --generation 2"), "{said}");
+    world.ok(&["promote", "fragile", "--force"]);
+    assert_eq!(dead(&world, "fragile").len(), 1);
+}
