@@ -5,19 +5,26 @@
 mod kind;
 mod rules;
 mod trail;
+mod words;
 
 use std::collections::HashMap;
 
+use crate::lag::{FAILING, PAUSED};
 use crate::overview::Handler;
+use crate::registry::Desired;
 use crate::settings::Settings;
 
 pub use kind::Alarm;
 use rules::Verdict;
 pub(crate) use rules::{NEARLY, NOT_ANY_MORE};
 use trail::Trail;
+pub use words::bring_up_to_date;
 
 /// Looks that are further apart say nothing about the time between: the machine or the server was away.
 const GAP: i64 = 10 * SECOND;
+
+/// Whoever has not looked for so long has heard nobody.
+const AWAY: i64 = 5 * SECOND;
 
 /// A handler that starts for longer than this does not only start.
 const STARTING: i64 = 120 * SECOND;
@@ -72,22 +79,55 @@ struct Held {
     good: Option<i64>,
 }
 
+/// A count that only grows within a generation.
+#[derive(Clone, Copy, Debug)]
+struct Growth {
+    /// As it was before it grew.
+    before: u64,
+    count: u64,
+    /// When it was first seen.
+    since: i64,
+    /// When it was last seen to grow.
+    grew: Option<i64>,
+}
+
+impl Growth {
+    fn new(count: u64, now: i64) -> Self {
+        Self { before: count, count, since: now, grew: None }
+    }
+
+    /// What grew longer ago than `lasts` is no news any more.
+    fn counts(&mut self, count: u64, now: i64, lasts: i64) {
+        if self.grew.is_none_or(|grew| now - grew >= lasts) || count < self.count {
+            self.before = self.count.min(count);
+        }
+        if count > self.count {
+            self.grew = Some(now);
+        }
+        self.count = count;
+    }
+}
+
 /// What is remembered of one handler from look to look.
 #[derive(Debug, Default)]
 pub struct Watch {
-    /// When it was first looked at.
+    /// When it was first looked at, and since when it has been without a pause in which a host may have spoken unheard.
     first: i64,
+    came: i64,
     last: i64,
     trail: Trail,
-    /// Events decided, and since when that has not changed while some waited.
-    decided: u64,
+    /// Most events that waited since its lag has been said to grow.
+    peak: Option<u64>,
+    /// Events decided, when that was seen to change last, and since when it has not while it should have.
+    decided: Option<u64>,
+    moved: Option<i64>,
     still: Option<i64>,
     /// Since when it is starting.
     starting: Option<i64>,
     /// It has never been caught up since it began with its first event.
     is_new: bool,
-    /// When more events were lost or parked than before.
-    grew: HashMap<Alarm, (u64, Option<i64>)>,
+    /// Events lost or parked.
+    grew: HashMap<Alarm, Growth>,
     held: HashMap<Alarm, Held>,
 }
 
@@ -98,9 +138,12 @@ impl Watch {
         Self { is_new: true, ..Self::default() }
     }
 
-    /// Looks. `raised` says which alerts are raised already, by whomever.
-    pub fn look(&mut self, now: i64, sight: &Sight<'_>, raised: impl Fn(Alarm) -> bool) -> Vec<Change> {
+    /// Looks. `raised` says which alerts are raised already, by whomever, and how many events waited then.
+    pub fn look(&mut self, now: i64, sight: &Sight<'_>, raised: impl Fn(Alarm) -> Option<u64>) -> Vec<Change> {
         self.remember(now, sight);
+        let events = if sight.handler.lag_fault.is_empty() { sight.handler.events() } else { 0 };
+        self.peak = raised(Alarm::LagGrowing).map(|then| then.max(events).max(self.peak.unwrap_or_default()));
+        let raised = |alarm: Alarm| raised(alarm).is_some();
         let mut changes = Vec::new();
         for alarm in Alarm::ALL {
             let verdict = self.verdict(alarm, now, sight);
@@ -136,37 +179,56 @@ impl Watch {
     /// Takes down what the rules need to know of the past.
     fn remember(&mut self, now: i64, sight: &Sight<'_>) {
         let handler = sight.handler;
+        let is_known = handler.lag_fault.is_empty();
         if self.last == 0 || !(0..=GAP).contains(&(now - self.last)) {
-            let is_new = self.is_new || (self.last == 0 && handler.counts.delivered == 0);
-            *self = Self { first: now, is_new, grew: std::mem::take(&mut self.grew), ..Self::default() };
+            let is_new = self.is_new || (self.last == 0 && is_known && handler.counts.delivered == 0);
+            let grew = std::mem::take(&mut self.grew);
+            *self = Self { first: now, came: now, last: now, is_new, grew, ..Self::default() };
+        }
+        if now - self.last > AWAY {
+            self.came = now;
         }
         self.last = now;
         self.starting = (handler.state == "starting").then(|| self.starting.unwrap_or(now));
 
-        let decided = handler.counts.delivered + handler.lag.iter().map(|row| row.position).sum::<u64>();
-        let waiting = handler.events() > 0;
-        let moved = std::mem::replace(&mut self.decided, decided) != decided;
-        self.still = (waiting && !self.is_muted(now, sight)).then(|| self.still.filter(|_| !moved).unwrap_or(now));
+        if is_known {
+            let decided = handler.counts.delivered + handler.lag.iter().map(|row| row.position).sum::<u64>();
+            let moved = self.decided.replace(decided).is_some_and(|before| before != decided);
+            self.moved = if moved { Some(now) } else { self.moved };
+            let should = handler.events() > 0 && self.should_decide(now, handler);
+            self.still = should.then(|| self.still.filter(|_| !moved).unwrap_or(now));
+        } else {
+            self.still = None;
+        }
 
         if self.is_muted(now, sight) || sight.rebuilding {
             self.trail.clear();
-        } else if handler.lag_fault.is_empty() {
+        } else if is_known {
             self.trail.push(now, handler.events(), handler.oldest_seconds());
             self.is_new &= handler.events() > 0 || handler.counts.delivered == 0;
         }
-        for (alarm, count) in [(Alarm::EventsLost, handler.counts.lost), (Alarm::DeadLetters, handler.counts.parked)] {
-            let (before, when) = self.grew.entry(alarm).or_insert((count, None));
-            if count > *before {
-                *when = Some(now);
-            }
-            *before = count;
+        let counts = [
+            (Alarm::EventsLost, handler.counts.lost, rules::LOST),
+            (Alarm::DeadLetters, handler.counts.parked, rules::DEAD),
+        ];
+        for (alarm, count, lasts) in counts.into_iter().filter(|_| is_known) {
+            self.grew.entry(alarm).or_insert_with(|| Growth::new(count, now)).counts(count, now, lasts);
         }
+    }
+
+    /// Whether it is a fault that nothing is decided, and one that nothing else says.
+    fn should_decide(&self, now: i64, handler: &Handler) -> bool {
+        let is_paused = handler.desired == Desired::Paused || handler.state == PAUSED;
+        !is_paused && !self.is_starting(now) && handler.state != FAILING && !self.is_silent(now, handler)
     }
 
     /// Paused by a person, or on its way to its first event: nothing that it leaves undone is a fault.
     fn is_muted(&self, now: i64, sight: &Sight<'_>) -> bool {
-        sight.handler.desired == crate::registry::Desired::Paused
-            || self.starting.is_some_and(|since| now - since < STARTING)
+        sight.handler.desired == Desired::Paused || self.is_starting(now)
+    }
+
+    fn is_starting(&self, now: i64) -> bool {
+        self.starting.is_some_and(|since| now - since < STARTING)
     }
 }
 

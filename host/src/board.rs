@@ -49,12 +49,18 @@ pub async fn read(jetstream: &Context) -> Result<(Vec<Posted>, Vec<Unreadable>),
     let Some(store) = peek(jetstream).await? else { return Ok((posted, unreadable)) };
     for Latest { key, value, revision, .. } in latest::of(jetstream, &store, ">").await.map_err(unreachable)? {
         match serde_json::from_slice(&value) {
-            Ok(alert) => posted.push(Posted { key, revision, alert }),
+            Ok(alert) if is_under_its_key(&alert, &key) => posted.push(Posted { key, revision, alert }),
+            Ok(_) => unreadable.push(Unreadable { key, revision, reason: "it is of another key".to_owned() }),
             Err(error) => unreadable.push(Unreadable { key, revision, reason: error.to_string() }),
         }
     }
     posted.sort_by(|one: &Posted, other| (one.alert.since, &one.key).cmp(&(other.alert.since, &other.key)));
     Ok((posted, unreadable))
+}
+
+/// News of it go to a subject that is made of the same words.
+fn is_under_its_key(alert: &Alert, key: &str) -> bool {
+    names::alert_key(&alert.handler, &alert.alert) == key && !alert.alert.contains('.')
 }
 
 /// The same without their keys.

@@ -378,12 +378,13 @@ impl Handler {
         }
         let mut publisher = Publisher::start(outbox.clone(), &journal, claim.id);
         let placed = positions::place(&mut claim, &inputs, version.settings.on_lost_events);
-        self.progress.begins_on(Ground {
+        let ground = Ground {
             inputs: inputs.clone(),
             handler: self.name.clone(),
             bucket: documents.bucket.clone(),
             has_instances: version.saga.as_ref().is_some_and(|facts| !facts.stateless),
-        });
+        };
+        self.progress.begins_on(ground, &claim.positions, &claim.counts);
         let at: Vec<(Input, u64)> =
             inputs.into_iter().zip(&claim.positions).map(|(input, position)| (input, position.sequence)).collect();
         let (pace, shown) = (Arc::default(), Arc::clone(&documents));

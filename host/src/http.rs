@@ -12,26 +12,28 @@ mod health;
 mod idle;
 pub mod metrics;
 mod page;
+mod places;
 mod sagas;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::Context;
 use axum::Router;
-use axum::extract::State as Shared;
+use axum::extract::{Request, State as Shared};
 use axum::http::{HeaderMap, header};
-use axum::middleware;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::reader::Reader;
@@ -39,16 +41,10 @@ use crate::registry::Registry;
 use crate::vitals::Vitals;
 pub use guard::TOKEN_LETTERS;
 use guard::Token;
+use places::{Place, Places};
 
 /// Where a bare `--http` listens.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7070";
-
-/// Connections at once. Browsers hold one each for the live page.
-const CONNECTIONS: usize = 256;
-
-/// Further connections, for one question each, about health and nothing else: a host that many look at is well. The next ones wait to
-/// be accepted.
-const PROBES: usize = 16;
 
 /// Who has not said what he wants within this is let go.
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
@@ -156,21 +152,26 @@ impl Door {
             pages: Semaphore::new(events::PAGES),
         }));
         let (all, probes) = (router(host.clone(), guard.clone()), router_of_probes(host, guard));
-        let places = Places { all: Arc::new(Semaphore::new(CONNECTIONS)), probes: Arc::new(Semaphore::new(PROBES)) };
+        let mut places = Places::new();
         // They end with us.
         let mut connections = JoinSet::new();
         loop {
             match self.listener.accept().await {
                 Ok((socket, _)) => {
                     let place = places.next().await?;
-                    let (router, once) = match &place {
-                        Place::All(_) => (all.clone(), false),
-                        Place::Probe(_) => (probes.clone(), true),
+                    let has_asked = Arc::new(AtomicBool::new(false));
+                    let once = matches!(place, Place::Probe(_));
+                    let (router, lives) = match &place {
+                        Place::All(_) => (all.clone(), CONNECTION_LIVES),
+                        Place::Probe(_) => (noting(probes.clone(), &has_asked), HEADERS_WITHIN),
                     };
-                    connections.spawn(async move {
+                    let connection = connections.spawn(async move {
                         let _place = place;
-                        let _ = tokio::time::timeout(CONNECTION_LIVES, converse(socket, router, once)).await;
+                        let _ = tokio::time::timeout(lives, converse(socket, router, once)).await;
                     });
+                    if once {
+                        places.came(has_asked, connection);
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection cannot be accepted");
@@ -178,32 +179,6 @@ impl Door {
                 }
             }
             while connections.try_join_next().is_some() {}
-        }
-    }
-}
-
-/// Places for connections.
-struct Places {
-    all: Arc<Semaphore>,
-    probes: Arc<Semaphore>,
-}
-
-/// A connection's place, given back when it ends.
-enum Place {
-    All(#[expect(dead_code, reason = "it is held")] OwnedSemaphorePermit),
-    Probe(#[expect(dead_code, reason = "it is held")] OwnedSemaphorePermit),
-}
-
-impl Places {
-    /// A place like any other, where there is one.
-    async fn next(&self) -> anyhow::Result<Place> {
-        if let Ok(place) = Arc::clone(&self.all).try_acquire_owned() {
-            return Ok(Place::All(place));
-        }
-        tokio::select! {
-            biased;
-            place = Arc::clone(&self.all).acquire_owned() => Ok(Place::All(place?)),
-            place = Arc::clone(&self.probes).acquire_owned() => Ok(Place::Probe(place?)),
         }
     }
 }
@@ -218,6 +193,15 @@ async fn converse(socket: TcpStream, router: Router, once: bool) {
         _ = http.serve_connection(TokioIo::new(socket), TowerToHyperService::new(router)) => {}
         () = moved.nothing_for(IDLE) => {}
     }
+}
+
+/// The same, which notes that something was asked.
+fn noting(router: Router, has_asked: &Arc<AtomicBool>) -> Router {
+    let has_asked = Arc::clone(has_asked);
+    router.layer(middleware::from_fn(move |request: Request, next: Next| {
+        has_asked.store(true, Ordering::Release);
+        next.run(request)
+    }))
 }
 
 /// What is answered where there is no place any more.

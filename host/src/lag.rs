@@ -13,11 +13,23 @@ pub use history::{History, Moment};
 /// A report older than this means that no host is telling.
 pub const SILENT_AFTER_SECONDS: f64 = 5.0;
 
+/// A host that has said nothing for longer may be gone: no end is foretold.
+const ENDS_WITHIN_SECONDS: f64 = 3.0;
+
+/// A handler that decides events as they come.
+pub const RUNNING: &str = "running";
+
 /// A handler that stopped.
 pub const FAILING: &str = "failing";
 
+/// A handler that was stopped by its deployment.
+pub const PAUSED: &str = "paused";
+
 /// A handler that nothing was ever heard of.
-pub const NOT_STARTED: &str = "not started";
+pub const NOT_STARTED: &str = "not-started";
+
+/// A handler whose host is silent.
+pub const NOT_REPORTING: &str = "not-reporting";
 
 /// What was read of one handler and input stream.
 #[derive(Clone, Debug, Default)]
@@ -41,7 +53,7 @@ pub struct Lag {
     pub handler: String,
     /// Input stream.
     pub stream: String,
-    /// What the handler is doing.
+    /// What the handler is doing, in one of a few fixed words; [`in_words`] has them for people.
     pub state: String,
     /// Undecided events.
     pub events: u64,
@@ -58,6 +70,16 @@ pub struct Lag {
     /// Why it is not running, where that is known.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+}
+
+impl Lag {
+    /// The same with rates. Of a host that has been silent for some seconds nobody can say when it will be done.
+    #[must_use]
+    pub fn with(self, rates: Option<Rates>) -> Self {
+        let is_new = self.reported_seconds_ago.is_some_and(|ago| ago <= ENDS_WITHIN_SECONDS);
+        let rates = rates.map(|rates| Rates { eta_seconds: rates.eta_seconds.filter(|_| is_new), ..rates });
+        Self { rates, ..self }
+    }
 }
 
 /// What the host last said.
@@ -107,23 +129,32 @@ pub fn lag(handler: &str, stream: &str, sample: &Sample, said: &Said, now: i64) 
     }
 }
 
-/// The state in words. A host that ended on purpose left a last word that stays true; any other silence is shown as such. What hosts
+/// The state. A host that ended on purpose left a last word that stays true; any other silence is shown as such. What hosts
 /// said can be deleted; then the journal still tells that there was one.
 fn state(said: State, ago: Option<f64>, decided: bool) -> String {
     let word = match said {
         State::Starting => "starting",
-        State::Running => "running",
+        State::Running => RUNNING,
         State::Retrying => "retrying",
         State::Failing => return FAILING.to_owned(),
-        State::Paused => "paused",
-        State::StandingBy => "standing by",
+        State::Paused => PAUSED,
+        State::StandingBy => "standing-by",
         State::Stopped => "stopped",
     };
     match ago {
-        None if decided => "not reporting".to_owned(),
+        None if decided => NOT_REPORTING.to_owned(),
         None => NOT_STARTED.to_owned(),
-        Some(ago) if ago > SILENT_AFTER_SECONDS => format!("not reporting for {ago:.0} s"),
+        Some(ago) if ago > SILENT_AFTER_SECONDS => NOT_REPORTING.to_owned(),
         Some(_) => word.to_owned(),
+    }
+}
+
+/// The state for people, with how long a silence lasts.
+#[must_use]
+pub fn in_words(state: &str, reported_seconds_ago: Option<f64>) -> String {
+    match reported_seconds_ago.filter(|_| state == NOT_REPORTING) {
+        Some(ago) => format!("not reporting for {ago:.0} s"),
+        None => state.replace('-', " "),
     }
 }
 
@@ -155,20 +186,35 @@ mod tests {
     }
 
     #[test]
+    fn no_end_is_foretold_of_a_host_that_has_been_silent_for_three_seconds() {
+        let rates = Rates { in_rate: 1.0, out_rate: 2.0, trend: -1.0, eta_seconds: Some(7.0) };
+        for (ago, eta) in [(Some(0), Some(7.0)), (Some(3), Some(7.0)), (Some(4), None), (None, None)] {
+            let lag = lag("h", "S", &Sample::default(), &said(State::Running, ago), NOW).with(Some(rates));
+            assert_eq!(lag.rates, Some(Rates { eta_seconds: eta, ..rates }), "{ago:?}");
+        }
+    }
+
+    #[test]
     fn silence_is_never_taken_for_running() {
-        for (state, ago, expected) in [
-            (State::Running, Some(1), "running"),
-            (State::Running, Some(12), "not reporting for 12 s"),
-            (State::Stopped, Some(1), "stopped"),
-            (State::Stopped, Some(12), "not reporting for 12 s"),
-            (State::Running, None, "not started"),
-            (State::Paused, Some(60), "not reporting for 60 s"),
-            (State::Failing, Some(60), "failing"),
+        for (state, ago, expected, words) in [
+            (State::Running, Some(1), "running", "running"),
+            (State::Running, Some(12), "not-reporting", "not reporting for 12 s"),
+            (State::Stopped, Some(1), "stopped", "stopped"),
+            (State::Stopped, Some(12), "not-reporting", "not reporting for 12 s"),
+            (State::StandingBy, Some(1), "standing-by", "standing by"),
+            (State::Running, None, "not-started", "not started"),
+            (State::Paused, Some(60), "not-reporting", "not reporting for 60 s"),
+            (State::Failing, Some(60), "failing", "failing"),
         ] {
-            assert_eq!(lag("h", "S", &Sample::default(), &said(state, ago), NOW).state, expected);
+            let lag = lag("h", "S", &Sample::default(), &said(state, ago), NOW);
+            assert_eq!(
+                (lag.state.as_str(), in_words(&lag.state, lag.reported_seconds_ago)),
+                (expected, words.to_owned())
+            );
         }
         let decided = Sample { decided: true, ..Sample::default() };
-        assert_eq!(lag("h", "S", &decided, &said(State::Starting, None), NOW).state, "not reporting");
+        let silent = lag("h", "S", &decided, &said(State::Starting, None), NOW);
+        assert_eq!((silent.state.as_str(), in_words(&silent.state, None).as_str()), ("not-reporting", "not reporting"));
     }
 
     #[test]

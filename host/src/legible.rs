@@ -46,6 +46,12 @@ pub fn thousands(number: u64) -> String {
     text
 }
 
+/// So many of something, in the words for one or for more: `1 key is`, `2 keys are`.
+#[must_use]
+pub fn counted(number: u64, one: &str, more: &str) -> String {
+    format!("{} {}", thousands(number), if number == 1 { one } else { more })
+}
+
 /// Seconds in the unit that people would use.
 #[must_use]
 pub fn duration(seconds: f64) -> String {
@@ -94,6 +100,9 @@ mod tests {
     fn numbers_read_well() {
         for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(thousands(number), text);
+        }
+        for (number, text) in [(0, "0 keys are"), (1, "1 key is"), (1234, "1,234 keys are")] {
+            assert_eq!(counted(number, "key is", "keys are"), text);
         }
         for (seconds, text) in [(0.0, "0 s"), (0.25, "0.2 s"), (42.0, "42 s"), (600.0, "10 min"), (9000.0, "2 h")] {
             assert_eq!(duration(seconds), text);

@@ -17,6 +17,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::legible::{is_hidden, legible};
 use fields::{Field, Fields};
 
+/// What filters the log.
+const FILTER: &str = "MILLSTREAM_LOG";
+
 /// How lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -33,10 +36,18 @@ pub fn start(format: Format, stays: bool) {
     use std::io::IsTerminal as _;
     use tracing_subscriber::EnvFilter;
     let client = if stays { "error" } else { "off" };
-    let filter = EnvFilter::try_from_env("MILLSTREAM_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(format!("warn,millstream=info,guest=info,async_nats={client}")));
+    let wanted = std::env::var(FILTER).unwrap_or_default();
+    let (filter, fault) = match (!wanted.is_empty()).then(|| EnvFilter::try_new(&wanted)).transpose() {
+        Ok(filter) => (filter, None),
+        Err(error) => (None, Some(error)),
+    };
+    let filter =
+        filter.unwrap_or_else(|| EnvFilter::new(format!("warn,millstream=info,guest=info,async_nats={client}")));
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let _ = tracing_subscriber::registry().with(filter).with(Lines { format, colour }).try_init();
+    if let Some(error) = fault {
+        tracing::warn!(%error, "{FILTER} is no filter and is passed over; an example: warn,guest=debug");
+    }
 }
 
 /// Writes lines.

@@ -18,7 +18,7 @@ use crate::inputs::Input;
 use crate::lag::{History, Moment, Sample};
 use crate::names;
 use crate::numbers::{Measured, Sizes};
-use crate::progress::{Ground, Progress};
+use crate::progress::{Ground, Progress, Stand};
 use crate::survey;
 
 /// All samples of one look take no longer than this: the host's word that it lives comes after them.
@@ -226,7 +226,7 @@ impl Monitor {
     async fn sample(&mut self, input: &Input) -> anyhow::Result<()> {
         let head = self.heads.of(&self.jetstream, &input.stream).await?;
         // Read after the head: what is decided by now was there by then, or has come since.
-        let (position, decided) = self.progress.stand(&input.stream);
+        let Stand { position, decided, claim } = self.progress.stand(&input.stream);
         let sampled = self.streams.entry(input.stream.clone()).or_default();
         let last = head.last.max(position);
         if position >= head.last {
@@ -248,10 +248,12 @@ impl Monitor {
         }
         let time = clock::now();
         let Sample { events, oldest, .. } = sampled.sample;
-        sampled.history.add(Moment { time, events, decided, position });
+        // What waits was counted after the head was read: so much is there at least.
+        let head = last.max(sampled.sample.head);
+        sampled.history.add(Moment { time, events, decided, position, claim });
         let rates = sampled.history.rates();
         let stream = input.stream.clone();
-        self.progress.measured(Measured { stream, decided, time, events, oldest, position, head: last, rates });
+        self.progress.measured(Measured { stream, decided, time, events, oldest, position, head, rates });
         Ok(())
     }
 

@@ -30,8 +30,9 @@ pub struct Numbers {
     pub sizes: Sizes,
     /// A saga's instances and timers.
     pub census: Option<Census>,
-    /// Keys that are parked, and when the oldest was, nanoseconds since 1970.
-    pub parked_keys: u64,
+    /// Keys that are parked, and when the oldest was, nanoseconds since 1970; none before the host has looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parked_keys: Option<u64>,
     /// See `parked_keys`.
     pub oldest_parked: Option<i64>,
 }

@@ -8,6 +8,7 @@ use async_nats::jetstream::Context;
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 
+use crate::alarm;
 use crate::board;
 use crate::clock;
 use crate::journal::Counts;
@@ -33,6 +34,9 @@ pub struct Overview {
     pub hosts: Vec<String>,
     /// Alerts that are raised, the oldest first.
     pub alerts: Vec<Alert>,
+    /// All handlers together.
+    #[serde(default)]
+    pub sums: Sums,
 }
 
 /// One deployed handler.
@@ -40,7 +44,7 @@ pub struct Overview {
 pub struct Handler {
     /// Its name.
     pub handler: String,
-    /// What it is doing, in the words of `millstream lag`.
+    /// What it is doing, in the fixed words of [`crate::lag`].
     pub state: String,
     /// Why it is not running, where that is known.
     pub reason: String,
@@ -83,6 +87,31 @@ pub struct Handler {
     pub undelivered_effects: usize,
     /// What its host measured; empty where no host reports.
     pub numbers: Numbers,
+    /// All of its input streams together.
+    #[serde(default)]
+    pub totals: Totals,
+}
+
+/// All input streams of a handler together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Undecided events; none where the lag cannot be told.
+    pub events: Option<u64>,
+    /// Age of the oldest of them, seconds.
+    pub seconds: Option<f64>,
+    /// How that moves, as its host measured.
+    pub rates: Option<Rates>,
+}
+
+/// All handlers together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sums {
+    /// Undecided events, as far as they are known.
+    pub events: u64,
+    /// Age of the oldest of them, seconds.
+    pub seconds: f64,
+    /// Handlers whose lag cannot be told.
+    pub unknown: usize,
 }
 
 impl Handler {
@@ -104,6 +133,18 @@ impl Handler {
         })
     }
 
+    fn totals(&self) -> Totals {
+        let is_known = self.lag_fault.is_empty();
+        let (events, seconds) = (is_known.then(|| self.events()), is_known.then(|| self.oldest_seconds()));
+        Totals { events, seconds, rates: self.rates() }
+    }
+
+    /// What it is doing, for people.
+    #[must_use]
+    pub fn state_in_words(&self) -> String {
+        lag::in_words(&self.state, self.reported_seconds_ago)
+    }
+
     /// Age of the oldest of them, seconds.
     #[must_use]
     pub fn oldest_seconds(&self) -> f64 {
@@ -111,7 +152,26 @@ impl Handler {
     }
 }
 
+impl Sums {
+    fn of(handlers: &[Handler]) -> Self {
+        Self {
+            events: handlers.iter().filter_map(|handler| handler.totals.events).sum(),
+            seconds: handlers.iter().filter_map(|handler| handler.totals.seconds).fold(0.0, f64::max),
+            unknown: handlers.iter().filter(|handler| handler.totals.events.is_none()).count(),
+        }
+    }
+}
+
 impl Overview {
+    /// What was seen at this time, with alerts that say so and all that is a sum.
+    fn new(time: i64, mut handlers: Vec<Handler>, hosts: Vec<String>, mut alerts: Vec<Alert>) -> Self {
+        for handler in &mut handlers {
+            handler.totals = handler.totals();
+        }
+        alarm::bring_up_to_date(&mut alerts, &handlers, time);
+        Self { time, sums: Sums::of(&handlers), handlers, hosts, alerts }
+    }
+
     /// The same of these handlers only, or all of it where none is named. One that is not deployed is not in it.
     #[must_use]
     pub fn only(&self, handlers: &[String]) -> Self {
@@ -119,6 +179,7 @@ impl Overview {
         if !handlers.is_empty() {
             only.handlers.retain(|handler| handlers.contains(&handler.handler));
             only.alerts.retain(|alert| handlers.contains(&alert.handler));
+            only.sums = Sums::of(&only.handlers);
         }
         only
     }
@@ -135,6 +196,14 @@ pub struct Alert {
     pub since: i64,
     /// What is the matter, with its figures.
     pub text: String,
+    /// Undecided events when it was raised.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub events: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Puts it together. Lags are read from JetStream itself.
@@ -163,8 +232,8 @@ pub async fn of(jetstream: &Context, only: &[String]) -> anyhow::Result<Overview
         let report = reports.get(&deployed.handler);
         handler(jetstream, &ground, deployed, report).await
     };
-    let handlers = futures::stream::iter(wanted).map(read).buffered(AT_ONCE).collect().await;
-    Ok(Overview { time: clock::now(), handlers, hosts, alerts })
+    let handlers: Vec<Handler> = futures::stream::iter(wanted).map(read).buffered(AT_ONCE).collect().await;
+    Ok(Overview::new(clock::now(), handlers, hosts, alerts))
 }
 
 /// One handler. Whatever cannot be read is told in it.
@@ -247,6 +316,7 @@ fn told(
         outcomes_add_up: counts.add_up(),
         counts,
         undelivered_effects: report.undelivered_effects,
+        totals: Totals::default(),
         numbers: if said.time.is_none_or(|time| lag::is_old(time, now)) { Numbers::default() } else { report.numbers },
     }
 }

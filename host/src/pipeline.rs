@@ -575,6 +575,7 @@ impl Pipeline {
             input,
             events: arrivals.len() as u64,
             stored: stored.filter(|(first, _)| !is_behind && *first >= self.began),
+            crowd: self.version.settings.batch_events as u64,
             fuel: std::mem::take(&mut self.fuel),
             guest_memory_bytes: self.guest.as_ref().map_or(0, |guest| guest.memory_bytes()),
         }

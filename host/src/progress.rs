@@ -106,6 +106,8 @@ pub(crate) struct Batch {
     pub(crate) events: u64,
     /// When the first and the last of them were stored, nanoseconds since 1970; none where the handler was behind.
     pub(crate) stored: Option<(i64, i64)>,
+    /// With more undecided events than this a handler is behind.
+    pub(crate) crowd: u64,
     /// Fuel that the guest used since the batch before.
     pub(crate) fuel: u64,
     /// Memory that the guest holds.
@@ -125,6 +127,17 @@ pub(crate) struct Ground {
     pub(crate) has_instances: bool,
 }
 
+/// Where a handler stands in one stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stand {
+    /// Its position.
+    pub(crate) position: u64,
+    /// Events decided by this host.
+    pub(crate) decided: u64,
+    /// How many claims of this host there were.
+    pub(crate) claim: u64,
+}
+
 /// The live numbers of one handler.
 #[derive(Default)]
 pub struct Progress {
@@ -138,6 +151,8 @@ pub struct Progress {
     outbox: Mutex<Weak<Outbox>>,
     /// Grows when anything but numbers changes.
     turns: watch::Sender<u64>,
+    /// How often this host has begun with it.
+    claims: AtomicU64,
     /// Events decided, until which a module that fails gives way to the one before.
     probation: AtomicU64,
     /// Up to where nothing of the handler's is undecided, by stream; what lies between the position and that is not for it.
@@ -166,7 +181,7 @@ impl Progress {
     /// So many keys are parked, the oldest since then, nanoseconds since 1970.
     pub fn parked(&self, keys: u64, oldest: Option<i64>) {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-        report.numbers.parked_keys = keys;
+        report.numbers.parked_keys = Some(keys);
         report.numbers.oldest_parked = oldest;
     }
 
@@ -182,10 +197,13 @@ impl Progress {
         numbers.fuel = numbers.fuel.saturating_add(batch.fuel);
         numbers.guest_memory_bytes = batch.guest_memory_bytes;
         let stream = positions.get(batch.input).map(|position| position.stream.as_str());
+        let mut is_behind = false;
         if let Some(measured) = numbers.streams.iter_mut().find(|measured| stream == Some(measured.stream.as_str())) {
             measured.decided += batch.events;
+            // What was fetched ahead waits here, and its messages were sent before the crowd was there.
+            is_behind = measured.events > batch.crowd;
         }
-        if let Some((first, last)) = batch.stored {
+        if let Some((first, last)) = batch.stored.filter(|_| !is_behind) {
             numbers.latency.observe(now - first);
             if batch.events > 1 {
                 numbers.latency.observe(now - last);
@@ -193,9 +211,12 @@ impl Progress {
         }
     }
 
-    /// A claim begins on this ground. Totals of streams that are read again go on.
-    pub(crate) fn begins_on(&self, ground: Ground) {
+    /// A claim begins on this ground, where these are its positions. Totals of streams that are read again go on.
+    pub(crate) fn begins_on(&self, ground: Ground, positions: &[Position], counts: &Counts) {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.positions = positions.to_vec();
+        report.counts = *counts;
+        self.claims.fetch_add(1, Ordering::AcqRel);
         let mut known = std::mem::take(&mut report.numbers.streams);
         report.numbers.streams.extend(ground.inputs.iter().map(|input| {
             match known.iter().position(|measured| measured.stream == input.stream) {
@@ -213,12 +234,16 @@ impl Progress {
         self.ground.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Where the handler stands in this stream: its position, and events decided by this host.
-    pub(crate) fn stand(&self, stream: &str) -> (u64, u64) {
+    /// Where the handler stands in this stream.
+    pub(crate) fn stand(&self, stream: &str) -> Stand {
         let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         let position = report.positions.iter().find(|position| position.stream == stream);
         let measured = report.numbers.streams.iter().find(|measured| measured.stream == stream);
-        (position.map_or(0, |position| position.sequence), measured.map_or(0, |measured| measured.decided))
+        Stand {
+            position: position.map_or(0, |position| position.sequence),
+            decided: measured.map_or(0, |measured| measured.decided),
+            claim: self.claims.load(Ordering::Acquire),
+        }
     }
 
     /// Nothing of the handler's is undecided up to here. `hurry`: its position should say so soon.
@@ -374,4 +399,28 @@ impl Progress {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
 const fn is_zero(count: &usize) -> bool {
     *count == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_latency_is_observed_while_no_crowd_waits_wherever_it_waits() {
+        let progress = Progress::new("h", "");
+        let at = |sequence| [Position { stream: "S".to_owned(), created: 1, sequence }];
+        let input = Input { stream: "S".to_owned(), filters: Vec::new(), created: 1, first: 1, last: 7, direct: true };
+        let ground =
+            Ground { inputs: vec![input], handler: "h".to_owned(), bucket: "h".to_owned(), has_instances: false };
+        progress.begins_on(ground, &at(7), &Counts::default());
+        assert_eq!(progress.stand("S"), Stand { position: 7, decided: 0, claim: 1 });
+        let now = clock::now();
+        for (waiting, observed) in [(0, 2), (1000, 4), (1001, 4), (7070, 4), (10, 6)] {
+            progress.measured(Measured { stream: "S".to_owned(), events: waiting, ..Measured::default() });
+            let batch = Batch { events: 5, stored: Some((now, now)), crowd: 1000, ..Batch::default() };
+            progress.landed(&at(8), &Counts::default(), &batch);
+            let report = progress.report(now);
+            assert_eq!(report.numbers.latency.buckets.iter().sum::<u64>(), observed, "{waiting} wait");
+        }
+    }
 }

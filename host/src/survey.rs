@@ -81,7 +81,7 @@ impl Ground {
                 measured.filter(|measured| !lag::is_old(measured.time, now)).and_then(|measured| measured.rates);
             // What waits was counted just now, and better.
             let rates = rates.map(|rates| rates.with_end_of(sample.events));
-            rows.push(Lag { rates, ..lag::lag(name, &input.stream, &sample, &said, now) });
+            rows.push(lag::lag(name, &input.stream, &sample, &said, now).with(rates));
         }
         Ok(rows)
     }
@@ -153,6 +153,8 @@ pub(crate) async fn sample(jetstream: &Context, input: &Input, position: u64) ->
             (one, other) => one.or(other),
         };
     }
+    // What came since the head was read was counted, too, and lies behind the position: the head is there at least.
+    sample.head = sample.head.max(position + sample.events);
     Ok(sample)
 }
 

@@ -4,7 +4,7 @@
 
 mod limits;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Context;
@@ -102,7 +102,7 @@ impl Watchman {
 
     /// What cannot be done about one alert stops none of the others; the first fault is answered.
     async fn look(&mut self) -> anyhow::Result<()> {
-        let Glimpse { overview, settings, rebuilding, posted, unreadable } = self.glance.look().await?;
+        let Glimpse { overview, deployed, settings, rebuilding, posted, unreadable } = self.glance.look().await?;
         self.limits.look(&overview.handlers, overview.time).await;
         let mut done = self.catch_up(&posted, &settings).await;
         let usual = Settings::default();
@@ -114,7 +114,7 @@ impl Watchman {
                 rebuilding: rebuilding.contains(&handler.handler),
                 near: near.as_deref(),
             };
-            let raised = |alarm: Alarm| find(&posted, &handler.handler, alarm.name()).is_some();
+            let raised = |alarm: Alarm| find(&posted, &handler.handler, alarm.name()).map(|posted| posted.alert.events);
             let begin = if self.has_looked { Watch::of_new } else { Watch::default };
             let watch = self.watches.entry(handler.handler.clone()).or_insert_with(begin);
             let changes = watch.look(overview.time, &sight, raised);
@@ -125,7 +125,7 @@ impl Watchman {
         self.has_looked = true;
         done = done.and(self.sweep(&unreadable).await);
         done = done.and(self.storage(&posted, overview.time).await);
-        done.and(self.forget(&overview.handlers, &posted).await)
+        done.and(self.forget(&deployed, &posted).await)
     }
 
     async fn change(
@@ -137,8 +137,9 @@ impl Watchman {
     ) -> anyhow::Result<()> {
         match change {
             Change::Raise { alarm, since, text } => {
-                let (handler, alert) = (handler.handler.clone(), alarm.name().to_owned());
-                self.raise(Alert { handler, alert, since, text }, replicas).await
+                let (events, alert) = (handler.events(), alarm.name().to_owned());
+                let handler = handler.handler.clone();
+                self.raise(Alert { handler, alert, since, text, events }, replicas).await
             }
             Change::Clear { alarm } => match find(posted, &handler.handler, alarm.name()) {
                 Some(posted) => self.clear(posted, replicas).await,
@@ -204,7 +205,7 @@ impl Watchman {
     }
 
     async fn tell(&self, alert: &Alert, state: State, replicas: usize) -> anyhow::Result<()> {
-        let Alert { handler, alert: name, since, text } = alert;
+        let Alert { handler, alert: name, since, text, .. } = alert;
         let (id, time) = (id(alert, state), clock::now());
         let body = serde_json::json!({
             "id": id,
@@ -233,7 +234,8 @@ impl Watchman {
         let Some(Near { share, text }) = self.limits.account(now).await else { return Ok(()) };
         match find(posted, "", STORAGE) {
             None if share >= NEARLY => {
-                self.raise(Alert { handler: String::new(), alert: STORAGE.to_owned(), since: now, text }, 1).await
+                let alert = Alert { alert: STORAGE.to_owned(), since: now, text, ..Alert::default() };
+                self.raise(alert, 1).await
             }
             Some(posted) if share < NOT_ANY_MORE => self.clear(posted, 1).await,
             _ => Ok(()),
@@ -241,8 +243,8 @@ impl Watchman {
     }
 
     /// Nothing is the matter with a handler that is not there.
-    async fn forget(&mut self, handlers: &[Handler], posted: &[Posted]) -> anyhow::Result<()> {
-        let is_there = |name: &str| name.is_empty() || handlers.iter().any(|handler| handler.handler == name);
+    async fn forget(&mut self, deployed: &HashSet<String>, posted: &[Posted]) -> anyhow::Result<()> {
+        let is_there = |name: &str| name.is_empty() || deployed.contains(name);
         self.watches.retain(|name, _| is_there(name));
         let mut done = Ok(());
         for posted in posted.iter().filter(|posted| !is_there(&posted.alert.handler)) {

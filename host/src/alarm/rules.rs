@@ -2,9 +2,9 @@
 //! lies in between changes nothing. Pure. Never: raises two alerts for one cause where the other one says more.
 
 use super::trail::Going;
-use super::{Alarm, Near, SECOND, Sight, Watch};
-use crate::lag::{FAILING, SILENT_AFTER_SECONDS};
-use crate::legible::{cut, duration, thousands};
+use super::{Alarm, Growth, Near, SECOND, Sight, Watch, words};
+use crate::lag::{FAILING, RUNNING, SILENT_AFTER_SECONDS};
+use crate::numbers::Census;
 use crate::overview::Handler;
 use crate::registry::Desired;
 
@@ -15,8 +15,8 @@ const NEVER_REPORTED: i64 = 15 * SECOND;
 const BEGINS_WITHIN: i64 = 5 * SECOND;
 
 /// For how long a loss, or a new dead letter, is news.
-const LOST: i64 = 600 * SECOND;
-const DEAD: i64 = 60 * SECOND;
+pub(super) const LOST: i64 = 600 * SECOND;
+pub(super) const DEAD: i64 = 60 * SECOND;
 
 /// A handler that decides at least so often moves.
 const MOVES: i64 = 10 * SECOND;
@@ -25,8 +25,8 @@ const MOVES: i64 = 10 * SECOND;
 pub(crate) const NEARLY: f64 = 0.9;
 pub(crate) const NOT_ANY_MORE: f64 = 0.85;
 
-/// Widest reason of others in a text.
-const REASON: usize = 200;
+/// The kind of a handler that has documents and no instances.
+const PROJECTION: &str = "projection";
 
 /// Below this share of its threshold a lag is well again.
 const WELL: f64 = 0.8;
@@ -51,43 +51,48 @@ fn bad_if(condition: bool, text: impl FnOnce() -> String) -> Verdict {
 impl Watch {
     pub(super) fn verdict(&self, alarm: Alarm, now: i64, sight: &Sight<'_>) -> Verdict {
         let handler = sight.handler;
-        let muted = self.is_muted(now, sight);
         match alarm {
-            Alarm::Lag | Alarm::LagGrowing if muted || sight.rebuilding => Verdict::Mute,
+            Alarm::Lag | Alarm::LagGrowing if handler.desired == Desired::Paused || sight.rebuilding => Verdict::Mute,
             Alarm::Stuck | Alarm::NotReporting | Alarm::Failing | Alarm::Undelivered | Alarm::TimersOverdue
-                if muted =>
+                if handler.desired == Desired::Paused =>
             {
                 Verdict::Mute
             }
-            Alarm::Lag | Alarm::LagGrowing | Alarm::Stuck if !handler.lag_fault.is_empty() => Verdict::Unclear,
+            // What was the matter before a start may be the matter again behind it.
+            Alarm::Lag | Alarm::LagGrowing | Alarm::Stuck | Alarm::Failing if self.is_starting(now) => Verdict::Unclear,
+            Alarm::Undelivered | Alarm::TimersOverdue if self.is_starting(now) => Verdict::Unclear,
+            // Figures that could not be read are no figures.
+            Alarm::Lag | Alarm::LagGrowing | Alarm::Stuck | Alarm::LimitNear | Alarm::OutcomesDiffer
+                if !handler.lag_fault.is_empty() =>
+            {
+                Verdict::Unclear
+            }
             Alarm::Lag => self.lag(sight),
             Alarm::LagGrowing => self.growing(sight),
             Alarm::Stuck => self.stuck(now, sight),
             Alarm::NotReporting => self.not_reporting(now, handler),
-            Alarm::Failing => bad_if(handler.state == FAILING, || cut(&handler.reason, REASON)),
-            Alarm::Parked => bad_if(handler.numbers.parked_keys > 0, || {
-                let oldest = handler.numbers.oldest_parked.map_or(0.0, |oldest| (now - oldest) as f64 / 1e9);
-                let keys = thousands(handler.numbers.parked_keys);
-                format!("{keys} keys are parked, the oldest for {}", duration(oldest))
-            }),
-            Alarm::DeadLetters => self.grew(alarm, now, DEAD, "events are parked"),
-            Alarm::EventsLost => self.grew(alarm, now, LOST, "events were dropped before they were decided"),
+            Alarm::Failing => match handler.state.as_str() {
+                FAILING => Verdict::Bad(words::failing(handler)),
+                RUNNING => Verdict::Good,
+                _ => Verdict::Unclear,
+            },
+            Alarm::Parked => match handler.numbers.parked_keys {
+                Some(keys) => bad_if(keys > 0, || words::parked(handler, keys, now)),
+                None => Verdict::Unclear,
+            },
+            Alarm::DeadLetters => self.grew(alarm, now, DEAD, words::dead_letters),
+            Alarm::EventsLost => self.grew(alarm, now, LOST, words::lost),
             Alarm::CompensationsFailed => {
-                let failed = handler.numbers.census.as_ref().map_or(0, |census| census.compensation_failed);
-                bad_if(failed > 0, || format!("the compensation of {} instances failed", thousands(failed)))
+                instances(handler, |census| census.compensation_failed, words::compensations_failed)
             }
-            Alarm::Undelivered => bad_if(handler.undelivered_effects > 0, || {
-                format!("nobody takes {} of its effects", thousands(handler.undelivered_effects as u64))
-            }),
-            Alarm::TimersOverdue => {
-                let overdue = handler.numbers.census.as_ref().map_or(0, |census| census.timers_overdue);
-                bad_if(overdue > 0, || format!("{} timers are overdue", thousands(overdue)))
-            }
+            Alarm::Undelivered if self.is_silent(now, handler) => Verdict::Unclear,
+            Alarm::Undelivered => bad_if(handler.undelivered_effects > 0, || words::undelivered(handler)),
+            Alarm::TimersOverdue => instances(handler, |census| census.timers_overdue, words::timers_overdue),
             Alarm::LimitNear => match sight.near {
                 Some(near) => near_limits(near),
                 None => Verdict::Unclear,
             },
-            Alarm::OutcomesDiffer => outcomes(handler),
+            Alarm::OutcomesDiffer => bad_if(!handler.counts.add_up(), || words::outcomes(handler)),
         }
     }
 
@@ -104,8 +109,7 @@ impl Watch {
         let share = |value: f64, limit: u64| if limit == 0 { 0.0 } else { value / limit as f64 };
         let worst = share(events as f64, most).max(share(seconds, oldest));
         if worst >= 1.0 {
-            let told = format!("{} events wait, the oldest for {}", thousands(events), duration(seconds));
-            return Verdict::Bad(told);
+            return Verdict::Bad(words::lag(sight.handler));
         }
         if worst < WELL { Verdict::Good } else { Verdict::Unclear }
     }
@@ -115,34 +119,35 @@ impl Watch {
             return Verdict::Mute;
         }
         match self.trail.going() {
-            Going::Up(slope) => {
-                let (events, seconds) = (sight.handler.events(), sight.handler.oldest_seconds());
-                Verdict::Bad(format!(
-                    "lag grows by about {slope:.1} events a second: {} wait, the oldest for {}",
-                    thousands(events),
-                    duration(seconds)
-                ))
-            }
-            Going::Unclear => Verdict::Unclear,
-            Going::Rest => Verdict::Good,
+            Going::Up(slope) => Verdict::Bad(words::growing(sight.handler, slope)),
+            going => match self.peak {
+                None if going == Going::Rest => Verdict::Good,
+                // A lag that grows in waves rests between them. It has come down, or does not grow any more for long.
+                Some(peak) if sight.handler.events() <= peak / 2 || self.trail.has_stopped() => Verdict::Good,
+                _ => Verdict::Unclear,
+            },
         }
     }
 
     fn stuck(&self, now: i64, sight: &Sight<'_>) -> Verdict {
         let after = i64::try_from(sight.settings.alert_stuck_seconds).unwrap_or(i64::MAX).saturating_mul(SECOND);
-        // Their own alerts say why nothing is decided.
-        if after == 0 || sight.handler.state == FAILING || self.is_silent(now, sight.handler) {
+        if after == 0 {
             return Verdict::Mute;
         }
-        let Some(since) = self.still else { return Verdict::Good };
-        if now - since < after {
-            return if now - since <= after / 2 { Verdict::Good } else { Verdict::Unclear };
+        if sight.handler.events() == 0 {
+            return Verdict::Good;
         }
-        let (events, stood) = (sight.handler.events(), duration((now - since) as f64 / 1e9));
-        Verdict::Bad(format!("{} events wait, and nothing was decided for {stood}", thousands(events)))
+        // Their own alerts say why nothing is decided.
+        let Some(since) = self.still else { return Verdict::Unclear };
+        if now - since < after {
+            // Whoever has seen nothing decided does not know that anything is.
+            let moves = self.moved.is_some_and(|moved| now - moved <= after / 2);
+            return if moves { Verdict::Good } else { Verdict::Unclear };
+        }
+        Verdict::Bad(words::stuck(sight.handler, now - since))
     }
 
-    fn is_silent(&self, now: i64, handler: &Handler) -> bool {
+    pub(super) fn is_silent(&self, now: i64, handler: &Handler) -> bool {
         match handler.reported_seconds_ago {
             Some(ago) => ago > SILENT_AFTER_SECONDS,
             None => now - self.first >= NEVER_REPORTED,
@@ -153,17 +158,35 @@ impl Watch {
         if handler.desired == Desired::Paused || handler.state == FAILING {
             return Verdict::Mute;
         }
-        // Hosts that are all started at once need a moment.
-        let is_silent = self.is_silent(now, handler) && now - self.first >= BEGINS_WITHIN;
-        bad_if(is_silent, || match handler.reported_seconds_ago {
-            Some(ago) => format!("host {} has said nothing for {}", cut(&handler.host, REASON), duration(ago)),
-            None => "no host says that it runs it".to_owned(),
-        })
+        // Hosts that are all started at once need a moment, and so does whoever was away.
+        if now - self.came < BEGINS_WITHIN {
+            return Verdict::Unclear;
+        }
+        match self.is_silent(now, handler) {
+            true => Verdict::Bad(words::silent(handler)),
+            false if handler.reported_seconds_ago.is_some() => Verdict::Good,
+            false => Verdict::Unclear,
+        }
     }
 
-    fn grew(&self, alarm: Alarm, now: i64, lasts: i64, what: &str) -> Verdict {
-        let Some((count, when)) = self.grew.get(&alarm) else { return Verdict::Unclear };
-        bad_if(when.is_some_and(|when| now - when < lasts), || format!("{} {what}", thousands(*count)))
+    /// Whoever has not watched for as long as it is news cannot know that it is none.
+    fn grew(&self, alarm: Alarm, now: i64, lasts: i64, text: fn(u64) -> String) -> Verdict {
+        let Some(Growth { before, count, since, grew }) = self.grew.get(&alarm) else { return Verdict::Unclear };
+        match grew {
+            Some(when) if now - when < lasts => Verdict::Bad(text(count - before)),
+            None if now - since < lasts => Verdict::Unclear,
+            _ => Verdict::Good,
+        }
+    }
+}
+
+/// What a saga's census says; a projection has none, and where nobody counted, nobody knows.
+fn instances(handler: &Handler, of: fn(&Census) -> u64, text: fn(u64) -> String) -> Verdict {
+    match &handler.numbers.census {
+        Some(census) if of(census) > 0 => Verdict::Bad(text(of(census))),
+        Some(census) if !census.partial => Verdict::Good,
+        None if handler.kind == PROJECTION => Verdict::Good,
+        _ => Verdict::Unclear,
     }
 }
 
@@ -173,12 +196,4 @@ fn near_limits(near: &[Near]) -> Verdict {
         return Verdict::Bad(full.join("; "));
     }
     if near.iter().all(|near| near.share < NOT_ANY_MORE) { Verdict::Good } else { Verdict::Unclear }
-}
-
-fn outcomes(handler: &Handler) -> Verdict {
-    let counts = &handler.counts;
-    bad_if(!counts.add_up(), || {
-        let told = counts.applied + counts.irrelevant + counts.ignored + counts.parked + counts.expired;
-        format!("{} events were delivered, but {} have an outcome", thousands(counts.delivered), thousands(told))
-    })
 }

@@ -16,6 +16,10 @@ struct Case {
     now: i64,
     /// Raised and cleared, with seconds since the start.
     told: Vec<(i64, Alarm, bool)>,
+    /// How many events waited when lag was said to grow.
+    then: u64,
+    /// What was said last of each that was raised.
+    texts: HashMap<Alarm, String>,
 }
 
 impl Case {
@@ -26,7 +30,18 @@ impl Case {
         handler.counts.applied = 1000;
         let settings = Settings::default();
         let (raised, told, near) = (Vec::new(), Vec::new(), Vec::new());
-        Self { watch: Watch::default(), handler, settings, rebuilding: false, near, raised, now: START, told }
+        Self {
+            watch: Watch::default(),
+            handler,
+            settings,
+            rebuilding: false,
+            near,
+            raised,
+            now: START,
+            told,
+            then: 0,
+            texts: HashMap::new(),
+        }
     }
 
     fn decided(&mut self, events: u64) {
@@ -42,11 +57,15 @@ impl Case {
     fn look(&mut self) {
         let near = Some(self.near.as_slice());
         let sight = Sight { handler: &self.handler, settings: &self.settings, rebuilding: self.rebuilding, near };
-        let raised = self.raised.clone();
-        for change in self.watch.look(self.now, &sight, |alarm| raised.contains(&alarm)) {
+        let (raised, then) = (self.raised.clone(), self.then);
+        for change in self.watch.look(self.now, &sight, |alarm| raised.contains(&alarm).then_some(then)) {
             let at = (self.now - START) / SECOND;
             match change {
-                Change::Raise { alarm, .. } => {
+                Change::Raise { alarm, text, .. } => {
+                    self.texts.insert(alarm, text);
+                    if alarm == Alarm::LagGrowing {
+                        self.then = self.handler.events();
+                    }
                     self.raised.push(alarm);
                     self.told.push((at, alarm, true));
                 }
@@ -338,7 +357,11 @@ fn conditions_of_the_moment_are_raised_and_cleared() {
             },
             |case| case.handler.state = "running".to_owned(),
         ),
-        (Alarm::Parked, |case| case.handler.numbers.parked_keys = 2, |case| case.handler.numbers.parked_keys = 0),
+        (
+            Alarm::Parked,
+            |case| case.handler.numbers.parked_keys = Some(2),
+            |case| case.handler.numbers.parked_keys = Some(0),
+        ),
         (
             Alarm::DeadLetters,
             |case| {
@@ -365,13 +388,13 @@ fn conditions_of_the_moment_are_raised_and_cleared() {
             |case| {
                 case.handler.numbers.census = Some(Census { compensation_failed: 1, ..Census::default() });
             },
-            |case| case.handler.numbers.census = None,
+            |case| case.handler.numbers.census = Some(Census::default()),
         ),
         (Alarm::Undelivered, |case| case.handler.undelivered_effects = 3, |case| case.handler.undelivered_effects = 0),
         (
             Alarm::TimersOverdue,
             |case| case.handler.numbers.census = Some(Census { timers_overdue: 4, ..Census::default() }),
-            |case| case.handler.numbers.census = None,
+            |case| case.handler.numbers.census = Some(Census::default()),
         ),
         (
             Alarm::LimitNear,
@@ -406,4 +429,206 @@ fn another_host_s_alert_is_cleared_only_on_what_this_one_has_seen() {
     assert!(case.raised.contains(&Alarm::LagGrowing), "{:?}", case.told);
     case.flows(&mut lag, (100.0, 0.0), 40, || 0.0);
     assert_eq!(case.raised, [Alarm::LagGrowing, Alarm::Stuck]);
+}
+
+#[test]
+fn whoever_has_not_watched_for_long_clears_nothing_that_takes_long_to_know() {
+    let mut case = Case::new();
+    case.raised = vec![Alarm::DeadLetters, Alarm::EventsLost, Alarm::Stuck, Alarm::NotReporting, Alarm::Failing];
+    case.handler.counts.lost = 7;
+    case.handler.state = crate::lag::FAILING.to_owned();
+    case.handler.reported_seconds_ago = Some(100.0);
+    case.waits(5, 30.0);
+    case.stays(58);
+    // Silence is told by the words of the one that stopped; all else is as it was found.
+    assert_eq!(case.told, [(0, Alarm::NotReporting, false)]);
+    case.stays(4);
+    assert_eq!(case.told[1..], [(60, Alarm::DeadLetters, false)]);
+    case.stays(540);
+    assert_eq!(case.told[2..], [(600, Alarm::EventsLost, false)]);
+    assert_eq!(case.raised, [Alarm::Stuck, Alarm::Failing]);
+}
+
+#[test]
+fn a_fresh_host_does_not_take_a_silence_that_it_has_not_heard_for_an_end() {
+    for ago in [Some(100.0), None] {
+        let mut case = Case::new();
+        case.handler.reported_seconds_ago = ago;
+        case.handler.state = "not reporting".to_owned();
+        case.raised = vec![Alarm::NotReporting];
+        case.stays(60);
+        assert_eq!(case.told, []);
+        // It was away, and takes what it finds for new.
+        case.now += 7 * SECOND;
+        for since in 0..10 {
+            case.handler.reported_seconds_ago = Some(f64::from(since) * 2.0);
+            case.look();
+        }
+        assert_eq!(case.told, [], "{ago:?}");
+    }
+}
+
+#[test]
+fn what_nobody_knows_is_neither_raised_nor_cleared() {
+    let mut case = Case::new();
+    case.handler.kind = "saga".to_owned();
+    case.stays(10);
+    case.handler.numbers.parked_keys = Some(1);
+    let census = Census { compensation_failed: 1, timers_overdue: 2, ..Census::default() };
+    case.handler.numbers.census = Some(census.clone());
+    case.handler.undelivered_effects = 3;
+    case.stays(30);
+    case.raised.sort();
+    let raised = [Alarm::Parked, Alarm::CompensationsFailed, Alarm::Undelivered, Alarm::TimersOverdue];
+    assert_eq!((case.raised.as_slice(), case.told.len()), (raised.as_slice(), 4));
+    for (alarm, text) in [
+        (Alarm::Parked, "1 key is parked, the oldest for 0 s"),
+        (Alarm::CompensationsFailed, "the compensation of 1 instance failed"),
+        (Alarm::TimersOverdue, "2 timers are overdue"),
+    ] {
+        assert_eq!(case.texts[&alarm], text);
+    }
+    // Its host is started anew: for a while it knows nothing of what was before.
+    case.handler.numbers = crate::numbers::Numbers::default();
+    case.handler.undelivered_effects = 0;
+    case.handler.state = "starting".to_owned();
+    case.stays(20);
+    assert_eq!(case.told.len(), 4, "{:?}", case.told);
+    // It dies, and what it last said is old.
+    case.handler.reported_seconds_ago = Some(60.0);
+    case.handler.state = "not reporting".to_owned();
+    case.stays(60);
+    assert_eq!(case.told.split_off(4), [(62, Alarm::NotReporting, true)]);
+    // It stops at its start.
+    case.handler.reported_seconds_ago = Some(0.5);
+    case.handler.state = crate::lag::FAILING.to_owned();
+    case.handler.undelivered_effects = 3;
+    case.stays(60);
+    let cleared: Vec<Alarm> = case.told.drain(4..).filter(|told| !told.2).map(|told| told.1).collect();
+    assert_eq!(cleared, [Alarm::NotReporting]);
+    // A count that was broken off may have missed some.
+    case.handler.state = "running".to_owned();
+    case.handler.undelivered_effects = 0;
+    case.handler.numbers.census = Some(Census { partial: true, ..Census::default() });
+    case.stays(60);
+    case.raised.sort();
+    assert_eq!(case.raised, [Alarm::Parked, Alarm::CompensationsFailed, Alarm::TimersOverdue]);
+    case.handler.numbers.census = Some(Census::default());
+    case.handler.numbers.parked_keys = Some(0);
+    case.stays(20);
+    assert_eq!(case.raised, []);
+}
+
+#[test]
+fn counts_that_could_not_be_read_are_no_counts() {
+    let mut case = Case::new();
+    case.handler.counts.lost = 7;
+    case.handler.counts.applied -= 3;
+    case.handler.counts.parked = 2;
+    case.stays(60);
+    assert_eq!(case.raised, [Alarm::OutcomesDiffer]);
+    let counts = std::mem::take(&mut case.handler.counts);
+    case.handler.lag_fault = "the journal does not answer".to_owned();
+    case.stays(20);
+    case.handler.lag_fault = String::new();
+    case.handler.counts = counts;
+    case.stays(60);
+    assert_eq!((case.told.len(), case.raised), (1, vec![Alarm::OutcomesDiffer]), "{:?}", case.told);
+}
+
+#[test]
+fn a_loss_tells_what_is_new() {
+    let mut case = Case::new();
+    case.handler.counts.lost = 100;
+    case.handler.counts.parked = 40;
+    case.handler.counts.delivered += 40;
+    case.stays(700);
+    for (lost, parked, told) in [
+        (1, 1, ["1 event was dropped", "1 more event was parked"]),
+        (7, 2, ["7 events were dropped", "2 more events were parked"]),
+    ] {
+        case.handler.counts.lost += lost;
+        case.handler.counts.parked += parked;
+        case.handler.counts.delivered += parked;
+        case.stays(2);
+        assert!(case.texts[&Alarm::EventsLost].starts_with(told[0]), "{:?}", case.texts);
+        assert!(case.texts[&Alarm::DeadLetters].starts_with(told[1]), "{:?}", case.texts);
+        case.stays(700);
+        assert_eq!(case.raised, []);
+    }
+}
+
+#[test]
+fn the_time_in_which_it_could_not_decide_does_not_count_as_stuck() {
+    type Turn = fn(&mut Case);
+    let states: [(&str, Turn); 3] = [
+        ("failing", |case| case.handler.state = crate::lag::FAILING.to_owned()),
+        ("paused", |case| {
+            case.handler.desired = Desired::Paused;
+            case.handler.state = "paused".to_owned();
+        }),
+        ("not reporting", |case| case.handler.reported_seconds_ago = Some(90.0)),
+    ];
+    for (name, stops) in states {
+        let mut case = Case::new();
+        case.stays(10);
+        case.waits(5, 3.0);
+        stops(&mut case);
+        case.stays(300);
+        // It goes on, and what it last said of itself may be a moment old.
+        case.handler.desired = Desired::Running;
+        case.handler.reported_seconds_ago = Some(0.5);
+        case.stays(4);
+        case.handler.state = "running".to_owned();
+        let mended = case.since_start();
+        case.stays(26);
+        assert_eq!(case.raises(Alarm::Stuck), 0, "{name}: {:?}", case.told);
+        case.stays(10);
+        let stuck = case.told.iter().find(|told| told.1 == Alarm::Stuck).expect("then it is stuck indeed");
+        assert!((26..=32).contains(&(stuck.0 - mended)), "{name}: {stuck:?}");
+    }
+}
+
+#[test]
+fn a_lag_that_grows_in_waves_is_told_once() {
+    for (period, height) in [(50.0, 700.0), (90.0, 1500.0), (30.0, 300.0)] {
+        let mut case = Case::new();
+        let (mut lag, begun) = (0.0, case.now);
+        for _ in 0..300 {
+            let at = (case.now - begun) as f64 / SECOND as f64;
+            let wave = height * (at * std::f64::consts::TAU / period).sin();
+            case.flows(&mut lag, (120.0, 100.0), 2, || wave.max(0.0));
+        }
+        let raised = case.told.first().copied();
+        assert!(raised.is_some_and(|told| told.1 == Alarm::LagGrowing), "{period}: {raised:?}");
+        assert_eq!(case.told.len(), 1, "{period}: {:?}", case.told);
+        case.flows(&mut lag, (120.0, 1000.0), 60, || 0.0);
+        assert_eq!((case.raises(Alarm::LagGrowing), case.raised.len()), (1, 0), "{period}: {:?}", case.told);
+    }
+}
+
+#[test]
+fn a_lag_that_has_grown_is_over_when_it_is_half_of_its_peak_or_has_stood_still_for_long() {
+    // Another host raised it; this one knows from the alert how much waited then.
+    let mut case = Case::new();
+    case.raised = vec![Alarm::LagGrowing];
+    case.then = 10_000;
+    let mut lag = 6000.0;
+    case.flows(&mut lag, (100.0, 100.0), 200, || 0.0);
+    assert_eq!(case.told, [], "it has come down by less than half");
+    lag = 5000.0;
+    case.flows(&mut lag, (100.0, 100.0), 20, || 0.0);
+    assert_eq!(case.told, [(210, Alarm::LagGrowing, false)]);
+
+    let mut stays = Case::new();
+    let mut lag = 0.0;
+    stays.flows(&mut lag, (150.0, 100.0), 60, || 0.0);
+    assert_eq!(stays.raised, [Alarm::LagGrowing]);
+    let stopped = stays.since_start();
+    stays.flows(&mut lag, (100.0, 100.0), 280, || 0.0);
+    assert_eq!(stays.raised, [Alarm::LagGrowing]);
+    stays.flows(&mut lag, (100.0, 100.0), 60, || 0.0);
+    assert_eq!(stays.raised, []);
+    let cleared = stays.told[1].0 - stopped;
+    assert!((290..=330).contains(&cleared), "after {cleared} s");
 }

@@ -86,6 +86,11 @@ impl Trail {
         }
     }
 
+    /// Whether it has not risen all through the long window.
+    pub(super) fn has_stopped(&self) -> bool {
+        self.quarters(LONG.0).is_some_and(|[first, .., fourth]| fourth.lowest <= first.lowest)
+    }
+
     /// By how much it rises, if it does all through the window.
     fn rises(&self, (span, older): (i64, f64)) -> Option<f64> {
         let quarters = self.quarters(span)?;

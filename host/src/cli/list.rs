@@ -27,6 +27,8 @@ pub(super) struct List {
 struct Row {
     handler: String,
     state: String,
+    #[serde(skip)]
+    state_in_words: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     reason: String,
     /// The module that runs.
@@ -40,7 +42,8 @@ struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<Refused>,
     counts: Counts,
-    parked_keys: u64,
+    /// None where nobody knows.
+    parked_keys: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest_parked: Option<i64>,
     /// There is a version to go back to.
@@ -87,7 +90,7 @@ impl List {
         let cells = rows.iter().map(|row| {
             vec![
                 row.handler.clone(),
-                row.state.clone(),
+                row.state_in_words.clone(),
                 row.digest.chars().take(12).collect(),
                 output::cut(&row.label, output::NAME),
                 output::cut(&row.host, output::NAME),
@@ -96,7 +99,7 @@ impl List {
                 output::thousands(row.counts.irrelevant),
                 output::thousands(row.counts.ignored),
                 output::thousands(row.counts.parked),
-                output::thousands(row.parked_keys),
+                row.parked_keys.map_or("-".to_owned(), output::thousands),
             ]
         });
         let header = [
@@ -113,8 +116,9 @@ impl List {
             "KEYS",
         ];
         output::line(&output::table(&header, &[5, 6, 7, 8, 9, 10], cells.collect()))?;
-        for row in rows.iter().filter(|row| row.parked_keys > 0) {
-            eprintln!("{}: {} keys are parked; hint: see why with `millstream dead {0}`", row.handler, row.parked_keys);
+        for (row, keys) in rows.iter().filter_map(|row| Some((row, row.parked_keys.filter(|keys| *keys > 0)?))) {
+            let told = output::counted(keys, "key is", "keys are");
+            eprintln!("{}: {told} parked; hint: see why with `millstream dead {0}`", row.handler);
         }
         for row in rows.iter().filter(|row| !row.reason.is_empty()) {
             eprintln!("{}: {}", row.handler, reasons::with_hint(&row.handler, &row.state, &row.reason, row.has_before));
@@ -147,12 +151,14 @@ async fn row(jetstream: &jetstream::Context, registry: &Registry, handler: Handl
         }
         None => None,
     };
+    let state_in_words = handler.state_in_words();
     let Handler { handler, state, reason, wanted_digest, label, subjects, host, refused, counts, numbers, .. } =
         handler;
     let has_before = verdicts::has_before(registry, &handler).await;
     let known = Row {
         handler,
         state,
+        state_in_words,
         reason,
         digest: wanted_digest,
         label,

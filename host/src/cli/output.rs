@@ -6,7 +6,7 @@ use std::io::{IsTerminal as _, Write as _};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 
-pub(super) use crate::legible::{cut, duration, legible, thousands};
+pub(super) use crate::legible::{counted, cut, duration, legible, thousands};
 
 /// Widest name, key or label in a table; `--json` has all of it.
 pub(super) const NAME: usize = 40;

@@ -71,6 +71,12 @@ impl Web {
     /// Listens, if that is wanted. Before anything else: an address that cannot be had stops the start.
     async fn door(&self) -> Result<Option<(Door, Option<String>)>, Fault> {
         let Some(text) = self.http.as_deref().filter(|text| !text.is_empty()) else { return Ok(None) };
+        // In the environment it is how people say that there is none.
+        let is_of_environment = std::env::var_os("MILLSTREAM_HTTP_TOKEN").is_some_and(|token| token.is_empty());
+        if self.http_token.as_deref() == Some("") && !is_of_environment {
+            let error = anyhow::anyhow!("the token for HTTP is empty");
+            return Err(Fault::usage(error).hint("make one with `openssl rand -hex 32`, or leave out --http-token"));
+        }
         let token = secret::of(self.http_token.as_deref(), self.http_token_file.as_deref(), "the token for HTTP")?;
         let address = address(text).ok_or_else(|| {
             Fault::usage(anyhow::anyhow!("{text:?} is no address to listen at"))

@@ -35,6 +35,13 @@ enum Stands {
     Failed,
 }
 
+/// The status of this name, or the names that there are.
+pub(crate) fn status(name: &str) -> Result<Status, String> {
+    let known = || Stands::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+    let names = || known().map(|known| known.get_name().to_owned()).collect::<Vec<_>>().join(", ");
+    Stands::from_str(name, false).map(Status::from).map_err(|_| names())
+}
+
 /// An instance, for programs.
 #[derive(Serialize)]
 pub(crate) struct Row<'a> {

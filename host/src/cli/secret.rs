@@ -16,6 +16,9 @@ pub(super) fn of(plain: Option<&str>, file: Option<&Path>, what: &str) -> Result
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("{what} cannot be read from {}", file.display()))
         .map_err(unusable)?;
+    if is_open_to_all(file) {
+        tracing::warn!(file = %file.display(), "everybody on this machine may read {what}; close it with chmod 600");
+    }
     let secret = text.trim_end_matches(['\r', '\n']);
     if secret.is_empty() || secret.contains('\n') {
         return Err(unusable(anyhow::anyhow!("{what} is not the only line of {}", file.display())));
@@ -23,9 +26,24 @@ pub(super) fn of(plain: Option<&str>, file: Option<&Path>, what: &str) -> Result
     Ok(Some(secret.to_owned()))
 }
 
+fn is_open_to_all(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::metadata(file).is_ok_and(|found| found.permissions().mode() & 0o004 != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_everybody_may_read_is_seen() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (mode, open) in [(0o600, false), (0o640, false), (0o644, true), (0o604, true)] {
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_open_to_all(file.path()), open, "{mode:o}");
+        }
+    }
 
     #[test]
     fn a_secret_is_one_line_of_a_file_or_refused() {

@@ -14,6 +14,9 @@ use crate::cli::versions::not_deployed;
 use crate::names;
 use crate::registry::Desired;
 
+/// What can be done.
+pub(super) const ACTIONS: [&str; 3] = ["pause", "resume", "rollback"];
+
 /// `POST /api/handlers/{handler}/{action}`.
 pub(super) async fn act(
     State(host): State<Host>,
@@ -36,7 +39,9 @@ pub(super) async fn act(
     if host.registry.current(&name).await?.is_none() {
         return Err(not_deployed(&name).into());
     }
-    tracing::info!(handler = name, action, "asked for over HTTP");
+    if ACTIONS.contains(&action.as_str()) {
+        tracing::info!(handler = name, action, "asked for over HTTP");
+    }
     let registry = &host.registry;
     Ok(match action.as_str() {
         "pause" => Json(turn(registry, &name, Desired::Paused, true).await.map_err(Failed::conflict)?).into_response(),

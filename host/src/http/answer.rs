@@ -7,7 +7,11 @@ use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::actions::ACTIONS;
 use crate::fault::Fault;
+
+/// Longest refusal of the framework.
+const TOLD_BYTES: usize = 4096;
 
 #[derive(Serialize)]
 struct Told {
@@ -51,10 +55,26 @@ pub(super) async fn not_found(request: Request) -> Response {
 pub(super) async fn not_allowed(request: Request) -> Response {
     let (wrong, right) = match *request.method() {
         Method::POST => ("POST", "GET"),
-        _ => ("this method", if request.uri().path().starts_with("/api/handlers/") { "GET or POST" } else { "GET" }),
+        Method::GET | Method::HEAD => ("GET", "POST"),
+        _ => ("this method", if is_action(request.uri().path()) { "POST" } else { "GET" }),
     };
     let error = format!("{wrong} is not for {}", request.uri().path());
     refuse(StatusCode::METHOD_NOT_ALLOWED, error, format!("ask with {right}"))
+}
+
+fn is_action(path: &str) -> bool {
+    path.starts_with("/api/handlers/") && ACTIONS.iter().any(|action| path.ends_with(&format!("/{action}")))
+}
+
+/// What the framework refused in plain text, as everything else is told.
+pub(super) async fn in_json(response: Response) -> Response {
+    let headers = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    if !response.status().is_client_error() || !headers.is_some_and(|kind| kind.starts_with("text/plain")) {
+        return response;
+    }
+    let status = response.status();
+    let told = axum::body::to_bytes(response.into_body(), TOLD_BYTES).await.unwrap_or_default();
+    refuse(status, String::from_utf8_lossy(&told), "docs/metrics-and-dashboard.md says what can be asked")
 }
 
 /// Too many ask.

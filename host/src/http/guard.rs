@@ -13,13 +13,16 @@ use axum::response::Response;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::answer::refuse;
+use super::answer::{in_json, refuse};
 
 /// Nothing that is asked here has a longer body.
 const BODY_BYTES: u64 = 4096;
 
 /// What is not answered by then is not answered: a story of a hundred thousand messages takes some seconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// What is asked by whoever restarts processes.
+const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
 /// Shorter ones can be guessed.
 pub const TOKEN_LETTERS: usize = 16;
@@ -51,11 +54,15 @@ pub(super) struct Guard {
 }
 
 /// Lets pass what may, and adds what every answer carries.
-pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+pub(super) async fn check(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+    // A probe of the oldest kind names no host, and learns nothing that a page of others could use.
+    if PROBES.contains(&request.uri().path()) && !request.headers().contains_key(header::HOST) {
+        request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
+    }
     let mut response = match guard.objection(request.method(), request.headers()) {
         Some(refusal) => refusal,
         None => match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
-            Ok(response) => response,
+            Ok(response) => in_json(response).await,
             Err(_) => {
                 let error = format!("NATS has not answered for {} s", ANSWER_WITHIN.as_secs());
                 refuse(StatusCode::GATEWAY_TIMEOUT, error, "see what is amiss at /readyz")
@@ -84,6 +91,10 @@ impl Guard {
         if self.loopback && !is_of_this_machine(host) {
             let hint = "ask for http://localhost or http://127.0.0.1; a proxy must send one of these as Host";
             return Some(refuse(StatusCode::MISDIRECTED_REQUEST, "this host is not known by that name", hint));
+        }
+        if headers.contains_key(header::TRANSFER_ENCODING) {
+            let hint = "nothing that is asked here needs a body; send none, or its Content-Length";
+            return Some(refuse(StatusCode::LENGTH_REQUIRED, "a body of unknown length is not taken", hint));
         }
         if has_large_body(headers) {
             let error = format!("a body of more than {BODY_BYTES} bytes is not taken");
@@ -129,7 +140,7 @@ fn is_from_elsewhere(headers: &HeaderMap, host: &str) -> bool {
 fn has_large_body(headers: &HeaderMap) -> bool {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
     let length = length.and_then(|length| length.parse::<u64>().ok()).unwrap_or_default();
-    length > BODY_BYTES || headers.contains_key(header::TRANSFER_ENCODING)
+    length > BODY_BYTES
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::Host;
 use super::answer::{Failed, busy, refuse};
 use crate::cli::explain;
 use crate::cli::instances::{Saga, no_instance};
-use crate::cli::sagas::Row;
+use crate::cli::sagas::{self, Row};
 use crate::clock;
 use crate::names;
 
@@ -55,9 +55,15 @@ pub(super) async fn list(
     if let Some(refusal) = not_a_name(&name) {
         return Ok(refusal);
     }
+    let status = match asked.status.as_deref().map(sagas::status).transpose() {
+        Ok(status) => status,
+        Err(known) => {
+            let error = format!("no instance can stand as {:?}", asked.status.unwrap_or_default());
+            return Ok(refuse(StatusCode::BAD_REQUEST, error, format!("ask for one of {known}")));
+        }
+    };
     let saga = Saga::of(host.jetstream.clone(), &name).await?;
-    let stands =
-        |instance: &Instance| asked.status.as_ref().is_none_or(|status| instance.status.to_string() == *status);
+    let stands = |instance: &Instance| status.is_none_or(|status| instance.status == status);
     let (found, next) = saga.page(asked.after.as_deref(), stands, PAGE, LOOKED_AT).await?;
     let now = clock::now();
     let instances = found.iter().map(|found| Row::of(&name, found, now)).collect();
@@ -76,7 +82,11 @@ pub(super) async fn story(
     let saga = Saga::of(host.jetstream.clone(), &name).await?;
     match explain::story(&saga, &key, SCAN).await? {
         Some(story) => Ok(Json(story).into_response()),
-        None => Err(no_instance(&name, &key).into()),
+        None => {
+            let fault = no_instance(&name, &key);
+            let (error, hint) = fault.told();
+            Ok(refuse(StatusCode::NOT_FOUND, error, hint.unwrap_or_default()))
+        }
     }
 }
 

@@ -26,11 +26,14 @@ pub struct Moment {
     pub decided: u64,
     /// Last decided sequence.
     pub position: u64,
+    /// Which claim of its host: what another host decided meanwhile, nobody counted here.
+    pub claim: u64,
 }
 
 impl Moment {
     fn follows(&self, before: &Self) -> bool {
-        self.time > before.time
+        self.claim == before.claim
+            && self.time > before.time
             && self.time - before.time <= GAP
             && self.decided >= before.decided
             && self.position >= before.position
@@ -169,10 +172,11 @@ mod tests {
     #[test]
     fn another_life_begins_anew() {
         for other in [
-            Moment { time: 61_000_000_000, decided: 0, position: 6_000, events: 0 },
-            Moment { time: 61_000_000_000, decided: 6_000, position: 10, events: 0 },
-            Moment { time: 5_000_000_000, decided: 6_000, position: 6_000, events: 0 },
-            Moment { time: 99_000_000_000, decided: 6_000, position: 6_000, events: 0 },
+            Moment { time: 61_000_000_000, decided: 0, position: 6_000, events: 0, claim: 0 },
+            Moment { time: 61_000_000_000, decided: 6_000, position: 10, events: 0, claim: 0 },
+            Moment { time: 5_000_000_000, decided: 6_000, position: 6_000, events: 0, claim: 0 },
+            Moment { time: 99_000_000_000, decided: 6_000, position: 6_000, events: 0, claim: 0 },
+            Moment { time: 61_000_000_000, decided: 6_000, position: 6_000, events: 0, claim: 1 },
         ] {
             let mut trial = Trial::default();
             trial.seconds(60, 100, 100);
@@ -184,10 +188,27 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_takes_over_again_tells_the_rates_since_then() {
+        let mut trial = Trial::default();
+        trial.seconds(20, 150, 150);
+        // Another host decides; this one sees what comes after the place where it stood.
+        for _ in 0..9 {
+            trial.second(150, 0);
+        }
+        trial.now = Moment { claim: 1, position: trial.now.position + trial.now.events, events: 0, ..trial.now };
+        assert_eq!(trial.second(150, 150), None, "too little is known of so far");
+        for _ in 0..30 {
+            trial.second(150, 150);
+            let found = trial.history.rates().unwrap_or(rates(150.0, 150.0, None));
+            assert_eq!(found, rates(150.0, 150.0, None));
+        }
+    }
+
+    #[test]
     fn samples_that_come_late_give_the_same_rates() {
         let mut history = History::default();
         for (second, decided) in [(0, 0), (1, 40), (7, 280), (8, 320), (19, 760)] {
-            history.add(Moment { time: second * 1_000_000_000, events: 0, decided, position: decided });
+            history.add(Moment { time: second * 1_000_000_000, decided, position: decided, ..Moment::default() });
         }
         assert_eq!(history.rates(), Some(rates(40.0, 40.0, None)));
     }

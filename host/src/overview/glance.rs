@@ -11,7 +11,7 @@ use super::{AT_ONCE, Handler, Overview, Read};
 use crate::board::{self, Posted, Unreadable};
 use crate::clock;
 use crate::generation::ledger::{self, Ledger, Wanted};
-use crate::lag::{self, Lag, SILENT_AFTER_SECONDS, Said, Sample};
+use crate::lag::{self, SILENT_AFTER_SECONDS, Said, Sample};
 use crate::progress::Report;
 use crate::rebuild;
 use crate::registry::{Deployed, Registry};
@@ -48,6 +48,8 @@ struct Heard {
 pub struct Glimpse {
     /// What people see.
     pub overview: Overview,
+    /// All that are deployed, those included that were not looked at yet.
+    pub deployed: HashSet<String>,
     /// What is set for each handler that can be read.
     pub settings: HashMap<String, Settings>,
     /// Handlers of which another generation is being built or takes over.
@@ -88,10 +90,11 @@ impl Glance {
             Some((deployed.handler.clone(), deployed.deployment.as_ref().ok()?.settings.clone()))
         });
         let settings = settings.collect();
+        let names = deployed.iter().map(|deployed| deployed.handler.clone()).collect();
         let handlers = self.handlers(deployed, &reports, now).await?;
         let alerts = posted.iter().map(|posted| posted.alert.clone()).collect();
-        let overview = Overview { time: now, handlers, hosts, alerts };
-        Ok(Glimpse { overview, settings, rebuilding, posted, unreadable })
+        let overview = Overview::new(now, handlers, hosts, alerts);
+        Ok(Glimpse { overview, deployed: names, settings, rebuilding, posted, unreadable })
     }
 
     /// Takes down which hosts have said something since the last look.
@@ -213,7 +216,7 @@ fn measured(deployed: &Deployed, report: &Report, said: &Said, now: i64) -> Opti
             head: measured.head,
             decided: true,
         };
-        Lag { rates: measured.rates, ..lag::lag(&deployed.handler, &measured.stream, &sample, said, now) }
+        lag::lag(&deployed.handler, &measured.stream, &sample, said, now).with(measured.rates)
     });
     let decided = report.counts.delivered > 0;
     let read = Read { lag: rows.collect(), lag_fault: String::new(), counts: report.counts, decided };

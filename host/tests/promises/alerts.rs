@@ -114,7 +114,7 @@ async fn lag_that_grows_is_told_within_half_a_minute_and_is_over_after_recovery(
     let said = String::from_utf8(check.stderr).expect("UTF-8");
     assert_eq!(check.status.code(), Some(1), "{said}");
     assert!(said.starts_with("error: 1 alert: chain lag-growing\nhint: "), "{said}");
-    assert!(world.cli(&["alerts", "other", "--check"]).status.success());
+    assert!(world.refused(2, &["alerts", "other", "--check"]).contains("handler other is not deployed\nhint: "));
     let lag = world.cli(&["lag"]);
     let below = String::from_utf8(lag.stderr).expect("UTF-8");
     assert!(below.contains("1 alert: chain lag-growing; see `millstream alerts`"), "{below}");
@@ -222,6 +222,7 @@ async fn what_a_host_raised_and_could_not_tell_is_told_by_another() {
         alert: alert.to_owned(),
         since: 1_700_000_000_000_000_000,
         text: "5 events wait".to_owned(),
+        ..Alert::default()
     };
     for left in [alert("chain", "stuck"), alert("gone", "failing")] {
         assert!(board::raise(&world.jetstream, &left).await.expect("an answer"));
@@ -346,7 +347,13 @@ async fn news_that_wait_for_a_webhook_are_posted_before_a_host_ends() {
     // What another host raised and did not tell: two news, of which the second waits for the first.
     for alert in ["stuck", "failing"] {
         let (handler, alert) = ("gone".to_owned(), alert.to_owned());
-        let left = Alert { handler, alert, since: 1_700_000_000_000_000_000, text: "5 events wait".to_owned() };
+        let left = Alert {
+            handler,
+            alert,
+            since: 1_700_000_000_000_000_000,
+            text: "5 events wait".to_owned(),
+            ..Alert::default()
+        };
         assert!(board::raise(&world.jetstream, &left).await.expect("an answer"));
     }
     let mut host = world.host(&[("MILLSTREAM_WEBHOOK", &url)]);
@@ -384,6 +391,11 @@ async fn what_is_no_alert_is_removed_and_hides_none() {
     let line = host.log().lines().find(|line| line.contains("no alert that can be read")).map(str::to_owned);
     assert!(line.as_ref().is_some_and(|line| line.contains("key=\"chain.stuck\"")), "{line:?}");
     told(&world, "gone", "stuck", &["raised", "cleared"]).await;
+    // Its news would go to a subject that is none.
+    let odd = r#"{"handler":"a b","alert":"stuck","since":5,"text":"an odd one"}"#;
+    bucket.put("a=20b.stuck", odd.into()).await.expect("stored");
+    until("it is removed", async || bucket.get("a=20b.stuck").await.expect("an answer").is_none().then_some(())).await;
+    assert!(!host.log().contains("alerts cannot be watched"), "{}", host.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -397,8 +409,46 @@ async fn a_parked_key_is_told_within_half_a_minute_and_is_over_when_it_is_taken_
     is_raised(&world, "fragile parked").await;
     assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     let text = news(&world, "fragile", "parked").await[0]["text"].as_str().expect("text").to_owned();
-    assert!(text.starts_with("1 keys are parked"), "{text}");
+    assert!(text.starts_with("1 key is parked, the oldest for "), "{text}");
     world.ok(&["discard", "fragile", "--key", "bad", "--reason", "nobody needs it", "--yes"]);
     is_over(&world, "fragile parked").await;
     told(&world, "fragile", "parked", &["raised", "cleared"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_is_not_cleared_by_who_does_not_know() {
+    let world = parking::world().await;
+    world.deploy("fragile", "fragile", &[]);
+    let mut runs = world.host(&[]);
+    // It must be seen without first, for what was there before is not new.
+    let watched =
+        until("it is watched", async || world.report("fragile").await?["numbers"]["parked_keys"].as_u64()).await;
+    assert_eq!(watched, 0);
+    parking::publish(&world, &[parking::told("fine", 1), parking::harmful("bad", 2, "refuse")]).await;
+    is_raised(&world, "fragile parked").await;
+    let stand = raised(&world);
+    runs.kill();
+    let watches =
+        Host::start(&world.server.url(), &[("MILLSTREAM_HANDLER", "none-such"), ("MILLSTREAM_HOST", "watches")]);
+    // By then it has looked several times.
+    is_raised(&world, "fragile not-reporting").await;
+    for alert in &stand {
+        assert!(raised(&world).contains(alert), "{alert}: {:?}; its log:\n{}", raised(&world), watches.log());
+    }
+    assert_eq!(world.listed("fragile")["parked_keys"], Value::Null, "nobody knows");
+    drop(watches);
+    until("nobody watches", async || {
+        let check = world.cli(&["alerts", "--check"]);
+        let said = String::from_utf8(check.stderr).expect("UTF-8");
+        let is_told = said.contains("no host watches, so no alert is raised or cleared: the last word of a host is ");
+        (is_told && check.status.code() == Some(1) && !check.stdout.is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(world.ok(&["dead", "fragile", "--json"]).lines().count(), 1);
+    let _runs = world.host(&[]);
+    is_over(&world, "fragile not-reporting").await;
+    until("it is known again", async || (world.listed("fragile")["parked_keys"] == 1).then_some(())).await;
+    told(&world, "fragile", "not-reporting", &["raised", "cleared"]).await;
+    assert_eq!(states(&world, "fragile", "parked").await, ["raised"], "once");
+    assert!(raised(&world).contains(&"fragile parked".to_owned()), "{:?}", raised(&world));
 }

@@ -74,6 +74,9 @@ async fn the_numbers_on_the_page_are_those_of_lag() {
     let text = "document.querySelector('tr[data-handler=late] [data-field=events]').textContent";
     assert_eq!(browser.is(text), "1,234");
     assert_eq!(browser.is("document.querySelector('[data-sum=events]').textContent"), "1,234");
+    let most = "document.querySelector('tr[data-handler=late] .most').textContent";
+    assert_eq!(browser.is(most), "max 1,234", "a chart says what it is scaled by");
+    assert_eq!(browser.is("document.querySelector('[data-sum=running]').textContent"), "1 running");
     pictures(&mut browser, "two-handlers");
 
     // Events come in, and the page moves by itself.
@@ -254,6 +257,46 @@ async fn a_page_without_handlers_says_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_unknown_counts_as_unknown_and_what_fails_as_failing() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.deploy("order-chain", "chain", &[]);
+    let bucket = world.jetstream.get_key_value("MILLSTREAM_HANDLERS").await.expect("the bucket");
+    bucket.put("broken", "no deployment at all".into()).await.expect("stored");
+    let (_host, address) = web_host(&world, &[]).await;
+    world.in_state("chain", "running").await;
+    let told = get(address, "/api/overview").json();
+    assert_eq!(told["sums"], json!({ "events": 0, "seconds": 0.0, "unknown": 1 }));
+    let totals = |place: usize| {
+        (told["handlers"][place]["handler"].clone(), told["handlers"][place]["totals"]["events"].clone())
+    };
+    assert_eq!([totals(0), totals(1)], [("broken".into(), Value::Null), ("chain".into(), 0.into())]);
+    let Some(mut browser) = Browser::start() else { return };
+    browser.look(DESKTOP.0, DESKTOP.1, "dark");
+    browser.open(&page(address));
+    browser.until("document.querySelector('[data-sum=unknown]').textContent === 'events, 1 unknown'");
+    browser.until("document.querySelector('[data-sum=running]').textContent === '1 running, 1 failing'");
+    let cell = "document.querySelector('tr[data-handler=broken] [data-field=events]').textContent";
+    assert_eq!(browser.is(cell), "unknown");
+    assert_eq!(browser.is("rows.get('broken').points.every((point) => point === null)"), true, "nor a line at 0");
+    for (outcome, mark) in [("no-answer", "bad"), ("waits", "waits"), ("sent", "well")] {
+        assert_eq!(browser.is(&format!("went({{ effects: [{{ outcome: '{outcome}' }}] }})")), mark, "{outcome}");
+    }
+    // Headings stand over what they head.
+    let apart =
+        "(() => { const left = (node) => { const range = document.createRange(); range.selectNodeContents(node);
+        return range.getBoundingClientRect().left; };
+        return Math.round(left(document.querySelector('th')) - left(document.querySelector('.name span'))); })()";
+    assert_eq!(browser.is(apart), 0);
+    browser.look(PHONE.0, PHONE.1, "dark");
+    let lines = "Math.max(...[...document.querySelectorAll('.chips button')].map((chip) => {
+        const range = document.createRange(); range.selectNodeContents(chip); return range.getClientRects().length; }))";
+    assert_eq!(browser.is(lines), 1, "no chip breaks into two lines");
+    pictures(&mut browser, "unknown-lag");
+    assert_eq!(browser.errors, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_page_acts_with_the_token_and_not_without() {
     let Some(mut browser) = Browser::start() else { return };
     let world = World::new().await;
@@ -266,15 +309,19 @@ async fn the_page_acts_with_the_token_and_not_without() {
     let click = |text: &str| {
         format!("[...document.querySelectorAll('button')].find((one) => one.textContent === '{text}').click()")
     };
-    for (token, said) in
-        [("a wrong token of length", "token is missing or wrong"), ("a token of some length", "paused on ")]
-    {
+    for (token, said, looks) in [
+        ("a wrong token of length", "token is missing or wrong", "note bad"),
+        ("a token of some length", "paused on ", ""),
+    ] {
         browser.until("[...document.querySelectorAll('button')].some((one) => one.textContent === 'Pause')");
         browser.is(&click("Pause"));
         browser.until("document.getElementById('ask').open");
         browser.is(&format!("document.getElementById('token').value = '{token}'"));
         browser.is(&click("Do it"));
         browser.until(&format!("document.getElementById('content').textContent.includes('{said}')"));
+        assert_eq!(browser.is("document.querySelector('#content [role=status]').className"), looks, "{said}");
+        browser.is("document.getElementById('content').scrollTop = 1e6");
+        pictures(&mut browser, if looks.is_empty() { "acted" } else { "refused" });
     }
     world.in_state("chain", "paused").await;
     // A refusal is the browser's to tell; there is one.

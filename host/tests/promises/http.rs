@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use crate::harness::web::{News, address_in, get, request, send, web_host};
@@ -30,6 +31,8 @@ async fn what_is_asked_wrongly_is_refused_and_says_what_to_do() {
         ("GET", "/api/handlers/chain/sagas", 404),
         ("GET", "/api/handlers/%2e%2e%2f$JS.API/sagas/x", 404),
         ("GET", "/api/handlers/%FF", 400),
+        ("GET", "/api/handlers/chain/sagas?status=bogus", 400),
+        ("GET", "/api/handlers/chain/sagas?status=%FF&status=x", 400),
         ("POST", "/metrics", 405),
         ("DELETE", "/api/overview", 405),
         ("PUT", "/", 405),
@@ -38,14 +41,43 @@ async fn what_is_asked_wrongly_is_refused_and_says_what_to_do() {
         let answer = request(address, method, path, "");
         assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
         assert_eq!(answer.header("x-content-type-options"), "nosniff");
-        if status != 400 {
-            let told = answer.json();
-            let has = |field: &str| told[field].as_str().is_some_and(|text| !text.is_empty());
-            assert!(has("error") && has("hint"), "{method} {path}: {told}");
-        }
+        let told = answer.json();
+        let has = |field: &str| told[field].as_str().is_some_and(|text| !text.is_empty());
+        assert!(has("error") && has("hint"), "{method} {path}: {told}");
+    }
+    let hint = |method: &str, path: &str| request(address, method, path, "").json()["hint"].take();
+    assert_eq!(hint("GET", "/api/handlers/chain/pause"), "ask with POST");
+    assert_eq!(hint("PUT", "/api/handlers/chain/pause"), "ask with POST");
+    assert_eq!(hint("PUT", "/api/handlers/chain"), "ask with GET");
+    let known = "ask for one of running, compensating, completed, compensated, compensation-failed, failed";
+    assert_eq!(hint("GET", "/api/handlers/chain/sagas?status=bogus"), known);
+    let chunked = request(address, "POST", "/api/handlers/chain/pause", "Transfer-Encoding: chunked\r\n");
+    assert_eq!((chunked.status, &chunked.json()["error"]), (411, &"a body of unknown length is not taken".into()));
+    for (path, status) in [("/healthz", 200), ("/readyz", 200), ("/api/overview", 421)] {
+        assert_eq!(send(address, &format!("GET {path} HTTP/1.0\r\n\r\n")).status, status, "{path} without a name");
     }
     let head = request(address, "HEAD", "/metrics", "");
     assert_eq!((head.status, head.body.as_str()), (200, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_is_not_there_is_not_found() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.stream("COMMANDS", &["order-commands.*"]).await;
+    world.deploy("order-fulfilment", "fulfil", &[]);
+    let (_host, address) = web_host(&world, &[]).await;
+    world.in_state("fulfil", "running").await;
+    let missing = get(address, "/api/handlers/fulfil/sagas/nobody");
+    let told = missing.json();
+    assert_eq!(
+        (missing.status, &told["error"]),
+        (404, &"saga fulfil has no instance \"nobody\"".into()),
+        "{missing:?}"
+    );
+    assert_eq!(told["hint"], "list its instances with `millstream sagas fulfil`");
+    let none = get(address, "/api/handlers/fulfil/sagas?status=completed");
+    assert_eq!((none.status, &none.json()["instances"]), (200, &serde_json::json!([])), "{none:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,7 +110,7 @@ async fn a_page_of_others_reads_nothing_and_ours_loads_nothing_from_elsewhere() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_who_shows_the_token_acts() {
-    let (world, _host, address) = shop(&[("MILLSTREAM_HTTP_TOKEN", TOKEN)]).await;
+    let (world, host, address) = shop(&[("MILLSTREAM_HTTP_TOKEN", TOKEN)]).await;
     let path = "/api/handlers/chain/pause";
     let right = format!("Authorization: Bearer {TOKEN}\r\nContent-Length: 0\r\n");
     let elsewhere = format!("{right}Origin: http://evil.example\r\n");
@@ -103,6 +135,7 @@ async fn only_who_shows_the_token_acts() {
     assert_eq!((none.status, &none.json()["error"]), (409, &"handler chain has no earlier version that ran".into()));
     assert_eq!(request(address, "POST", "/api/handlers/nobody/pause", &right).status, 404);
     assert_eq!(request(address, "POST", "/api/handlers/chain/explode", &right).status, 404);
+    assert_eq!(host.log().matches("asked for over HTTP").count(), 3, "what is there: {}", host.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,12 +143,14 @@ async fn a_token_in_a_file_opens_as_well_and_a_bad_file_stops_the_start() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("token");
     std::fs::write(&file, format!("{TOKEN}\n")).expect("written");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("they are set");
     let path = file.to_str().expect("a path");
     let (_world, host, address) = shop(&[("MILLSTREAM_HTTP_TOKEN_FILE", path)]).await;
     assert_eq!(request(address, "POST", "/api/handlers/chain/pause", "").status, 401);
     let shown = format!("Authorization: Bearer {TOKEN}\r\n");
     assert_eq!(request(address, "POST", "/api/handlers/chain/pause", &shown).status, 200);
     assert!(!host.log().contains(TOKEN), "{}", host.log());
+    assert_eq!(host.log().matches("everybody on this machine may read the token for HTTP").count(), 1);
     for (option, needs) in [
         ("--http-token-file", ["--http", "127.0.0.1:0"]),
         ("--webhook-secret-file", ["--webhook", "http://127.0.0.1:9/"]),
@@ -193,6 +228,27 @@ async fn health_is_told_where_there_is_no_place_left() {
     }
     drop(crowd);
     until("there is room again", async || (get(address, "/").status == 200).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_told_though_strangers_hold_every_place() {
+    let (_world, _host, address) = shop(&[]).await;
+    let begins = |_| {
+        let mut socket = TcpStream::connect(address).expect("it listens");
+        write!(socket, "GET /api/overview HTTP/1.1\r\nHost: localh").expect("it is taken");
+        socket
+    };
+    // More than there are places of both kinds, and more come all the while.
+    let mut crowd: Vec<TcpStream> = (0..300).map(begins).collect();
+    assert_eq!(get(address, "/metrics").status, 503, "there is no place for anything else");
+    for _ in 0..5 {
+        for path in ["/healthz", "/readyz"] {
+            let begun = Instant::now();
+            assert_eq!(get(address, path).status, 200, "{path}");
+            assert!(begun.elapsed() < Duration::from_secs(3), "{path}: {:?}, a probe's patience", begun.elapsed());
+        }
+        crowd.extend((0..20).map(begins));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -293,6 +349,8 @@ async fn an_address_that_cannot_be_had_stops_the_start_before_anything_is_touche
     }
     let said = refused(&world.server.url(), 2, &["run", "--http", "0", "--http-token", "sesame"]);
     assert!(said.contains("shorter than 16 letters") && !said.contains("sesame"), "{said}");
+    let said = refused(&world.server.url(), 2, &["run", "--http", "0", "--http-token", ""]);
+    assert!(said.contains("the token for HTTP is empty\nhint: "), "{said}");
     assert_eq!(world.traces().await, Vec::<String>::new());
 }
 

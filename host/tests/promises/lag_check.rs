@@ -95,7 +95,7 @@ async fn a_host_that_hangs_without_traffic_is_said_not_to_report_and_one_that_go
     host.signal("STOP");
     until("it stands still", async || host.is_stopped().then_some(())).await;
     let begun = Instant::now();
-    let silent = async || Some(look().await).filter(|handler| handler.state.starts_with("not reporting for "));
+    let silent = async || Some(look().await).filter(|handler| handler.state == "not-reporting");
     let handler = until("the silence is told", silent).await;
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(15), "{took:?}");
@@ -116,7 +116,7 @@ async fn a_host_that_is_killed_is_said_not_to_report_within_the_lease() {
     until("it works", async || look().await.lag[0].rates.filter(|rates| rates.out_rate > 0.0)).await;
     host.kill();
     let begun = Instant::now();
-    let silent = async || Some(look().await).filter(|handler| handler.state.starts_with("not reporting for "));
+    let silent = async || Some(look().await).filter(|handler| handler.state == "not-reporting");
     let handler = until("the silence is told", silent).await;
     let took = begun.elapsed();
     // A lease of five seconds; the rest is this test's.

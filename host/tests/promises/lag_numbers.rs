@@ -104,7 +104,7 @@ async fn totals_are_what_was_done_and_the_parts_fit_into_the_time() {
     host.kill();
     let overview = async || overview::read(&world.jetstream).await.expect("an overview").handlers.remove(0);
     let gone =
-        until("silence", async || Some(overview().await).filter(|handler| handler.state.starts_with("not"))).await;
+        until("silence", async || Some(overview().await).filter(|handler| handler.state == "not-reporting")).await;
     assert_eq!(gone.numbers, Numbers::default(), "what nobody tells any more is not shown");
     assert_eq!((gone.lag[0].rates, gone.outcomes_add_up, gone.counts.delivered), (None, true, 600));
     assert_eq!(gone.revision, 1);
@@ -184,7 +184,7 @@ async fn many_handlers_are_read_quickly_and_each_is_right() {
     let took = begun.elapsed();
     assert_eq!(overview.handlers.len(), 1101, "more than one answer holds");
     assert!(overview.handlers.is_sorted_by_key(|handler| handler.handler.as_str()));
-    assert!(overview.handlers.iter().all(|handler| handler.lag[0].events == 50 && handler.state == "not started"));
+    assert!(overview.handlers.iter().all(|handler| handler.lag[0].events == 50 && handler.state == "not-started"));
     assert!(overview.handlers.iter().all(|handler| handler.revision > 0 && handler.outcomes_add_up));
     assert!(took < Duration::from_secs(5), "{took:?}");
     let one = overview::of(&world.jetstream, &["first".to_owned()]).await.expect("an overview");

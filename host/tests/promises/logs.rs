@@ -127,3 +127,12 @@ fn what_ends_the_program_is_json_as_well() {
     assert_eq!((output.status.code(), &last["level"]), (Some(1), &Value::from("ERROR")), "{stderr}");
     assert!(last["message"].is_string() && last["hint"].is_string(), "{stderr}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_filter_is_told_and_passed_over() {
+    let world = World::new().await;
+    let host = world.host(&[("MILLSTREAM_LOG", "[[[")]);
+    until("it is told", async || host.log().contains("MILLSTREAM_LOG is no filter and is passed over").then_some(()))
+        .await;
+    until("the host begins", async || host.log().contains(" INFO ").then_some(())).await;
+}

@@ -40,7 +40,7 @@ pub(super) fn draw(frame: &mut Frame, state: &mut State, name: &str, area: Rect)
 }
 
 fn lines(state: &State, handler: &Handler, width: usize) -> Vec<String> {
-    let mut lines = vec![format!("{}  {}", legible(&handler.handler), legible(&handler.state))];
+    let mut lines = vec![format!("{}  {}", legible(&handler.handler), legible(&handler.state_in_words()))];
     if let Some(trail) = state.trails.get(&handler.handler) {
         let bars = width.saturating_sub(10).min(60);
         lines.push(format!("  lag     {}", sparkline(&trail.lags, bars)));
@@ -99,7 +99,8 @@ fn host(lines: &mut Vec<String>, state: &State, handler: &Handler) {
     ));
     let share = state.trails.get(&handler.handler).and_then(|trail| trail.share);
     if let Some(share) = share {
-        lines.push(format!("  busy {:.0} %; since it began: {}", share * 100.0, split(&numbers.busy)));
+        lines.push(format!("  busy {:.0} %; since it began:", share * 100.0));
+        lines.push(format!("  {}", split(&numbers.busy)));
     }
     let counts = &handler.counts;
     lines.push(format!(
@@ -122,9 +123,10 @@ fn host(lines: &mut Vec<String>, state: &State, handler: &Handler) {
         thousands(sizes.journal_records),
         bytes(sizes.journal_bytes)
     ));
-    if numbers.parked_keys > 0 || handler.undelivered_effects > 0 {
+    let parked = numbers.parked_keys.unwrap_or_default();
+    if parked > 0 || handler.undelivered_effects > 0 {
         let effects = thousands(handler.undelivered_effects as u64);
-        lines.push(format!("  {} keys parked, {effects} effects that nobody takes", thousands(numbers.parked_keys)));
+        lines.push(format!("  {} keys parked, {effects} effects that nobody takes", thousands(parked)));
     }
 }
 
@@ -163,20 +165,21 @@ fn instances(lines: &mut Vec<String>, census: &Census, now: i64) {
 }
 
 fn limits(lines: &mut Vec<String>, settings: &Settings) {
-    let or_none = |number: u64| if number == 0 { "none".to_owned() } else { thousands(number) };
+    let set = |number: u64, unit: &str| (number > 0).then(|| format!("{}{unit}", thousands(number)));
     lines.push("Limits".to_owned());
     lines.push(format!(
-        "  fuel {} a call, memory {}, batch {} events, {} events a second",
+        "  fuel {} a call, memory {}, batch {} events, {}",
         thousands(settings.limits.fuel_per_call),
         bytes(settings.limits.memory_bytes as u64),
         thousands(settings.batch_events as u64),
-        or_none(settings.throttle_events_per_second)
+        set(settings.throttle_events_per_second, " events a second").unwrap_or("no throttle".to_owned())
     ));
+    let lag = [set(settings.alert_lag_events, " events"), set(settings.alert_lag_seconds, " s")];
+    let lag: Vec<String> = lag.into_iter().flatten().collect();
     lines.push(format!(
-        "  alerts: lag {} events, {} s; stuck after {} s; growing {}",
-        or_none(settings.alert_lag_events),
-        or_none(settings.alert_lag_seconds),
-        or_none(settings.alert_stuck_seconds),
+        "  alerts: lag {}; stuck {}; growing {}",
+        if lag.is_empty() { "any".to_owned() } else { format!("over {}", lag.join(" or ")) },
+        set(settings.alert_stuck_seconds, " s").map_or("never".to_owned(), |after| format!("after {after}")),
         if settings.alert_lag_growing { "yes" } else { "no" }
     ));
 }

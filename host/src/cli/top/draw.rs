@@ -47,7 +47,7 @@ const COLUMNS: [Column; 8] = [
         width: 13,
         from: 40,
         is_number: false,
-        cell: |_, handler, width| cut(&handler.state.replace("not reporting for", "silent"), width),
+        cell: |_, handler, width| cut(&handler.state_in_words().replace("not reporting for", "silent"), width),
     },
     Column {
         title: "LAG",
@@ -227,7 +227,7 @@ fn colour(state: &str) -> Color {
     match state {
         "running" => Color::Green,
         FAILING => Color::Red,
-        state if state.starts_with("not ") => Color::Red,
+        state if state.starts_with("not-") => Color::Red,
         _ => Color::Yellow,
     }
 }

@@ -127,7 +127,7 @@ impl State {
     pub(super) fn rows(&self) -> Vec<&Handler> {
         let filter = self.filter.to_lowercase();
         let is_meant = |handler: &&Handler| {
-            handler.handler.to_lowercase().contains(&filter) || handler.state.to_lowercase().contains(&filter)
+            handler.handler.to_lowercase().contains(&filter) || handler.state_in_words().contains(&filter)
         };
         let mut rows: Vec<&Handler> = self.handlers().iter().filter(is_meant).collect();
         rows.sort_by(|one, other| {
@@ -150,7 +150,7 @@ impl State {
             Sort::State => {
                 let rank = |handler: &Handler| match handler.state.as_str() {
                     FAILING => 0,
-                    state if state.starts_with("not ") => 1,
+                    state if state.starts_with("not-") => 1,
                     "running" => 3,
                     _ => 2,
                 };

@@ -24,10 +24,10 @@ fn glimpse(count: usize, lag: u64) -> Glimpse {
         let name = if number == 0 { "a".repeat(64) } else { format!("handler-{number:03}") };
         Handler {
             handler: name,
-            state: if number == 2 { "not reporting for 12 s" } else { "running" }.to_owned(),
+            state: if number == 2 { "not-reporting" } else { "running" }.to_owned(),
             reason: if number == 1 { "event S:1 \u{1b}]0;title\u{7} is bad\nvery".to_owned() } else { String::new() },
             host: "h\u{202e}1".to_owned(),
-            reported_seconds_ago: Some(0.4),
+            reported_seconds_ago: Some(if number == 2 { 12.4 } else { 0.4 }),
             lag: vec![row],
             numbers: crate::numbers::Numbers {
                 census: Some(Census {
@@ -43,14 +43,15 @@ fn glimpse(count: usize, lag: u64) -> Glimpse {
     let alert = Alert {
         handler: "handler-001".to_owned(),
         alert: "stuck".to_owned(),
-        since: 0,
         text: "5 events wait\u{1b}[2J".to_owned(),
+        ..Alert::default()
     };
     let alerts = if count > 1 { vec![alert] } else { Vec::new() };
     let handlers: Vec<Handler> = (0..count).map(handler).collect();
     let settings = handlers.iter().map(|handler| (handler.handler.clone(), crate::settings::Settings::default()));
     let settings = settings.collect();
-    let overview = Overview { time: 60_000_000_000, handlers, hosts: vec!["h1".to_owned()], alerts };
+    let overview =
+        Overview { time: 60_000_000_000, handlers, hosts: vec!["h1".to_owned()], alerts, ..Overview::default() };
     Glimpse { overview, settings, ..Glimpse::default() }
 }
 

@@ -8,8 +8,8 @@ use crate::numbers::{LATENCY_MICROSECONDS, Numbers, Rates};
 use crate::overview::Overview;
 
 /// What a handler may be doing; `not-reporting` is any silence of its host.
-const STATES: [&str; 8] =
-    ["starting", "running", "retrying", "failing", "paused", "stopped", "not-started", "not-reporting"];
+const STATES: [&str; 9] =
+    ["starting", "running", "retrying", "failing", "paused", "standing-by", "stopped", "not-started", "not-reporting"];
 
 const MICROSECOND: f64 = 1e-6;
 
@@ -45,9 +45,8 @@ pub(super) fn of_handlers(page: &mut Page, told: &[Told<'_>]) {
     }
     page.family(Gauge, "millstream_handler_state", "1 for what the handler is doing, 0 for all else.");
     for one in told {
-        let state = state(&one.handler.state);
         for word in STATES {
-            page.put(&and(&one.labels, "state", word), word == state);
+            page.put(&and(&one.labels, "state", word), word == one.handler.state);
         }
     }
     page.family(Gauge, "millstream_host_report_age_seconds", "Age of the host's last word on the handler.");
@@ -144,7 +143,7 @@ pub(super) fn of_what_hosts_measure(page: &mut Page, told: &[Told<'_>], now: i64
     latency(page, told);
     sizes(page, told);
     page.family(Gauge, "millstream_handler_parked_keys", "Keys that are parked.");
-    measured(page, told, |numbers| Some(numbers.parked_keys));
+    measured(page, told, |numbers| numbers.parked_keys);
     page.family(Gauge, "millstream_handler_oldest_parked_age_seconds", "Since when the oldest of them is.");
     measured(page, told, |numbers| numbers.oldest_parked.map(|parked| age(now, parked)));
 }
@@ -168,7 +167,8 @@ fn latency(page: &mut Page, told: &[Told<'_>]) {
         let mut sum = 0;
         for (count, bound) in numbers.latency.buckets.iter().zip(LATENCY_MICROSECONDS) {
             sum += count;
-            let bound = (bound as f64 * MICROSECOND).to_string();
+            // Divided, not multiplied by a millionth: 50,000 is 0.05 then, as people write it.
+            let bound = (bound as f64 / 1e6).to_string();
             page.put_as("_bucket", &and(&one.labels, "le", &bound), sum);
         }
         let all = numbers.latency.buckets.iter().sum::<u64>();
@@ -271,11 +271,6 @@ fn rows(page: &mut Page, told: &[Told<'_>], value: impl Fn(&Lag) -> Option<f64>)
 
 fn rates(page: &mut Page, told: &[Told<'_>], value: impl Fn(&Rates) -> Option<f64>) {
     rows(page, told, |lag| lag.rates.as_ref().and_then(&value));
-}
-
-/// The state as a label: a silence has no seconds in it.
-fn state(words: &str) -> String {
-    if words.starts_with("not reporting") { "not-reporting".to_owned() } else { words.replace(' ', "-") }
 }
 
 fn seconds(nanoseconds: i64) -> f64 {

@@ -19,7 +19,7 @@ fn handler(name: &str, host: &str, ago: Option<f64>) -> Handler {
     Handler {
         handler: name.to_owned(),
         host: host.to_owned(),
-        state: if ago.is_some_and(|ago| ago < 5.0) { "running" } else { "not reporting for 12 s" }.to_owned(),
+        state: if ago.is_some_and(|ago| ago < 5.0) { "running" } else { "not-reporting" }.to_owned(),
         reported_seconds_ago: ago,
         lag: vec![lag],
         numbers: Numbers { since: 1, latency: Latency { buckets, sum: 9_000_000 }, ..Numbers::default() },
@@ -63,6 +63,7 @@ fn a_histogram_adds_up() {
     let labels = r#"handler="mine",host="here""#;
     for line in [
         format!("{name}_bucket{{{labels},le=\"0.00025\"}} 3"),
+        format!("{name}_bucket{{{labels},le=\"0.05\"}} 3"),
         format!("{name}_bucket{{{labels},le=\"5\"}} 3"),
         format!("{name}_bucket{{{labels},le=\"+Inf\"}} 4"),
         format!("{name}_sum{{{labels}}} 9"),

@@ -52,19 +52,11 @@ function svg(tag, attributes) {
 // What a state is like. Its words always stand beside the colour.
 function tone(state) {
   if (state === 'running' || state.startsWith('rebuilding')) return 'ok';
-  if (state === 'paused' || state === 'not started') return 'idle';
-  return state.startsWith('not reporting') || state === 'failing' ? 'bad' : 'warn';
+  if (state === 'paused' || state === 'not-started') return 'idle';
+  return state === 'not-reporting' || state === 'failing' ? 'bad' : 'warn';
 }
+const stateWords = ({ state, reported_seconds_ago: silent }) => state === 'not-reporting' && silent != null ? `not reporting for ${silent.toFixed(0)} s` : state.replaceAll('-', ' ');
 const RANK = { bad: 0, warn: 1, ok: 2, idle: 3 };
-const events = (handler) => handler.lag.reduce((sum, lag) => sum + lag.events, 0);
-const oldest = (handler) => handler.lag.reduce((most, lag) => Math.max(most, lag.seconds), 0);
-function rates(handler) {
-  const known = handler.lag.filter((lag) => lag.rates).map((lag) => lag.rates);
-  if (!known.length) return null;
-  const sum = (name) => known.reduce((all, one) => all + one[name], 0);
-  const etas = known.map((one) => one.eta_seconds).filter((eta) => eta != null);
-  return { in: sum('in_rate'), out: sum('out_rate'), trend: sum('trend'), eta: etas.length ? Math.max(...etas) : null };
-}
 const attention = (handler) => RANK[tone(handler.state)] < 2 || Boolean(handler.refused) || Boolean(handler.lag_fault)
   || overview.alerts.some((alert) => alert.handler === handler.handler);
 
@@ -74,11 +66,18 @@ function chart(kind) {
   const area = drawing.appendChild(svg('path', { class: 'area' })), line = drawing.appendChild(svg('path', { class: 'line' }));
   return { drawing, area, line };
 }
+// What was unknown leaves a gap. Each chart is scaled by its own highest, which stands beside it.
+const highest = (points) => Math.max(0, ...points);
 function plot({ area, line }, points) {
-  const most = Math.max(1, ...points), from = POINTS - points.length;
-  const path = points.map((value, index) => `${index ? 'L' : 'M'}${(from + index) * 120 / (POINTS - 1)} ${(29 - 27 * value / most).toFixed(2)}`).join('');
-  line.setAttribute('d', path);
-  area.setAttribute('d', points.length > 1 ? `${path}L120 30L${from * 120 / (POINTS - 1)} 30Z` : '');
+  const most = Math.max(1, highest(points)), from = POINTS - points.length, runs = [];
+  points.forEach((value, index) => {
+    if (value == null) return;
+    if (!index || points[index - 1] == null) runs.push([]);
+    runs[runs.length - 1].push([(from + index) * 120 / (POINTS - 1), (29 - 27 * value / most).toFixed(2)]);
+  });
+  const path = (run) => run.map(([x, y], index) => `${index ? 'L' : 'M'}${x} ${y}`).join('');
+  line.setAttribute('d', runs.map(path).join(''));
+  area.setAttribute('d', runs.filter((run) => run.length > 1).map((run) => `${path(run)}L${run[run.length - 1][0]} 30L${run[0][0]} 30Z`).join(''));
 }
 
 // Where the time went lately, as shares; from totals where nothing is known of before.
@@ -109,11 +108,11 @@ function makeRow(name) {
     in: cell('in', { class: 'n c-rate' }), out: cell('out', { class: 'n c-rate' }), eta: cell('eta', { class: 'n c-eta' }),
     busy: el('td', { class: 'c-busy' }), host: cell('host', { class: 'c-host' }),
   };
-  const more = el('small'), title = el('span', {}, name), pill = el('span', { class: 'pill' }), bar = el('div', { class: 'split' });
+  const most = el('small', { class: 'most' }), more = el('small'), title = el('span', {}, name), pill = el('span', { class: 'pill' }), bar = el('div', { class: 'split' });
   const button = el('button', { class: 'name', type: 'button', tabindex: '-1', onclick: () => go('handler', name) }, title, more);
   cells.name.append(button); cells.state.append(pill); cells.busy.append(bar);
-  const row = { name, cells, more, pill, bar, button, chart: chart('small'), points: [], busy: [], visible: true };
-  cells.chart.append(row.chart.drawing);
+  const row = { name, cells, more, most, pill, bar, button, chart: chart('small'), points: [], busy: [], visible: true };
+  cells.chart.append(row.chart.drawing, most);
   row.node = el('tr', { 'data-handler': name, onclick: (event) => { if (event.target !== button && !button.contains(event.target)) button.click(); } }, Object.values(cells));
   seen.observe(row.node);
   return row;
@@ -121,22 +120,22 @@ function makeRow(name) {
 
 function fillRow(row, handler) {
   row.handler = handler;
-  const lag = events(handler), age = oldest(handler), moves = rates(handler), { cells } = row;
+  const { events: lag, seconds: age, rates: moves } = handler.totals, { cells } = row, unknown = lag == null;
   row.points.push(lag); if (row.points.length > POINTS) row.points.shift();
   if (handler.numbers.since) { row.busy.push(handler.numbers.busy); if (row.busy.length > 10) row.busy.shift(); } else row.busy = [];
   put(row.more, legible([handler.kind, handler.label].filter(Boolean).join(' · ')));
-  put(row.pill, legible(handler.state)); row.pill.dataset.tone = tone(handler.state); row.pill.title = legible(handler.reason);
-  const unknown = handler.lag_fault !== '';
+  put(row.pill, legible(stateWords(handler))); row.pill.dataset.tone = tone(handler.state); row.pill.title = legible(handler.reason);
   put(cells.events, unknown ? 'unknown' : thousands(lag)); cells.events.dataset.value = unknown ? '' : lag; cells.events.classList.toggle('zero', lag === 0);
-  put(cells.seconds, unknown ? '' : duration(age)); cells.seconds.dataset.value = unknown ? '' : age; cells.seconds.classList.toggle('zero', age === 0);
-  put(cells.in, moves ? rate(moves.in) : '–'); put(cells.out, moves ? rate(moves.out) : '–');
-  put(cells.eta, moves && moves.eta != null ? duration(moves.eta) : lag > 0 && moves && moves.trend > 0 ? 'grows' : '–');
+  put(cells.seconds, unknown ? '–' : duration(age)); cells.seconds.dataset.value = unknown ? '' : age; cells.seconds.classList.toggle('zero', age === 0);
+  put(cells.in, moves ? rate(moves.in_rate) : '–'); put(cells.out, moves ? rate(moves.out_rate) : '–');
+  put(cells.eta, moves && moves.eta_seconds != null ? duration(moves.eta_seconds) : lag > 0 && moves && moves.trend > 0 ? 'grows' : '–');
   put(cells.host, legible(handler.host)); cells.host.title = legible(handler.host);
-  row.text = `${handler.handler} ${handler.state} ${handler.label} ${handler.kind} ${handler.host} ${handler.lag.map((one) => one.stream).join(' ')}`.toLowerCase();
+  row.text = `${handler.handler} ${stateWords(handler)} ${handler.label} ${handler.kind} ${handler.host} ${handler.lag.map((one) => one.stream).join(' ')}`.toLowerCase();
   row.lag = lag; row.age = age; row.attention = attention(handler);
   const parts = shares(row);
   split(row.bar, parts);
   row.bar.title = parts ? PARTS.map((part, index) => `${PART_WORDS[part]} ${(parts[index] * 100).toFixed(0)} %`).join(', ') : 'not measured';
+  put(row.most, highest(row.points) ? `max ${thousands(highest(row.points))}` : '');
   if (row.visible) plot(row.chart, row.points);
 }
 
@@ -176,11 +175,12 @@ const visibleButtons = () => [...$('table').tBodies[0].rows].filter((row) => !ro
 
 function sum(name, text) { put(document.querySelector(`[data-sum="${name}"]`), text); }
 function summary() {
-  const { handlers } = overview, running = handlers.filter((handler) => handler.state === 'running').length;
-  const late = handlers.reduce((most, handler) => Math.max(most, oldest(handler)), 0);
-  sum('handlers', thousands(handlers.length)); sum('running', `${thousands(running)} running`);
-  sum('events', thousands(handlers.reduce((all, handler) => all + events(handler), 0)));
-  sum('oldest', duration(late)); sum('alerts', thousands(overview.alerts.length)); sum('hosts', thousands(overview.hosts.length));
+  const { handlers, sums } = overview, count = (state) => handlers.filter((handler) => handler.state === state).length;
+  const stand = [['running', 'running'], ['failing', 'failing'], ['not-reporting', 'silent'], ['not-started', 'not started']];
+  sum('handlers', thousands(handlers.length));
+  sum('running', stand.filter(([state]) => state === 'running' || count(state)).map(([state, word]) => `${thousands(count(state))} ${word}`).join(', '));
+  sum('events', thousands(sums.events)); sum('unknown', sums.unknown ? `events, ${sums.unknown} unknown` : 'events');
+  sum('oldest', duration(sums.seconds)); sum('alerts', thousands(overview.alerts.length)); sum('hosts', thousands(overview.hosts.length));
   document.querySelector('[data-sum="alerts"]').parentElement.classList.toggle('tone-bad', overview.alerts.length > 0);
   document.querySelector('[data-sum="hosts"]').parentElement.classList.toggle('tone-bad', overview.hosts.length === 0 && handlers.length > 0);
 }
@@ -200,7 +200,7 @@ function hosts() {
     if (!handler.host) continue;
     if (!all.has(handler.host)) all.set(handler.host, { live: false, handlers: 0, lag: 0 });
     const host = all.get(handler.host);
-    host.handlers += 1; host.lag += events(handler);
+    host.handlers += 1; host.lag += handler.totals.events ?? 0;
   }
   const list = $('hosts').querySelector('ul'), names = [...all.keys()].sort();
   names.forEach((name, index) => {
@@ -296,7 +296,7 @@ function figures() {
   const name = $('drawer').dataset.name, row = rows.get(name), box = $('figures');
   if (!box) return;
   if (!row) { box.replaceChildren(el('p', { class: 'note' }, overview ? 'This handler is not deployed.' : 'reading …')); return; }
-  const { handler } = row, { numbers, counts } = handler, moves = rates(handler), parts = shares(row), measured = numbers.since > 0;
+  const { handler } = row, { numbers, counts } = handler, moves = handler.totals.rates, parts = shares(row), measured = numbers.since > 0;
   plot(box.chart, row.points);
   const bar = el('div', { class: 'split' }); split(bar, parts);
   const mine = overview.alerts.filter((alert) => alert.handler === name);
@@ -306,10 +306,10 @@ function figures() {
     handler.refused && handler.refused.reason !== handler.reason ? el('p', { class: 'note bad' }, `${short(handler.refused.digest)} was refused: ${handler.refused.reason}`) : null,
     handler.outcomes_add_up ? null : el('p', { class: 'note bad' }, 'The outcomes do not add up to what was delivered: a defect of Millstream. Please report it.'),
     handler.lag_fault ? el('p', { class: 'note bad' }, `the lag cannot be told: ${handler.lag_fault}`) : null,
-    facts(fact('State', handler.state), fact('Undecided', counted(row.lag, 'event', 'events')), fact('Oldest', duration(row.age)),
-      fact('In', moves && `${rate(moves.in)} / s`), fact('Out', moves && `${rate(moves.out)} / s`), fact('Trend', moves && `${moves.trend > 0 ? '+' : ''}${moves.trend.toFixed(1)} / s`),
-      fact('Done in', moves && moves.eta != null ? duration(moves.eta) : null), fact('Reported', handler.reported_seconds_ago == null ? 'never' : `${duration(handler.reported_seconds_ago)} ago`), fact('Host', handler.host)),
-    box.chart.drawing, el('div', { class: 'scale' }, el('span', {}, '2 min ago'), el('span', {}, `at most ${thousands(Math.max(0, ...row.points))} behind`), el('span', {}, 'now')),
+    facts(fact('State', stateWords(handler)), fact('Undecided', row.lag == null ? 'unknown' : counted(row.lag, 'event', 'events')), fact('Oldest', row.age == null ? 'unknown' : duration(row.age)),
+      fact('In', moves && `${rate(moves.in_rate)} / s`), fact('Out', moves && `${rate(moves.out_rate)} / s`), fact('Trend', moves && `${moves.trend > 0 ? '+' : ''}${moves.trend.toFixed(1)} / s`),
+      fact('Done in', moves && moves.eta_seconds != null ? duration(moves.eta_seconds) : null), fact('Reported', handler.reported_seconds_ago == null ? 'never' : `${duration(handler.reported_seconds_ago)} ago`), fact('Host', handler.host)),
+    box.chart.drawing, el('div', { class: 'scale' }, el('span', {}, '2 min ago'), el('span', {}, `at most ${thousands(highest(row.points))} behind`), el('span', {}, 'now')),
   ].filter(Boolean));
   $('details').replaceChildren(...[
     ...handler.lag.flatMap((lag) => [el('h3', {}, `Stream ${lag.stream}`), facts(fact('Undecided', thousands(lag.events)), fact('Oldest', duration(lag.seconds)), fact('Position', thousands(lag.position)), fact('Head', thousands(lag.head)))]),
@@ -387,15 +387,17 @@ function outcome(deed) {
   const { answered } = came;
   return answered ? `answered by ${answered.event_type}${answered.after_ms != null ? ` after ${thousands(answered.after_ms)} ms` : ''}` : JSON.stringify(came);
 }
+// How a chapter went, for its mark: its words stand beside it.
+const went = ({ effects }) => effects.some((one) => one.outcome === 'no-answer' || one.outcome === 'unknown') ? 'bad' : effects.some((one) => one.outcome === 'waits') ? 'waits' : 'well';
 async function story(name, key, here) {
   $('drawer').dataset.name = name;
   open(key, el('p', {}, 'reading …'));
   const told = await ask(`/api/handlers/${encodeURIComponent(name)}/sagas/${encodeURIComponent(key)}`);
   if (here !== location.hash) return;
   const json = (value) => value == null ? null : el('pre', {}, JSON.stringify(value));
-  const deed = (one) => el('li', {}, el('b', {}, `${one.kind} ${one.name}`), ` ${[one.step && `step ${one.step}`, one.attempt > 1 && `attempt ${one.attempt}`, one.due && `due ${one.due}`].filter(Boolean).join(', ')} `, el('div', {}, outcome(one)), json(one.payload));
+  const deed = (one) => el('li', { 'data-went': went({ effects: [one] }) }, el('b', {}, `${one.kind} ${one.name}`), ` ${[one.step && `step ${one.step}`, one.attempt > 1 && `attempt ${one.attempt}`, one.due && `due ${one.due}`].filter(Boolean).join(', ')} `, el('div', {}, outcome(one)), json(one.payload));
   open(key, facts(fact('Saga', told.handler), fact('Stands', told.status), fact('Why', told.reason), fact('Late events', told.late || null), fact('Correlation', told.correlation)),
-    el('ol', { class: 'story' }, told.events.map((chapter) => el('li', {}, el('b', {}, chapter.type), ` ${chapter.did}`,
+    el('ol', { class: 'story' }, told.events.map((chapter) => el('li', { 'data-went': went(chapter) }, el('b', {}, chapter.type), ` ${chapter.did}`,
       el('div', { class: 'mono' }, [chapter.at, chapter.stream && `${chapter.stream}:${chapter.sequence}`, chapter.host && `on ${chapter.host}`, chapter.digest].filter(Boolean).join('  ')),
       json(chapter.payload), chapter.effects.length ? el('ul', { class: 'deeds' }, chapter.effects.map(deed)) : null))),
     ...(told.missing.length ? [el('h3', {}, 'What could not be found'), el('ul', { class: 'list' }, told.missing.map((one) => el('li', {}, one)))] : []),
@@ -407,11 +409,11 @@ function actions(name) {
   const said = el('p', { role: 'status' });
   const button = (action, word, text) => el('button', { type: 'button', onclick: async () => {
     if (!await sure(word, text)) return;
-    put(said, 'waiting for the hosts …');
+    said.className = ''; put(said, 'waiting for the hosts …');
     try {
       const done = await ask(`/api/handlers/${encodeURIComponent(name)}/${action}`, { method: 'POST', headers: { Authorization: `Bearer ${token}` } });
       put(said, legible(done.state));
-    } catch (error) { token = ''; put(said, legible(error.message)); }
+    } catch (error) { token = ''; said.className = 'note bad'; put(said, legible(error.message)); }
   } }, word);
   return el('div', {}, el('h3', {}, 'Actions'), el('div', { class: 'row' }, button('pause', 'Pause', `${name} stops deciding; what comes waits.`), button('resume', 'Resume', `${name} goes on.`),
     button('rollback', 'Roll back', `${name} goes back to the version before.`)), said);
