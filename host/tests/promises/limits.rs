@@ -144,18 +144,27 @@ async fn more_keys_than_one_request_holds_are_read_in_several() {
     assert_eq!(world.ok(&asked), expected);
 }
 
-/// A module holds about 5 MB, so of three handlers two find room.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_without_room_for_another_guest_says_so_and_tries_again_until_there_is() {
     const HANDLERS: [&str; 3] = ["one", "two", "three"];
     let world = World::new().await;
     world.stream("ORDERS", &["orders.>"]).await;
-    for name in HANDLERS {
-        world.deploy("order-chain", name, &[]);
-    }
     let events = orders(0, 600);
     world.publish(&events[..300]).await;
-    let _host = world.host(&[("MILLSTREAM_GUEST_MEMORY", "12000000")]);
+    world.deploy("order-chain", HANDLERS[0], &[]);
+    let mut host = world.host(&[]);
+    let held = until("it is told what a guest holds", async || {
+        world.report(HANDLERS[0]).await?["numbers"]["guest_memory_bytes"].as_u64().filter(|bytes| *bytes > 0)
+    })
+    .await;
+    host.kill();
+    for name in &HANDLERS[1..] {
+        world.deploy("order-chain", name, &[]);
+    }
+    // Of three, two find room.
+    let ceiling = (held * 5 / 2).to_string();
+    let _host = world.host(&[("MILLSTREAM_GUEST_MEMORY", &ceiling)]);
+    world.publish(&events[300..400]).await;
     let states = || HANDLERS.map(|name| world.listed(name));
     let rows = until("two run", async || {
         let rows = states();
@@ -165,15 +174,15 @@ async fn a_host_without_room_for_another_guest_says_so_and_tries_again_until_the
     .await;
     let waits = rows.iter().find(|row| row["state"] == "retrying").expect("one waits");
     let reason = waits["reason"].as_str().expect("a reason");
-    assert!(reason.contains("12000000") && reason.contains("--guest-memory"), "{waits}");
+    assert!(reason.contains(&ceiling) && reason.contains("--guest-memory"), "{waits}");
     for row in rows.iter().filter(|row| row["state"] == "running") {
         let name = row["handler"].as_str().expect("a name");
-        world.settled(name, &chains(&events[..300])).await;
+        world.settled(name, &chains(&events[..400])).await;
     }
     let waits = waits["handler"].as_str().expect("a name").to_owned();
     let gone = HANDLERS.into_iter().find(|name| *name != waits).expect("another");
     world.ok(&["remove", gone, "--yes"]);
-    world.publish(&events[300..]).await;
+    world.publish(&events[400..]).await;
     for name in HANDLERS.into_iter().filter(|name| *name != gone) {
         world.settled(name, &chains(&events)).await;
         let (_, counts, _) = world.last_record(name).await.expect("a record");
