@@ -78,6 +78,8 @@ impl LagCommand {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         ticks.tick().await;
         let mut read = Ok(first);
+        // Heard all the while, also between two looks.
+        let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
         loop {
             match &read {
                 Ok(overview) if json => print_json(overview)?,
@@ -90,7 +92,7 @@ impl LagCommand {
                 overview::of(jetstream, &self.handlers).await
             };
             tokio::select! {
-                _ = tokio::signal::ctrl_c() => return Ok(()),
+                _ = &mut interrupted => return Ok(()),
                 next = next => read = next,
             }
         }
