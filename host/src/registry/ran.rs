@@ -104,6 +104,6 @@ mod tests {
         for revision in 100..200 {
             ran.add(revision);
         }
-        assert_eq!((ran.revisions.len(), ran.revisions.first(), ran.revisions.last()), (32, Some(&168), Some(&199)));
+        assert_eq!((ran.revisions.len(), ran.revisions.first(), ran.revisions.last()), (64, Some(&136), Some(&199)));
     }
 }
