@@ -9,7 +9,7 @@ mod words;
 
 use std::collections::HashMap;
 
-use crate::lag::{FAILING, PAUSED};
+use crate::lag::{self, FAILING, PAUSED, RETRYING, RUNNING};
 use crate::overview::Handler;
 use crate::registry::Desired;
 use crate::settings::Settings;
@@ -124,6 +124,8 @@ pub struct Watch {
     still: Option<i64>,
     /// Since when it is starting.
     starting: Option<i64>,
+    /// Since when it has been trying again, and why it did last.
+    retrying: Option<(i64, String)>,
     /// It has never been caught up since it began with its first event.
     is_new: bool,
     /// Events lost or parked.
@@ -189,7 +191,14 @@ impl Watch {
             self.came = now;
         }
         self.last = now;
-        self.starting = (handler.state == "starting").then(|| self.starting.unwrap_or(now));
+        self.starting = (handler.state == lag::STARTING).then(|| self.starting.unwrap_or(now));
+
+        self.retrying = match handler.state.as_str() {
+            RETRYING => Some((self.retrying.take().map_or(now, |(since, _)| since), handler.reason.clone())),
+            // On its way to the next try.
+            lag::STARTING => self.retrying.take(),
+            _ => None,
+        };
 
         if is_known {
             let decided = handler.counts.delivered + handler.lag.iter().map(|row| row.position).sum::<u64>();
@@ -205,7 +214,7 @@ impl Watch {
             self.trail.clear();
         } else if is_known {
             self.trail.push(now, handler.events(), handler.oldest_seconds());
-            self.is_new &= handler.events() > 0 || handler.counts.delivered == 0;
+            self.is_new &= handler.events() > 0 || handler.state != RUNNING;
         }
         let counts = [
             (Alarm::EventsLost, handler.counts.lost, rules::LOST),

@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::context::GetStreamByNameErrorKind;
+use async_nats::jetstream::context::{GetStreamByNameErrorKind, PublishErrorKind};
 use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, StorageType};
+use bytes::Bytes;
 
 use crate::clock;
 use crate::names;
@@ -80,7 +81,6 @@ pub(crate) async fn tell_once(
     replicas: usize,
     news: &News<'_>,
 ) -> Result<bool, Error> {
-    open(jetstream, handler, replicas).await?;
     let event_type = format!("millstream.{what}");
     let outline = Outline {
         id: news.id,
@@ -93,10 +93,18 @@ pub(crate) async fn tell_once(
     };
     let mut headers = outline.headers();
     headers.insert("Nats-Msg-Id", news.id);
-    let refused = |error: async_nats::jetstream::context::PublishError| Error(error.to_string());
-    let subject = names::event_subject(handler, what);
-    let ack = jetstream.publish_with_headers(subject, headers, news.body.to_string().into()).await.map_err(refused)?;
-    ack.await.map(|ack| !ack.duplicate).map_err(refused)
+    let (subject, body) = (names::event_subject(handler, what), Bytes::from(news.body.to_string()));
+    let publish = async || jetstream.publish_with_headers(subject.clone(), headers.clone(), body.clone()).await?.await;
+    // To ask for the stream each time would cost the server a walk over all its streams. Where there is none, nobody acknowledges, and where
+    // somebody listens there is not even an error.
+    let ack = match publish().await {
+        Err(error) if matches!(error.kind(), PublishErrorKind::StreamNotFound | PublishErrorKind::TimedOut) => {
+            open(jetstream, handler, replicas).await?;
+            publish().await
+        }
+        answer => answer,
+    };
+    ack.map(|ack| !ack.duplicate).map_err(|error| Error(error.to_string()))
 }
 
 /// The id of the last news of this kind, if there is any.

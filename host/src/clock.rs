@@ -12,6 +12,12 @@ pub fn now() -> i64 {
     i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }
 
+/// So many nanoseconds in seconds; 0 where clocks disagree and they are fewer than none.
+#[must_use]
+pub fn seconds(nanoseconds: i64) -> f64 {
+    nanoseconds.max(0) as f64 / 1e9
+}
+
 /// RFC 3339 in UTC, with as many digits as the time has.
 #[must_use]
 pub fn text(nanoseconds: i64) -> String {

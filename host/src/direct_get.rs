@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
-use async_nats::{HeaderMap, Message, StatusCode};
+use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use serde_json::json;
@@ -99,6 +99,34 @@ pub async fn last_of(
     let (messages, end) = request(jetstream, stream, &json!({ "multi_last": subjects })).await?;
     let known = end.and_then(|end| number(end.headers.as_ref(), "Nats-UpTo-Sequence")).unwrap_or_default();
     Ok((messages.into_iter().filter_map(whole).collect(), known))
+}
+
+/// The last messages of these subjects, in no particular order, each asked for by itself. For several subjects in one request the server
+/// walks over all subjects of its stream (2.15: about 0.1 us each); this looks each up. The answers say nothing of how far a replica knew it.
+///
+/// # Errors
+/// When the server refuses or stays silent.
+pub async fn each_last_of(jetstream: &Context, stream: &str, subjects: &[impl AsRef<str>]) -> Result<Vec<Last>, Error> {
+    let failed = |reason: String| Error::Request { stream: stream.to_owned(), reason };
+    let client = jetstream.client();
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(format!("{inbox}.*")).await.map_err(|error| failed(error.to_string()))?;
+    for (index, subject) in subjects.iter().enumerate() {
+        let (to, reply) = (format!("$JS.API.DIRECT.GET.{stream}"), format!("{inbox}.{index}"));
+        let wanted = json!({ "last_by_subj": subject.as_ref() }).to_string();
+        let sent = client.publish_with_reply(to, reply, wanted.into()).await;
+        sent.map_err(|error| failed(error.to_string()))?;
+    }
+    let mut messages = Vec::with_capacity(subjects.len());
+    for _ in subjects {
+        let message = answer(&mut answers, stream).await?;
+        match message.status {
+            None => messages.extend(whole(message)),
+            Some(StatusCode::NOT_FOUND) => {}
+            Some(status) => return Err(refused(stream, status, message.description)),
+        }
+    }
+    Ok(messages)
 }
 
 /// Messages under a filter from there on, whole, at most `count` of them and about `bytes` bytes, in stream order.
@@ -210,23 +238,24 @@ async fn request(
         .map_err(|error| failed(error.to_string()))?;
     let mut messages = Vec::new();
     loop {
-        let next = tokio::time::timeout(SILENCE, answers.next()).await;
-        let Some(message) = next.map_err(|_| Error::Silence(stream.to_owned()))? else {
-            return Err(Error::Silence(stream.to_owned()));
-        };
+        let message = answer(&mut answers, stream).await?;
         match message.status {
             None => messages.push(message),
             Some(status) if status.as_u16() == 204 => return Ok((messages, Some(message))),
             Some(StatusCode::NOT_FOUND) => return Ok((messages, Some(message))),
-            Some(status) => {
-                return Err(Error::Refused {
-                    stream: stream.to_owned(),
-                    status: status.as_u16(),
-                    description: message.description.unwrap_or_default(),
-                });
-            }
+            Some(status) => return Err(refused(stream, status, message.description)),
         }
     }
+}
+
+async fn answer(answers: &mut Subscriber, stream: &str) -> Result<Message, Error> {
+    let next = tokio::time::timeout(SILENCE, answers.next()).await;
+    next.ok().flatten().ok_or_else(|| Error::Silence(stream.to_owned()))
+}
+
+fn refused(stream: &str, status: StatusCode, description: Option<String>) -> Error {
+    let description = description.unwrap_or_default();
+    Error::Refused { stream: stream.to_owned(), status: status.as_u16(), description }
 }
 
 fn number(headers: Option<&HeaderMap>, name: &str) -> Option<u64> {

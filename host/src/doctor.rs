@@ -11,6 +11,7 @@
 //! | `room.rs` | can our own streams take and keep what comes |
 //! | `windows.rs` | are second sendings recognised for long enough |
 //! | `buckets.rs` | are streams and buckets with our names ours, and as we made them |
+//! | `lanes.rs` | do handlers whose documents are gathered in one bucket keep to their own keys |
 //! | `permissions.rs` | may this user do all that a host does |
 //! | `orphans.rs` | what nobody needs any more |
 //! | `running.rs` | does anybody run what is deployed |
@@ -19,6 +20,7 @@ mod buckets;
 pub mod facts;
 mod finding;
 mod gather;
+mod lanes;
 mod orphans;
 mod permissions;
 mod replicas;
@@ -41,6 +43,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         running::judge,
         permissions::judge,
         buckets::judge,
+        lanes::judge,
         retention::judge,
         room::judge,
         windows::judge,

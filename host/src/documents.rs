@@ -26,6 +26,9 @@ use revisions::Revisions;
 /// How long to ask again while replicas are behind.
 const FRESH_WITHIN: Duration = Duration::from_secs(5);
 
+/// From so many documents in the bucket for each one that is wanted on, looking each up costs the server less than one walk over all.
+const WORTH_LOOKING_UP: u64 = 50;
+
 /// Bytes of an escaped key at most: a subject must fit the server's control line of 4 KiB with headers to spare.
 pub const KEY_BYTES: usize = 1024;
 
@@ -115,6 +118,8 @@ struct State {
     journal_end: u64,
     /// Reads must know the bucket up to here.
     fresh_from: u64,
+    /// Documents in the bucket, when it was last looked at.
+    documents: u64,
     /// A subject that is in the bucket. Each read asks for it too: an answer without any message does not say how far the
     /// replica knew the bucket.
     witness: Option<String>,
@@ -127,6 +132,8 @@ pub struct Documents {
     pub(crate) bucket: String,
     stream: String,
     created: i64,
+    /// Only one server has it, so no replica can be behind another.
+    has_one_copy: bool,
     state: Mutex<State>,
     /// A batch was committed: there may be something to show.
     pub(crate) committed: Notify,
@@ -170,8 +177,10 @@ impl Documents {
         let bucket = generation.name();
         let stream = make_bucket(jetstream, generation, replicas).await?;
         let (fresh_from, witness) = newest(&stream).await.map_err(|reason| unreachable(&bucket, reason))?;
+        let info = stream.cached_info();
         let state = State {
             fresh_from,
+            documents: info.state.messages,
             witness,
             revisions: Revisions::new(known_revisions, fresh_from == 0),
             ..State::default()
@@ -181,7 +190,8 @@ impl Documents {
             handler: generation.handler.clone(),
             stream: names::bucket_stream(&bucket),
             bucket,
-            created: i64::try_from(stream.cached_info().created.unix_timestamp_nanos()).unwrap_or_default(),
+            created: i64::try_from(info.created.unix_timestamp_nanos()).unwrap_or_default(),
+            has_one_copy: info.config.num_replicas == 1,
             state: Mutex::new(state),
             committed: Notify::new(),
             shown: Notify::new(),
@@ -285,21 +295,39 @@ impl Documents {
     async fn fresh(&self, subjects: &[String]) -> Result<Vec<direct_get::Last>, Error> {
         let deadline = Instant::now() + FRESH_WITHIN;
         loop {
-            let (required, witness) = {
+            let (required, witness, documents) = {
                 let state = self.lock();
-                (state.fresh_from, state.witness.clone())
+                (state.fresh_from, state.witness.clone(), state.documents)
             };
-            let asked: Vec<&str> = subjects.iter().map(String::as_str).chain(witness.as_deref()).collect();
-            let reason = match direct_get::last_of(&self.jetstream, &self.stream, &asked).await {
+            let found = if self.has_one_copy && documents / WORTH_LOOKING_UP >= subjects.len() as u64 {
+                self.look_up(subjects).await
+            } else {
+                let asked: Vec<&str> = subjects.iter().map(String::as_str).chain(witness.as_deref()).collect();
+                let answer = direct_get::last_of(&self.jetstream, &self.stream, &asked).await;
+                answer.map_err(|error| error.to_string())
+            };
+            let reason = match found {
                 Ok((messages, known)) if known >= required => return Ok(messages),
                 Ok((_, known)) => format!("the answering replica knows revisions up to {known}, not {required}"),
-                Err(error) => error.to_string(),
+                Err(reason) => reason,
             };
             if Instant::now() > deadline {
                 return Err(unreachable(&self.bucket, reason));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Each by itself, and how far the only copy knew the bucket meanwhile: it forgets only what it loses in a crash, and then no answer comes.
+    async fn look_up(&self, subjects: &[String]) -> Result<(Vec<direct_get::Last>, u64), String> {
+        let each = async {
+            direct_get::each_last_of(&self.jetstream, &self.stream, subjects).await.map_err(|error| error.to_string())
+        };
+        let known = async { self.jetstream.get_stream(&self.stream).await.map_err(|error| error.to_string()) };
+        let (messages, stream) = tokio::try_join!(each, known)?;
+        let state = &stream.cached_info().state;
+        self.lock().documents = state.messages;
+        Ok((messages, state.last_sequence))
     }
 
     /// Takes the changes of a batch before its record is committed, so that the next batch already sees them.
@@ -367,15 +395,14 @@ impl Documents {
 
     /// The revision last seen of a key; 0 when it was absent; none when unknown.
     pub(crate) fn revision(&self, key: &str) -> Option<u64> {
-        let state = self.lock();
-        state.revisions.get(key).or_else(|| state.revisions.is_absent(key).then_some(0))
+        self.lock().revisions.get(key)
     }
 
     /// The document of this batch is in the bucket at this revision.
     pub(crate) fn shown(&self, key: &str, order: u64, revision: u64) {
         let mut state = self.lock();
         let state = &mut *state;
-        state.revisions.set(key, revision);
+        state.documents += u64::from(state.revisions.set(key, revision));
         if revision > state.fresh_from {
             state.fresh_from = revision;
             state.witness.get_or_insert_with(|| names::bucket_subject(&self.bucket, &keys::escape(key)));
@@ -513,5 +540,52 @@ fn bucket_config(generation: &Generation, replicas: usize) -> Config {
         duplicate_window: Duration::from_secs(1),
         metadata: names::ours(handler),
         ..Config::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::jetstream;
+
+    use super::*;
+    use crate::server::Server;
+
+    /// Documents in the bucket: enough that a few are looked up one by one.
+    const STORED: usize = 300;
+
+    #[tokio::test]
+    async fn documents_are_the_same_whether_looked_up_or_found_in_one_walk() {
+        let server = Server::builder().start().await.unwrap();
+        let jetstream = jetstream::new(async_nats::connect(server.url()).await.unwrap());
+        Documents::open(&jetstream, "h", 1, 10).await.unwrap();
+        let bucket = jetstream.get_key_value("h").await.unwrap();
+        for number in 0..STORED {
+            bucket.put(format!("k{number}"), number.to_string().into()).await.unwrap();
+        }
+        bucket.delete("k7").await.unwrap();
+        let documents = Documents::open(&jetstream, "h", 1, 10).await.unwrap();
+        let read = async |wanted: &[&str]| {
+            let found = documents.read(wanted).await.unwrap().into_iter();
+            let mut found: Vec<_> = found.map(|one| (one.revision, one.key, one.value)).collect();
+            found.sort();
+            found
+        };
+        let few = ["k0", "k7", "absent", "k299"];
+        let number = |number: &str| Some(Bytes::from(number.to_owned()));
+        let expected =
+            [(1, "k0".to_owned(), number("0")), (300, "k299".to_owned(), number("299")), (301, "k7".to_owned(), None)];
+        assert!(STORED as u64 / WORTH_LOOKING_UP >= few.len() as u64, "each is looked up");
+        assert_eq!(read(&few).await, expected);
+
+        let many: Vec<String> = (0..STORED).map(|number| format!("k{number}")).chain(["absent".to_owned()]).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(STORED as u64 / WORTH_LOOKING_UP < many.len() as u64, "one walk");
+        let walked = read(&many).await;
+        assert_eq!(walked.len(), STORED);
+        let of_few: Vec<_> = walked.into_iter().filter(|(_, key, _)| few.contains(&key.as_str())).collect();
+        assert_eq!(of_few, expected);
+
+        let (found, known) = documents.look_up(&[names::bucket_subject("h", "k1")]).await.unwrap();
+        assert_eq!((found.len(), known), (1, 301), "and how far the bucket was known");
     }
 }

@@ -1,9 +1,10 @@
-//! How something that a person asked for fails: a command, a request over HTTP or to the NATS service. In: an error, and a hint where we have one. Out: what failed, the chain of causes, what to do
-//! next, and the exit code; 1: it failed; 2: arguments or configuration are wrong. Never: code 2 after anything was
-//! touched.
+//! How something that a person asked for fails: a command, a request over HTTP or to the NATS service. In: an error, and a hint where
+//! we have one, or the error itself. Out: what failed, the chain of causes, what to do next, and the exit code; 1: it failed; 2:
+//! arguments or configuration are wrong. Never: code 2 after anything was touched.
 
 use std::fmt;
 
+use crate::hint;
 use crate::logs;
 
 /// What helps a user who may not.
@@ -23,7 +24,9 @@ pub struct Fault {
 impl Fault {
     /// A fault whose exit code and hint are known.
     pub fn new(error: impl Into<anyhow::Error>, code: u8, hint: Option<String>) -> Self {
-        Self { error: error.into(), hint, code, refused: None, in_json: false }
+        let error = error.into();
+        let hint = hint.or_else(|| hint::split(&error.to_string()).1.map(str::to_owned));
+        Self { error, hint, code, refused: None, in_json: false }
     }
 
     /// Something went wrong.
@@ -76,8 +79,8 @@ impl Fault {
 impl Fault {
     /// What failed, and the chain of causes, a line each.
     fn account(&self) -> String {
-        let mut account = self.error.to_string();
         let mut said = self.error.to_string();
+        let mut account = hint::split(&said).0.to_owned();
         for cause in self.error.chain().skip(1) {
             let cause = cause.to_string();
             // Many errors already carry their source's sentence.
@@ -125,5 +128,6 @@ mod tests {
         let cause = anyhow::anyhow!("gone\nfor good").context("no");
         assert_eq!(Fault::failed(cause).hint("look").told(), ("no: gone; for good".to_owned(), Some("look")));
         assert_eq!(Fault::usage(anyhow::anyhow!("no")).told(), ("no".to_owned(), None));
+        assert_eq!(Fault::failed(anyhow::anyhow!("no; hint: try")).told(), ("no".to_owned(), Some("try")));
     }
 }

@@ -326,7 +326,9 @@ fn is_fed(info: &Info) -> bool {
 
 fn holds(info: &Info, filter: &str) -> bool {
     let internal = |name: &str| name.starts_with("MILLSTREAM_") || name.starts_with("KV_") || name.starts_with("OBJ_");
-    !internal(&info.config.name) && info.config.subjects.iter().any(|subjects| subject::overlaps(subjects, filter))
+    let config = &info.config;
+    let stored = config.subject_transform.as_ref().map(|transform| subject::made_by(&transform.destination));
+    !internal(&config.name) && config.subjects.iter().chain(&stored).any(|subjects| subject::overlaps(subjects, filter))
 }
 
 fn add(inputs: &mut Vec<Input>, info: &Info, filter: &str) -> Result<(), Error> {

@@ -355,7 +355,7 @@ pub enum Error {
     Encode(String),
 }
 
-/// The journal of one handler's generation and lane.
+/// The journal of one handler's generation.
 #[derive(Clone)]
 pub struct Journal {
     jetstream: Context,
@@ -387,14 +387,14 @@ impl Journal {
         if !names::is_ours(&info.config.metadata, handler) {
             return Err(Error::NotOurs(info.config.name.clone()));
         }
-        let (handler, subject) = (handler.to_owned(), names::journal_subject(handler, 1, 0));
+        let (handler, subject) = (handler.to_owned(), names::journal_subject(handler, 1));
         Ok(Self { jetstream: jetstream.clone(), stream, handler, subject })
     }
 
     /// The journal of this generation.
     #[must_use]
     pub fn of(self, generation: u32) -> Self {
-        let subject = names::journal_subject(&self.handler, generation, 0);
+        let subject = names::journal_subject(&self.handler, generation);
         Self { subject, ..self }
     }
 

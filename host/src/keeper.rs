@@ -24,7 +24,7 @@ use crate::placement::holdings::Holdings;
 use crate::policy::Policy;
 use crate::progress::{Progress, Refused, State};
 use crate::registry::{Deployment, Desired, Outcome, Registry, Verdict};
-use crate::sandbox::{Cache, Sandbox};
+use crate::sandbox::{Cache, Digest, Sandbox};
 use crate::survey;
 use crate::version::{self, Succession, Version};
 
@@ -64,8 +64,8 @@ struct Running {
     versions: watch::Sender<Arc<Version>>,
     stop: watch::Sender<bool>,
     task: JoinHandle<Ended>,
-    /// What to go back to if the version fails early.
-    probation: Option<Probation>,
+    /// What the version, and those before it, have yet to show, its own last: what to go back to if it fails early.
+    probations: Vec<Probation>,
     /// The live generation cannot go on; others do.
     failed: bool,
 }
@@ -77,21 +77,27 @@ impl Running {
         if !Arc::ptr_eq(&runs, &self.version) {
             self.version = runs;
             self.wanted = wanted.clone();
-            self.probation = None;
+            self.probations.clear();
             progress.try_until(0);
         }
     }
 }
 
 /// A version that has yet to show that it can take events.
+#[derive(Clone)]
 struct Probation {
     /// Revision of its deployment.
     revision: u64,
-    /// The last good one.
+    /// That of the deployment under which it ran first, where it was gone back to since.
+    first: Option<u64>,
+    /// The one that ran before.
     before: Wanted,
     /// Events decided before it.
     from: u64,
 }
+
+/// So many versions in a row that were not trusted when the next one came are remembered.
+const UNTRUSTED: usize = 8;
 
 /// A version that was prepared while another host ran the handler.
 struct Ready {
@@ -124,12 +130,12 @@ impl Keeper {
         let (mut running, mut ready) = (None, None);
         let ended = loop {
             let want = wanted.borrow_and_update().clone();
-            tokio::select! {
+            let lacks = tokio::select! {
                 biased;
                 () = told_to_stop(&mut stop) => break None,
-                () = self.follow(want, &mut is_ours, &mut running, &mut ready) => {}
-            }
-            match self.wait(&mut running, &mut wanted, &mut is_ours, &mut stop).await {
+                lacks = self.follow(want, &mut is_ours, &mut running, &mut ready) => lacks,
+            };
+            match self.wait(&mut running, lacks, &mut wanted, &mut is_ours, &mut stop).await {
                 Next::Follow => {}
                 Next::Stop => break None,
                 Next::Over(ended) => break Some(ended),
@@ -154,14 +160,23 @@ impl Keeper {
         ended
     }
 
-    /// Waits for something to follow. A handler that ended by itself stays as it is until something else is wanted.
+    /// Waits for something to follow, which a module that was lacking is too. A handler that ended by itself stays as it is until
+    /// something else is wanted.
     async fn wait(
         &self,
         running: &mut Option<Running>,
+        lacks: Option<Digest>,
         wanted: &mut watch::Receiver<Wanted>,
         is_ours: &mut watch::Receiver<bool>,
         stop: &mut watch::Receiver<bool>,
     ) -> Next {
+        let comes = async {
+            match lacks {
+                Some(digest) => self.registry.module_comes(digest).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(comes);
         loop {
             let ends = async {
                 match running.as_mut() {
@@ -174,6 +189,7 @@ impl Keeper {
                 () = told_to_stop(stop) => return Next::Stop,
                 changed = wanted.changed() => return if changed.is_ok() { Next::Follow } else { Next::Stop },
                 changed = is_ours.changed() => return if changed.is_ok() { Next::Follow } else { Next::Stop },
+                () = &mut comes => return Next::Follow,
                 ended = ends => ended,
             };
             let Some(mut over) = running.take() else { continue };
@@ -181,9 +197,17 @@ impl Keeper {
                 Ok(Ended::Failing { reason, by_module }) => {
                     tracing::error!(handler = self.name, reason, "stopped");
                     let delivered = self.progress.delivered();
-                    let probation = over.probation.take();
-                    match probation.filter(|probation| by_module && probation.lasts(delivered, &over.version)) {
-                        Some(probation) => *running = self.go_back(probation, &over.version, &reason).await,
+                    let mut probations = std::mem::take(&mut over.probations);
+                    let may_go_back = |probation: &Probation| {
+                        // One that reads more would never be given what this one passed.
+                        let before = probation.before.deployment.filters();
+                        probation.lasts(delivered, &over.version)
+                            && version::widened(over.version.filters(), before).is_none()
+                    };
+                    match probations.pop().filter(|probation| by_module && may_go_back(probation)) {
+                        Some(probation) => {
+                            *running = self.go_back(probation, probations, &over.version, &reason).await;
+                        }
                         None => {
                             self.last_word().await;
                             *running = Some(self.without_live(over));
@@ -200,7 +224,7 @@ impl Keeper {
                     tracing::error!(handler = self.name, reason);
                     self.progress.set(State::Retrying, reason);
                     tokio::time::sleep(REPORT_EVERY).await;
-                    *running = Some(self.start(&over.wanted, over.version, None));
+                    *running = Some(self.start(&over.wanted, over.version, Vec::new()));
                 }
             }
         }
@@ -213,8 +237,14 @@ impl Keeper {
         self.holdings.lose(&self.name);
     }
 
-    /// Leaves the handler to other hosts, but is ready for it: what is deployed is prepared and judged.
-    async fn stand_by(&self, wanted: &Wanted, running: &mut Option<Running>, ready: &mut Option<Ready>) {
+    /// Leaves the handler to other hosts, but is ready for it: what is deployed is prepared and judged. Answers the module that is
+    /// lacking for it.
+    async fn stand_by(
+        &self,
+        wanted: &Wanted,
+        running: &mut Option<Running>,
+        ready: &mut Option<Ready>,
+    ) -> Option<Digest> {
         if running.is_some() {
             end(running).await;
         }
@@ -223,7 +253,8 @@ impl Keeper {
         }
         self.holdings.let_go(&self.name);
         if wanted.deployment.desired == Desired::Paused {
-            return self.judge(wanted, Outcome::Paused, String::new()).await;
+            self.judge(wanted, Outcome::Paused, String::new()).await;
+            return None;
         }
         *ready = None;
         match self.prepared(wanted).await {
@@ -231,22 +262,25 @@ impl Keeper {
                 *ready = Some(Ready { revision: wanted.revision, version });
                 self.holdings.declines(&self.name, false);
                 self.judge(wanted, Outcome::StandingBy, String::new()).await;
+                None
             }
             Err(defect) => {
                 self.holdings.declines(&self.name, true);
                 self.judge(wanted, Outcome::Refused, format!("{defect:#}")).await;
+                defect.lacks()
             }
         }
     }
 
-    /// Brings the handler to what is wanted, as far as it can be, and gives this host's verdict.
+    /// Brings the handler to what is wanted, as far as it can be, and gives this host's verdict. Answers the module that is lacking for
+    /// it.
     async fn follow(
         &self,
         wanted: Wanted,
         is_ours: &mut watch::Receiver<bool>,
         running: &mut Option<Running>,
         ready: &mut Option<Ready>,
-    ) {
+    ) -> Option<Digest> {
         if !*is_ours.borrow_and_update() {
             return self.stand_by(&wanted, running, ready).await;
         }
@@ -257,7 +291,8 @@ impl Keeper {
         if wanted.deployment.desired == Desired::Paused {
             end(running).await;
             self.progress.set(State::Paused, "");
-            return self.judge(&wanted, Outcome::Paused, String::new()).await;
+            self.judge(&wanted, Outcome::Paused, String::new()).await;
+            return None;
         }
         if let Some(running) = running {
             running.knows_its_heir(&wanted, &self.progress);
@@ -273,6 +308,7 @@ impl Keeper {
             Ok(version) => {
                 self.holdings.declines(&self.name, false);
                 self.take(wanted, Arc::new(version), running).await;
+                None
             }
             Err(defect) => {
                 self.holdings.declines(&self.name, true);
@@ -281,6 +317,7 @@ impl Keeper {
                     *running = self.fall_back(&wanted, &reason).await;
                 }
                 self.refuse(&wanted, reason, running.is_some()).await;
+                defect.lacks()
             }
         }
     }
@@ -290,7 +327,8 @@ impl Keeper {
         let succession = running.as_ref().map(|running| version.after(&running.version));
         match succession {
             Some(Succession::Never(reason)) => {
-                if !self.documents().await.contains(&version.makes()) {
+                let makes_others = running.as_ref().is_some_and(|running| running.version.makes() != version.makes());
+                if !makes_others || !self.documents().await.contains(&version.makes()) {
                     return self.refuse(&wanted, reason, true).await;
                 }
                 end(running).await;
@@ -308,22 +346,22 @@ impl Keeper {
             }
             Some(Succession::Swap) => {
                 let Some(running) = running else { return };
-                running.probation = self.probation(running, &wanted);
-                self.progress.try_until(Probation::end(running.probation.as_ref(), &version));
+                running.probations = self.probations(running, &wanted);
+                self.progress.try_until(Probation::end(running.probations.last(), &version));
                 running.version = Arc::clone(&version);
                 running.wanted = wanted.clone();
                 running.versions.send_replace(Arc::clone(&version));
             }
             Some(Succession::Reopen) => {
-                let probation = running.as_ref().and_then(|old| self.probation(old, &wanted));
+                let probations = running.as_ref().map(|old| self.probations(old, &wanted)).unwrap_or_default();
                 end(running).await;
-                *running = Some(self.start(&wanted, Arc::clone(&version), probation));
+                *running = Some(self.start(&wanted, Arc::clone(&version), probations));
             }
             None => {
                 if let Some(reason) = self.defect_on_documents(&version).await {
                     return self.refuse(&wanted, reason, false).await;
                 }
-                *running = Some(self.start(&wanted, Arc::clone(&version), None));
+                *running = Some(self.start(&wanted, Arc::clone(&version), Vec::new()));
             }
         }
         self.progress.refused(None);
@@ -380,31 +418,33 @@ impl Keeper {
         Some(version::others_documents(*other, version.makes()))
     }
 
-    fn probation(&self, running: &Running, wanted: &Wanted) -> Option<Probation> {
+    fn probations(&self, running: &Running, wanted: &Wanted) -> Vec<Probation> {
         let from = self.progress.delivered();
-        // One that is itself on probation is nothing to go back to.
-        match &running.probation {
-            Some(probation) if probation.lasts(from, &running.version) => {
-                Some(Probation { revision: wanted.revision, before: probation.before.clone(), from })
-            }
-            _ => Some(Probation { revision: wanted.revision, before: running.wanted.clone(), from }),
+        // Of a version that has shown itself, nothing before it matters.
+        let is_trusted = running.probations.last().is_none_or(|probation| !probation.lasts(from, &running.version));
+        let mut probations = if is_trusted { Vec::new() } else { running.probations.clone() };
+        if probations.len() >= UNTRUSTED {
+            // Never the first: it has the trusted version before it.
+            probations.remove(1);
         }
+        probations.push(Probation { revision: wanted.revision, first: None, before: running.wanted.clone(), from });
+        probations
     }
 
-    fn start(&self, wanted: &Wanted, version: Arc<Version>, probation: Option<Probation>) -> Running {
+    fn start(&self, wanted: &Wanted, version: Arc<Version>, probations: Vec<Probation>) -> Running {
         self.progress.makes(version.kind(), version.description.state_version);
-        self.progress.try_until(Probation::end(probation.as_ref(), &version));
+        self.progress.try_until(Probation::end(probations.last(), &version));
         self.progress.set(State::Starting, "");
-        self.run_family(wanted.clone(), version, probation, false)
+        self.run_family(wanted.clone(), version, probations, false)
     }
 
     /// The generations beside a live one that cannot go on: one of them may take its place.
     fn without_live(&self, over: Running) -> Running {
         let version = Arc::clone(&over.versions.borrow());
-        self.run_family(over.wanted, version, None, true)
+        self.run_family(over.wanted, version, Vec::new(), true)
     }
 
-    fn run_family(&self, wanted: Wanted, version: Arc<Version>, probation: Option<Probation>, failed: bool) -> Running {
+    fn run_family(&self, wanted: Wanted, version: Arc<Version>, probations: Vec<Probation>, failed: bool) -> Running {
         let (versions, follows) = watch::channel(Arc::clone(&version));
         let (stop, stopped) = watch::channel(false);
         let live = Handler {
@@ -417,18 +457,26 @@ impl Keeper {
         };
         let family = Family::new(self.jetstream.clone(), self.maker(), live, versions.clone(), failed);
         let task = tokio::spawn(family.run(stopped).in_current_span());
-        Running { version, wanted, versions, stop, task, probation, failed }
+        Running { version, wanted, versions, stop, task, probations, failed }
     }
 
-    /// Runs the last good version again, and says so to everybody.
-    async fn go_back(&self, probation: Probation, failed: &Version, reason: &str) -> Option<Running> {
+    /// Runs the version before again, and says so to everybody.
+    async fn go_back(
+        &self,
+        probation: Probation,
+        mut earlier: Vec<Probation>,
+        failed: &Version,
+        reason: &str,
+    ) -> Option<Running> {
         let note = format!("went back from {}: {reason}", failed.digest.short());
         let Wanted { mut revision, deployment } = probation.before;
         let before = Deployment { note: note.clone(), ..deployment };
         let digest = failed.digest.to_string();
         self.progress.refused(Some(Refused { revision: probation.revision, digest, reason: reason.to_owned() }));
-        if let Err(error) = self.registry.gave_up(&self.name, probation.revision).await {
-            tracing::warn!(handler = self.name, %error, "a rollback may choose the module that failed");
+        for revision in [Some(probation.revision), probation.first].into_iter().flatten() {
+            if let Err(error) = self.registry.gave_up(&self.name, revision).await {
+                tracing::warn!(handler = self.name, %error, "a rollback may choose the module that failed");
+            }
         }
         tracing::warn!(handler = self.name, from = failed.digest.short(), to = before.digest.short(), "going back");
         let refused = Verdict {
@@ -455,7 +503,14 @@ impl Keeper {
         }
         let before = Wanted { revision, deployment: before };
         match self.prepared(&before).await {
-            Ok(version) => Some(self.start(&before, Arc::new(version), None)),
+            Ok(version) => {
+                // It goes on being watched, from where it began.
+                if let Some(own) = earlier.last_mut() {
+                    own.first.get_or_insert(own.revision);
+                    own.revision = before.revision;
+                }
+                Some(self.start(&before, Arc::new(version), earlier))
+            }
             Err(error) => {
                 self.progress.set(State::Failing, format!("{note}; and the one before cannot be run: {error}"));
                 None
@@ -475,7 +530,7 @@ impl Keeper {
             let Ok(version) = self.prepared(&past).await else { continue };
             if self.defect_on_documents(&version).await.is_none() {
                 tracing::warn!(handler = self.name, reason, runs = version.digest.short(), "running the one before");
-                return Some(self.start(&past, Arc::new(version), None));
+                return Some(self.start(&past, Arc::new(version), Vec::new()));
             }
         }
         None

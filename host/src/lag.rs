@@ -5,6 +5,7 @@ mod history;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::numbers::Rates;
 use crate::progress::{Report, State};
 
@@ -24,6 +25,12 @@ pub const FAILING: &str = "failing";
 
 /// A handler that was stopped by its deployment.
 pub const PAUSED: &str = "paused";
+
+/// The state of a handler whose host begins it again and again, because something keeps it from running.
+pub const RETRYING: &str = "retrying";
+
+/// The state of a handler that is on its way to its first event.
+pub const STARTING: &str = "starting";
 
 /// A handler that nothing was ever heard of.
 pub const NOT_STARTED: &str = "not-started";
@@ -108,19 +115,19 @@ impl Said {
 /// Whether what was said at that time is too old to be told.
 #[must_use]
 pub fn is_old(time: i64, now: i64) -> bool {
-    seconds(now - time) > SILENT_AFTER_SECONDS
+    clock::seconds(now - time) > SILENT_AFTER_SECONDS
 }
 
 /// Puts sample and report together. `now` is in nanoseconds since 1970.
 #[must_use]
 pub fn lag(handler: &str, stream: &str, sample: &Sample, said: &Said, now: i64) -> Lag {
-    let ago = said.time.map(|time| seconds(now - time));
+    let ago = said.time.map(|time| clock::seconds(now - time));
     Lag {
         handler: handler.to_owned(),
         stream: stream.to_owned(),
         state: state(said.state, ago, sample.decided),
         events: sample.events,
-        seconds: sample.oldest.map_or(0.0, |oldest| seconds(now - oldest)),
+        seconds: sample.oldest.map_or(0.0, |oldest| clock::seconds(now - oldest)),
         position: sample.position,
         head: sample.head,
         rates: None,
@@ -133,9 +140,9 @@ pub fn lag(handler: &str, stream: &str, sample: &Sample, said: &Said, now: i64) 
 /// said can be deleted; then the journal still tells that there was one.
 fn state(said: State, ago: Option<f64>, decided: bool) -> String {
     let word = match said {
-        State::Starting => "starting",
+        State::Starting => STARTING,
         State::Running => RUNNING,
-        State::Retrying => "retrying",
+        State::Retrying => RETRYING,
         State::Failing => return FAILING.to_owned(),
         State::Paused => PAUSED,
         State::StandingBy => "standing-by",
@@ -156,10 +163,6 @@ pub fn in_words(state: &str, reported_seconds_ago: Option<f64>) -> String {
         Some(ago) => format!("not reporting for {ago:.0} s"),
         None => state.replace('-', " "),
     }
-}
-
-fn seconds(nanoseconds: i64) -> f64 {
-    (nanoseconds.max(0) as f64) / 1e9
 }
 
 #[cfg(test)]

@@ -92,10 +92,10 @@ pub fn journal_subjects(handler: &str) -> String {
     format!("millstream.journal.{handler}.>")
 }
 
-/// The journal subject of one generation and lane.
+/// The journal subject of one generation. Its last token is the same in all: records of other kinds would have another.
 #[must_use]
-pub fn journal_subject(handler: &str, generation: u32, lane: u32) -> String {
-    format!("millstream.journal.{handler}.{generation}.{lane}")
+pub fn journal_subject(handler: &str, generation: u32) -> String {
+    format!("millstream.journal.{handler}.{generation}.0")
 }
 
 /// The last subjects of all generations of a handler's journal.

@@ -20,6 +20,21 @@ pub const FAILING_WITHIN: u64 = 1000;
 /// The class of units that only follow one that failed.
 pub const FOLLOWS: &str = "follows";
 
+/// What the first of a key's letters may be guilty of: those of `decision::Fault`, and what followed one that was taken up.
+pub(crate) const CLASSES: [&str; 11] = [
+    "undecodable",
+    "key-too-long",
+    "unreadable",
+    "refused",
+    "too-large",
+    "trap",
+    "fuel",
+    "memory",
+    "output",
+    "answer",
+    FOLLOWS,
+];
+
 /// Bytes of a reason and of a backtrace that are kept.
 pub(crate) const REASON_BYTES: usize = 1000;
 pub(crate) const BACKTRACE_BYTES: usize = 2500;
@@ -222,7 +237,33 @@ impl Parked {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decision::Fault;
     use crate::journal::ParkedUnit;
+
+    /// Its place among the classes: a fault that is added here belongs there too.
+    fn place(fault: Fault) -> usize {
+        match fault {
+            Fault::Undecodable => 0,
+            Fault::KeyTooLong => 1,
+            Fault::Unreadable => 2,
+            Fault::Refused => 3,
+            Fault::TooLarge => 4,
+            Fault::Trap => 5,
+            Fault::Fuel => 6,
+            Fault::Memory => 7,
+            Fault::Output => 8,
+            Fault::Answer => 9,
+        }
+    }
+
+    #[test]
+    fn every_fault_is_a_class() {
+        for (index, class) in CLASSES.iter().take(10).enumerate() {
+            let fault = Fault::named(class);
+            assert_eq!((fault.to_string().as_str(), place(fault)), (*class, index));
+        }
+        assert_eq!(CLASSES[10], FOLLOWS);
+    }
 
     fn park(key: Option<&str>, first: bool) -> Park {
         let text = String::new;

@@ -194,10 +194,14 @@ pub enum Error {
         reason: String,
     },
     /// No such module.
-    #[error("module {0} is not in the object store MILLSTREAM_MODULES")]
+    #[error(
+        "module {0} is not in the object store MILLSTREAM_MODULES; hint: store its file again: `millstream deploy FILE`"
+    )]
     NoModule(Digest),
     /// The object's bytes are not the ones its name says.
-    #[error("module {wanted} is damaged: its bytes have digest {found}")]
+    #[error(
+        "module {wanted} is damaged: its bytes have digest {found}; hint: store its file again: `millstream deploy FILE`"
+    )]
     Damaged {
         /// As deployed.
         wanted: Digest,
@@ -217,6 +221,12 @@ pub enum Error {
 fn unreachable<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> Error {
     move |error| Error::Unreachable { what, reason: error.to_string() }
 }
+
+/// How often it is looked whether the bucket of deployments is still the same.
+const BUCKET_EVERY: Duration = Duration::from_secs(3);
+
+/// How often it is looked for a module that is missing.
+const MODULE_EVERY: Duration = Duration::from_secs(1);
 
 /// The three stores.
 #[derive(Clone)]
@@ -276,14 +286,14 @@ impl Registry {
         }
     }
 
-    /// Stores a module unless it is there already.
+    /// Stores a module unless it is there already, whole.
     ///
     /// # Errors
     /// When the server refuses or is away.
     pub async fn put_module(&self, bytes: &[u8]) -> Result<Digest, Error> {
         let digest = Digest::of(bytes);
-        // One that was removed leaves a note that it was there.
-        if self.modules.info(digest.to_string()).await.map_or(true, |info| info.deleted) {
+        // One that was removed leaves a note that it was there, and one that was damaged a name that is taken.
+        if self.module(digest).await.is_err() {
             let mut reader = bytes;
             let object = object_store::ObjectMetadata {
                 name: digest.to_string(),
@@ -311,6 +321,13 @@ impl Registry {
             return Err(Error::Damaged { wanted: digest, found });
         }
         Ok(bytes)
+    }
+
+    /// Resolves when there is such a module.
+    pub(crate) async fn module_comes(&self, digest: Digest) {
+        while self.modules.info(digest.to_string()).await.map_or(true, |info| info.deleted) {
+            tokio::time::sleep(MODULE_EVERY).await;
+        }
     }
 
     /// Deploys, whatever was deployed before.
@@ -560,8 +577,24 @@ impl Registry {
     /// # Errors
     /// When the server is away.
     pub async fn verdict(&self, handler: &str, host: &str) -> Result<Option<Verdict>, Error> {
-        let value = self.status.get(verdict_key(handler, host)).await.map_err(unreachable("read a verdict"))?;
-        Ok(value.and_then(|value| serde_json::from_slice(&value).ok()))
+        let entry = self.status.entry(verdict_key(handler, host)).await.map_err(unreachable("read a verdict"))?;
+        // What was said before deployments were lost names revisions of another count.
+        let begun = self.handlers.stream.cached_info().created;
+        let said = entry.filter(|entry| entry.operation == Operation::Put && entry.created >= begun);
+        Ok(said.and_then(|entry| serde_json::from_slice(&entry.value).ok()))
+    }
+
+    /// Resolves when the bucket of deployments is another than at the first look: its revisions count anew.
+    pub(crate) async fn is_made_anew(&self) {
+        let mut known = None;
+        loop {
+            if let Ok(info) = self.handlers.stream.get_info().await
+                && *known.get_or_insert(info.created) != info.created
+            {
+                return;
+            }
+            tokio::time::sleep(BUCKET_EVERY).await;
+        }
     }
 
     /// Takes a deployment back. Its history stays, and its hosts end it.

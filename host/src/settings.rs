@@ -102,7 +102,7 @@ impl Default for Settings {
             show_interval_milliseconds: 1000,
             unshown_documents: 200_000,
             unshown_bytes: 64 << 20,
-            known_revisions: 200_000,
+            known_revisions: 1_000_000,
             journal_keep_records: 1000,
             replicas: 1,
             on_lost_events: OnLostEvents::Stop,

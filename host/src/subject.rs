@@ -46,6 +46,22 @@ pub enum Error {
     },
 }
 
+/// A filter that matches what a subject transform with this destination makes, by the mapping functions of NATS.
+pub fn made_by(destination: &str) -> String {
+    let mut made = Vec::new();
+    for token in destination.split('.') {
+        let function = token.to_ascii_lowercase();
+        let makes_one = ["partition", "wildcard"].iter().any(|name| function.contains(name));
+        if token.contains("{{") && !makes_one {
+            // Split and slice make as many tokens as there is text for.
+            made.push(">");
+            break;
+        }
+        made.push(if token.contains("{{") || token.starts_with('$') { "*" } else { token });
+    }
+    made.join(".")
+}
+
 /// Whether each subject that matches `inner` also matches `outer`.
 pub fn covers(outer: &str, inner: &str) -> bool {
     let mut inner = inner.split('.');
@@ -227,6 +243,20 @@ mod tests {
     use millstream_saga::subject_matches;
 
     use super::*;
+
+    #[test]
+    fn a_transform_makes_what_its_destination_says() {
+        let table = [
+            ("orders.{{partition(3,1)}}.{{wildcard(1)}}.placed", "orders.*.*.placed"),
+            ("lanes.{{Partition(3, 1)}}.>", "lanes.*.>"),
+            ("orders.$1.new", "orders.*.new"),
+            ("orders.{{split(1,-)}}.new", "orders.>"),
+            ("orders.new", "orders.new"),
+        ];
+        for (destination, expected) in table {
+            assert_eq!(made_by(destination), expected, "{destination}");
+        }
+    }
 
     #[test]
     fn a_filter_matches_by_tokens() {

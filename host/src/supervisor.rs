@@ -176,6 +176,10 @@ impl Supervisor {
                     continue;
                 }
             };
+            // Beside all else: a server that does not answer must hold up no handler.
+            let registry = self.registry.clone();
+            let is_made_anew = registry.is_made_anew();
+            tokio::pin!(is_made_anew);
             loop {
                 tokio::select! {
                     entry = deployments.next() => match entry {
@@ -190,6 +194,11 @@ impl Supervisor {
                     _ = looks.tick() => self.look_after(),
                     _ = places.tick() => self.place_all(lease),
                     () = lease.changed() => self.place_all(lease),
+                    () = &mut is_made_anew => {
+                        // A watch knows a bucket by its name, and waits for revisions that one made anew reaches some day.
+                        tracing::warn!("the bucket of deployments was made anew; what it says counts from here on");
+                        break;
+                    }
                 }
                 if lease.is_replaced() {
                     return Outcome::Replaced;

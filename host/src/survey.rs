@@ -127,7 +127,7 @@ pub(crate) async fn documents(jetstream: &Context, name: &str) -> anyhow::Result
 /// The last record of a generation, with its journal sequence.
 async fn last_record(jetstream: &Context, name: &str, generation: u32) -> anyhow::Result<Option<(u64, Bytes)>> {
     let stream = jetstream.get_stream_no_info(names::journal_stream(name)).await?;
-    match stream.get_last_raw_message_by_subject(&names::journal_subject(name, generation, 0)).await {
+    match stream.get_last_raw_message_by_subject(&names::journal_subject(name, generation)).await {
         Ok(message) => Ok(Some((message.sequence, message.payload))),
         Err(error) => match error.kind() {
             LastRawMessageErrorKind::NoMessageFound => Ok(None),

@@ -9,6 +9,7 @@ use crate::saga::{self, Facts};
 use crate::sandbox::wire::{Batch, Description, Documents, Kind, Span};
 use crate::sandbox::{self, Cache, Digest, Failure, Guest, Instantiate, Module, Sandbox};
 use crate::settings::Settings;
+use crate::subject;
 
 /// A module with the settings that it runs under.
 #[derive(Clone)]
@@ -133,6 +134,9 @@ impl Version {
         if old != new {
             return Succession::Never(other_state(new, old));
         }
+        if let Some(reason) = widened(before.filters(), self.filters()) {
+            return Succession::Never(reason);
+        }
         let limits_aside = |settings: &Settings| Settings { limits: sandbox::Limits::default(), ..settings.clone() };
         let opened_alike = self.filters() == before.filters()
             && limits_aside(&self.settings) == limits_aside(&before.settings)
@@ -160,6 +164,18 @@ pub fn other_state(new: u32, old: u32) -> String {
         "its state version is {new}, and the documents here are of state version {old}; \
          hint: build them anew beside the old ones with `millstream rebuild NAME --module FILE`"
     )
+}
+
+/// Why a handler that has read these subjects cannot go on with others: there is one position for all.
+#[must_use]
+pub fn widened(old: &[String], new: &[String]) -> Option<String> {
+    // Who wrote a deployment by hand may have said no subjects.
+    let filter = new.iter().find(|filter| !old.is_empty() && !old.iter().any(|old| subject::covers(old, filter)))?;
+    Some(format!(
+        "it reads {} now; events of {filter} that it has already passed would never be applied; \
+         hint: deploy it under a new name with --name, to read them all from the first one",
+        old.join(", ")
+    ))
 }
 
 /// Why a module cannot go on with documents that are something else.
@@ -220,11 +236,17 @@ mod tests {
         assert_eq!(after(|new| new.digest = Digest([1; 32])), Succession::Swap);
         assert_eq!(after(|new| new.settings.limits.fuel_per_call += 1), Succession::Swap);
         assert_eq!(after(|new| new.settings.batch_events = 7), Succession::Reopen);
-        let wider = |new: &mut Version| {
+        let narrower = |new: &mut Version| {
             new.digest = Digest([1; 32]);
-            new.description.subjects.push("more.>".to_owned());
+            new.description.subjects = vec!["orders.placed".to_owned()];
         };
-        assert_eq!(after(wider), Succession::Reopen);
+        assert_eq!(after(narrower), Succession::Reopen);
+        let Succession::Never(why) =
+            after(|new| new.settings.subjects = vec!["orders.>".to_owned(), "more.>".to_owned()])
+        else {
+            panic!("events of more.> were passed already")
+        };
+        assert!(why.starts_with("it reads orders.> now; events of more.>"), "{why}");
     }
 
     #[test]

@@ -75,7 +75,8 @@ pub enum Error {
 /// Where news go.
 #[derive(Clone, Debug, Default)]
 pub struct Webhooks {
-    queues: Vec<mpsc::Sender<News>>,
+    /// Each with the place that it leads to, for the log.
+    queues: Vec<(String, mpsc::Sender<News>)>,
     waiting: Arc<AtomicUsize>,
 }
 
@@ -103,8 +104,8 @@ impl Webhooks {
         let mut posting = Posting::default();
         for address in addresses {
             let (queue, news) = mpsc::channel(QUEUE);
-            let waiting = Arc::clone(&posting.waiting);
-            let target = Target { address, secret: secret.cloned(), waiting };
+            let (host, waiting) = (place(&address), Arc::clone(&posting.waiting));
+            let target = Target { address, host: host.clone(), secret: secret.cloned(), waiting };
             let builder = Client::builder(TokioExecutor::new());
             if target.address.scheme_str() == Some("https") {
                 let roots = hyper_rustls::HttpsConnectorBuilder::new().with_native_roots();
@@ -114,18 +115,18 @@ impl Webhooks {
             } else {
                 posting.tasks.spawn(serve(builder.build(HttpConnector::new()), target, news));
             }
-            queues.push(queue);
+            queues.push((host, queue));
         }
         Ok((Self { queues, waiting: Arc::clone(&posting.waiting) }, posting))
     }
 
     /// Posts news to all addresses, some time.
     pub fn post(&self, id: &str, body: &str) {
-        for queue in &self.queues {
+        for (host, queue) in &self.queues {
             self.waiting.fetch_add(1, Ordering::Relaxed);
             if queue.try_send(News { id: id.to_owned(), body: body.to_owned() }).is_err() {
                 self.waiting.fetch_sub(1, Ordering::Relaxed);
-                tracing::warn!(id, "webhook: too many news wait; this one is not posted");
+                tracing::warn!(host, id, "webhook: too many news wait; this one is not posted");
             }
         }
     }
@@ -150,9 +151,17 @@ fn parse(address: &str) -> Result<Uri, Error> {
     if is_http && is_plain { Ok(uri) } else { Err(Error::NotHttp) }
 }
 
+/// Host and port, which tell webhooks of one machine apart. Path and query may hold a token.
+fn place(address: &Uri) -> String {
+    let usual = if address.scheme_str() == Some("https") { 443 } else { 80 };
+    format!("{}:{}", address.host().unwrap_or_default(), address.port_u16().unwrap_or(usual))
+}
+
 /// An address, and what signs what goes there.
 struct Target {
     address: Uri,
+    /// What of it may be logged.
+    host: String,
     secret: Option<Secret>,
     /// News that nobody has taken or given up.
     waiting: Arc<AtomicUsize>,
@@ -162,8 +171,7 @@ async fn serve<C>(client: Client<C, Full<Bytes>>, target: Target, mut queue: mps
 where
     C: Connect + Clone + Send + Sync + 'static,
 {
-    // Path and query may hold a token.
-    let host = target.address.host().unwrap_or_default().to_owned();
+    let host = target.host.as_str();
     while let Some(news) = queue.recv().await {
         let mut wait = WAIT;
         for attempt in 1..=TRIES {
@@ -228,6 +236,17 @@ mod tests {
         let expected = "t=1700000000,v1=1698a50bc74d1ff1db85c4e0a5297c2ad9fdba245d5737cdb789e4cc6e098940";
         assert_eq!(Secret::new("s3cret".to_owned()).sign(1_700_000_000, r#"{"a":1}"#), expected);
         assert_eq!(format!("{:?}", Secret::new("s3cret".to_owned())), "(a secret)");
+    }
+
+    #[test]
+    fn a_log_tells_host_and_port_and_nothing_else() {
+        for (address, told) in [
+            ("http://127.0.0.1:9/x?token=1", "127.0.0.1:9"),
+            ("http://[::1]/x", "[::1]:80"),
+            ("https://example.org/secret", "example.org:443"),
+        ] {
+            assert_eq!(place(&parse(address).unwrap()), told);
+        }
     }
 
     #[test]

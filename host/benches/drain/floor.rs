@@ -17,10 +17,27 @@ const PREFETCH_BYTES: usize = 8 << 20;
 
 /// A bare pull drain: the same consumer, the same prefetch, an ack per batch, no work.
 pub(crate) async fn bare(world: &World, events: u64) -> anyhow::Result<Run> {
+    let (before, begun) = (world.cpu()?, Instant::now());
+    count(world, "bare", "", events).await?;
+    world.cost(events, begun, before)
+}
+
+/// The same for several consumers at once: so many events under each of these subjects.
+pub(crate) async fn bare_each(world: &World, subjects: &[String], events: u64) -> anyhow::Result<Run> {
+    let (before, begun) = (world.cpu()?, Instant::now());
+    let counts = subjects.iter().enumerate().map(|(number, subject)| {
+        let name = format!("bare_{number}");
+        async move { count(world, &name, subject, events).await }
+    });
+    futures::future::try_join_all(counts).await?;
+    world.cost(events * subjects.len() as u64, begun, before)
+}
+
+/// Counts so many messages under a subject; all where it is empty.
+async fn count(world: &World, name: &str, subject: &str, events: u64) -> anyhow::Result<()> {
     let jetstream = world.connect().await?;
     let settings = Settings::default();
-    let (before, begun) = (world.cpu()?, Instant::now());
-    let mut messages = messages(&jetstream, "bare", AckPolicy::All, &settings).await?;
+    let mut messages = messages(&jetstream, name, subject, AckPolicy::All, &settings).await?;
     let mut count = 0;
     while count < events {
         let message = messages.next().await.context("the consumer ended")??;
@@ -29,9 +46,8 @@ pub(crate) async fn bare(world: &World, events: u64) -> anyhow::Result<Run> {
             message.ack().await.map_err(anyhow::Error::from_boxed)?;
         }
     }
-    let run = world.cost(events, begun, before)?;
-    jetstream.delete_consumer_from_stream("bare", STREAM).await?;
-    Ok(run)
+    jetstream.delete_consumer_from_stream(name, STREAM).await?;
+    Ok(())
 }
 
 /// Get, put, ack, one event at a time.
@@ -40,7 +56,7 @@ pub(crate) async fn plain(world: &World, events: u64) -> anyhow::Result<Run> {
     let config = kv::Config { bucket: "plain".to_owned(), ..Default::default() };
     let (before, begun) = (world.cpu()?, Instant::now());
     let bucket = jetstream.create_key_value(config).await?;
-    let mut messages = messages(&jetstream, "plain", AckPolicy::Explicit, &Settings::default()).await?;
+    let mut messages = messages(&jetstream, "plain", "", AckPolicy::Explicit, &Settings::default()).await?;
     let mut customers = HashSet::new();
     for _ in 0..events {
         let message = messages.next().await.context("the consumer ended")??;
@@ -70,11 +86,13 @@ pub(crate) async fn plain(world: &World, events: u64) -> anyhow::Result<Run> {
 async fn messages(
     jetstream: &Context,
     name: &str,
+    subject: &str,
     ack_policy: AckPolicy,
     settings: &Settings,
 ) -> anyhow::Result<pull::Stream> {
     let config = pull::Config {
         durable_name: Some(name.to_owned()),
+        filter_subject: subject.to_owned(),
         ack_policy,
         ack_wait: Duration::from_secs(3600),
         max_ack_pending: i64::try_from(settings.prefetch_events * 8)?,

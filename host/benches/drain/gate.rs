@@ -14,7 +14,7 @@ struct Bar {
     keys: String,
     /// Medians of repeated runs of the same length, least and most.
     seen: (f64, f64),
-    /// What it may not fall below: beneath the least by as much as the runs lay apart.
+    /// What it may not fall below: half of the least. Machines differ by more than runs on one of them do.
     least: f64,
 }
 

@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use serde::Serialize;
 
 use crate::ours::Running;
-use crate::shop::{Order, Shop, Spend};
+use crate::shop::{BODY_BYTES, Order, Shop, Spend};
 use crate::world::{SUBJECT, World};
 
 /// How long the last documents may take.
@@ -54,7 +54,6 @@ pub(crate) async fn measure(
     world: &World,
     shop: &Shop,
     running: &Running,
-    handler: &str,
     load: Load,
     spend: &mut Vec<Spend>,
 ) -> anyhow::Result<Latency> {
@@ -71,7 +70,7 @@ pub(crate) async fn measure(
     let waiting = spend.iter().map(|spend| Waiting { seen: spend.orders, ..Waiting::default() });
     let waiting = Mutex::new(waiting.collect());
     let watcher = world.connect().await?.client();
-    let documents = watcher.subscribe(format!("$KV.{handler}.>")).await?;
+    let documents = watcher.subscribe(running.documents()).await?;
     watcher.flush().await?;
     let publisher = world.connect().await?.client();
     let publish = publish(&publisher, load.per_second, (0..count).map(order), spend, &waiting);
@@ -95,7 +94,7 @@ async fn publish(
     for (index, order) in (0..).zip(orders) {
         let due = begun + Duration::from_nanos(index * 1_000_000_000 / per_second);
         tokio::time::sleep_until(due.into()).await;
-        let body = order.body();
+        let body = order.body(BODY_BYTES);
         if let Some(spend) = spend.get_mut(order.customer) {
             spend.orders += 1;
             spend.cents += order.cents;
@@ -152,7 +151,6 @@ pub(crate) async fn all(
     world: &World,
     shop: &Shop,
     running: &Running,
-    handler: &str,
     loads: &[Load],
     repeats: usize,
     (mut head, mut spend): (u64, Vec<Spend>),
@@ -160,7 +158,7 @@ pub(crate) async fn all(
     let mut latencies = Vec::new();
     for _ in 0..repeats {
         for load in loads {
-            let latency = measure(world, shop, running, handler, *load, &mut spend).await?;
+            let latency = measure(world, shop, running, *load, &mut spend).await?;
             head += latency.events;
             eprintln!(
                 "  live {}/s{}{}: p50 {:.2} ms, p99 {:.2} ms",

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo bench -p millstream --bench drain -- [--events N] [--keys K] [--spread zipf] [--json FILE] [--chart FILE] [--gate FILE] [--short]
+//! cargo bench -p millstream --bench drain -- --sweep keys,size,batch,handlers,backlog,older,rebuild,recovery,start [--short]
 //! ```
 //!
 //! bare: the client counts messages (the floor). plain: get, put, ack for each event. native: the projection compiled into
@@ -18,6 +19,7 @@ mod live;
 mod ours;
 mod report;
 mod shop;
+mod sweep;
 #[path = "../tuning.rs"]
 mod tuning;
 #[path = "../usage.rs"]
@@ -29,15 +31,20 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Parser;
 use millstream::examples;
+use millstream::legible::thousands;
 
 use live::{Latency, Load};
 use ours::{Candidate, Running};
 use report::{Drains, Report};
 use shop::{Shop, Spread};
+use sweep::Sweep;
 use world::{Run, World};
 
 /// Events of the plain consumer, a fiftieth of the backlog: it is that slow.
 const PLAIN_SHARE: u64 = 50;
+
+/// With `--short` a sweep has so many times fewer events.
+const SHORT_SHARE: u64 = 20;
 
 /// Changes of module during a load.
 const SWAPS: u64 = 20;
@@ -79,6 +86,9 @@ struct Arguments {
     /// Fail where a ratio is below what this table allows.
     #[arg(long, value_name = "FILE")]
     gate: Option<PathBuf>,
+    /// Instead of that: change one thing at a time, and show what the cost of an event depends on.
+    #[arg(long, value_name = "WHAT", value_delimiter = ',')]
+    sweep: Vec<Sweep>,
     /// A small backlog, as CI runs it.
     #[arg(long)]
     short: bool,
@@ -104,9 +114,12 @@ async fn main() -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace is gone")?;
     examples::build(root, &["customer-spend"])?;
     let (wasm, digest) = guest::module()?;
-    let native = Candidate { name: "native", make: guest::native(), digest };
-    let wasm = Candidate { name: "wasm", make: wasm, digest };
+    let native = Candidate::new("native", guest::native(), digest)?;
+    let wasm = Candidate::new("wasm", wasm, digest)?;
     let world = World::new().await?;
+    if !arguments.sweep.is_empty() {
+        return sweeps(&arguments, &world).await;
+    }
     let mut report =
         Report { events, keys: arguments.keys, repeats: arguments.repeats, drains: Vec::new(), live: Vec::new() };
     for spread in arguments.spreads() {
@@ -123,12 +136,26 @@ async fn main() -> anyhow::Result<()> {
         std::fs::write(file, serde_json::to_vec_pretty(&report)?)?;
     }
     if let Some(file) = &arguments.chart {
-        let title = format!("Draining {events} events of 256 bytes, {} keys", arguments.keys);
+        let (count, keys) = (thousands(events), thousands(arguments.keys as u64));
+        let title = format!("Draining {count} events of 256 bytes, {keys} keys");
         std::fs::write(file, chart::svg(&report.drains, &title))?;
     }
     if let Some(file) = &arguments.gate {
         let bars = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
         gate::check(&report.ratios(), &bars)?;
+    }
+    Ok(())
+}
+
+/// One sweep after the other.
+async fn sweeps(arguments: &Arguments, world: &World) -> anyhow::Result<()> {
+    let mut points = Vec::new();
+    for sweep in &arguments.sweep {
+        points.extend(sweep::run(world, *sweep, if arguments.short { SHORT_SHARE } else { 1 }).await?);
+    }
+    sweep::print(&points);
+    if let Some(file) = &arguments.json {
+        std::fs::write(file, serde_json::to_vec_pretty(&points)?)?;
     }
     Ok(())
 }
@@ -169,12 +196,21 @@ async fn live(
     wasm: &Candidate,
 ) -> anyhow::Result<Vec<Latency>> {
     let seconds = if arguments.short { 2 } else { 5 };
-    let loads = [(200, false, 0), (2000, false, 0), (200, true, 0), (5000, false, 0), (5000, false, SWAPS)];
+    let loads = [
+        (200, false, 0),
+        (1000, false, 0),
+        (2000, false, 0),
+        (10_000, false, 0),
+        (50_000, false, 0),
+        (200, true, 0),
+        (5000, false, 0),
+        (5000, false, SWAPS),
+    ];
     let loads = loads.map(|(per_second, new_keys, swaps)| Load { per_second, seconds, new_keys, swaps });
     let spend = shop.fold(events);
     let running = Running::start(world, wasm).await?;
     running.caught_up(world, events, &spend).await?;
-    let latencies = live::all(world, shop, &running, wasm.name, &loads, arguments.repeats, (events, spend)).await?;
+    let latencies = live::all(world, shop, &running, &loads, arguments.repeats, (events, spend)).await?;
     running.end(world).await?;
     Ok(latencies)
 }

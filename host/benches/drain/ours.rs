@@ -10,6 +10,7 @@ use millstream::handler::{Ended, Handler};
 use millstream::progress::Progress;
 use millstream::sandbox::Digest;
 use millstream::sandbox::wire::{Description, Kind};
+use millstream::settings::Settings;
 use millstream::version::Version;
 use millstream::{direct_get, names};
 use tokio::sync::watch;
@@ -26,16 +27,44 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How long a handler may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// A guest with the name of its handler.
+/// A guest, and what it is to decide as which handler.
+#[derive(Clone)]
 pub(crate) struct Candidate {
-    pub(crate) name: &'static str,
+    pub(crate) generation: Generation,
+    pub(crate) subject: String,
+    pub(crate) settings: Settings,
     pub(crate) make: Make,
     pub(crate) digest: Digest,
 }
 
+impl Candidate {
+    /// A handler of that name that decides all orders.
+    pub(crate) fn new(name: &str, make: Make, digest: Digest) -> anyhow::Result<Self> {
+        Ok(Self {
+            generation: Generation::first(name),
+            subject: SUBJECT.to_owned(),
+            settings: settings()?,
+            make,
+            digest,
+        })
+    }
+
+    fn version(&self, digest: Digest, make: &Make, gauge: &Arc<Gauge>) -> Version {
+        let description = Description {
+            name: self.generation.handler.clone(),
+            kind: Kind::Projection,
+            subjects: vec![self.subject.clone()],
+            state_version: 1,
+            extra: String::new(),
+        };
+        let (settings, instantiate) = (self.settings.clone(), make(Arc::clone(gauge)));
+        Version { digest, description, saga: None, settings, instantiate, revision: Arc::default() }
+    }
+}
+
 /// A handler that runs.
 pub(crate) struct Running {
-    name: &'static str,
+    candidate: Candidate,
     gauge: Arc<Gauge>,
     progress: Arc<Progress>,
     versions: watch::Sender<Arc<Version>>,
@@ -63,15 +92,16 @@ impl Running {
         let jetstream = world.connect().await?;
         let gauge = Arc::new(Gauge::default());
         let progress = Arc::new(Progress::new("bench", &candidate.digest.to_string()));
-        let version = version(candidate.name, candidate.digest, &candidate.make, &gauge)?;
+        let version = candidate.version(candidate.digest, &candidate.make, &gauge);
         let (newer, versions) = watch::channel(Arc::new(version));
-        let (name, host) = (candidate.name.to_owned(), "bench".to_owned());
-        let generation = Generation::first(&name);
+        let (generation, host) = (candidate.generation.clone(), "bench".to_owned());
+        let name = generation.handler.clone();
         let handler = Handler { name, generation, bound: None, host, versions, progress: Arc::clone(&progress) };
         let (stop, stopped) = watch::channel(false);
         let (before, begun) = (world.cpu()?, SystemTime::now());
         let task = tokio::spawn(handler.run(jetstream, stopped));
-        Ok(Self { name: candidate.name, gauge, progress, versions: newer, stop, task, begun, before })
+        let candidate = candidate.clone();
+        Ok(Self { candidate, gauge, progress, versions: newer, stop, task, begun, before })
     }
 
     /// Changes the module so many times, evenly over this time: each is compiled beside the one that runs. Answers the pauses in
@@ -82,7 +112,7 @@ impl Running {
         for number in 0..times {
             tokio::time::sleep_until(begun + over * u32::try_from(number)? / u32::try_from(times)?).await;
             let (make, digest) = tokio::task::spawn_blocking(move || guest::variant(number)).await??;
-            self.versions.send_replace(Arc::new(version(self.name, digest, &make, &self.gauge)?));
+            self.versions.send_replace(Arc::new(self.candidate.version(digest, &make, &self.gauge)));
             let mut report = self.progress.report(0);
             while report.digest != digest.to_string() {
                 ensure!(!self.task.is_finished(), "the handler ended: {report:?}");
@@ -97,20 +127,11 @@ impl Running {
     /// Waits until everything up to stream sequence `head` is decided and shown, and checks it.
     pub(crate) async fn caught_up(&self, world: &World, head: u64, expected: &[Spend]) -> anyhow::Result<Run> {
         let deadline = Instant::now() + PATIENCE;
-        while self.position() < head {
-            ensure!(
-                !self.task.is_finished() && Instant::now() < deadline,
-                "stuck at {}: {:?}",
-                self.position(),
-                self.progress.report(0)
-            );
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        self.decided(head).await?;
         let mut revision = 0;
         loop {
             tokio::time::sleep(LOOK_EVERY * 2).await;
-            let now =
-                world.jetstream.get_stream(names::bucket_stream(self.name)).await?.cached_info().state.last_sequence;
+            let now = self.revision(world).await?;
             if now == revision {
                 // What follows is the check's own work, not the pipeline's.
                 let mut run = world.cost(head, Instant::now(), self.before)?;
@@ -128,14 +149,48 @@ impl Running {
         }
     }
 
+    /// Waits until everything up to that stream sequence is decided.
+    pub(crate) async fn decided(&self, head: u64) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.position() < head {
+            ensure!(
+                !self.task.is_finished() && Instant::now() < deadline,
+                "stuck at {}: {:?}",
+                self.position(),
+                self.progress.report(0)
+            );
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// The subject of all its documents.
+    pub(crate) fn documents(&self) -> String {
+        names::bucket_subject(&self.candidate.generation.name(), ">")
+    }
+
+    /// The last revision in its bucket.
+    pub(crate) async fn revision(&self, world: &World) -> anyhow::Result<u64> {
+        let bucket = names::bucket_stream(&self.candidate.generation.name());
+        Ok(world.jetstream.get_stream(bucket).await?.cached_info().state.last_sequence)
+    }
+
+    /// Ends it at once, as a crash does: nothing more is written.
+    pub(crate) async fn crash(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+
     /// Ends the handler and removes what it made.
     pub(crate) async fn end(self, world: &World) -> anyhow::Result<()> {
         let _ = self.stop.send(true);
         let ended = self.task.await?;
         ensure!(ended == Ended::Stopped, "the handler ended as {ended:?}");
-        world.jetstream.delete_consumer_from_stream(self.name, STREAM).await?;
-        world.jetstream.delete_stream(names::bucket_stream(self.name)).await?;
-        world.jetstream.delete_stream(names::journal_stream(self.name)).await?;
+        let Generation { handler, .. } = &self.candidate.generation;
+        let name = self.candidate.generation.name();
+        world.jetstream.delete_consumer_from_stream(&name, STREAM).await?;
+        world.jetstream.delete_stream(names::bucket_stream(&name)).await?;
+        world.jetstream.delete_stream(names::journal_stream(handler)).await?;
         Ok(())
     }
 
@@ -144,9 +199,10 @@ impl Running {
     }
 
     /// When the server stored the last document or record.
-    async fn ended(&self, world: &World) -> anyhow::Result<SystemTime> {
+    pub(crate) async fn ended(&self, world: &World) -> anyhow::Result<SystemTime> {
         let mut last = self.begun;
-        for name in [names::bucket_stream(self.name), names::journal_stream(self.name)] {
+        let generation = &self.candidate.generation;
+        for name in [names::bucket_stream(&generation.name()), names::journal_stream(&generation.handler)] {
             let stream = world.jetstream.get_stream(name).await?;
             let message = stream.get_raw_message(stream.cached_info().state.last_sequence).await?;
             last = last.max(message.time.into());
@@ -156,7 +212,8 @@ impl Running {
 
     /// Every document, its number included, must equal the fold.
     async fn check(&self, world: &World, expected: &[Spend]) -> anyhow::Result<()> {
-        let stream = names::bucket_stream(self.name);
+        let bucket = self.candidate.generation.name();
+        let stream = names::bucket_stream(&bucket);
         let ordered =
             |(customer, spend): (usize, &Spend)| (spend.orders > 0).then(|| (shop::key(customer), spend.document()));
         let documents: Vec<(String, String)> = expected.iter().enumerate().filter_map(ordered).collect();
@@ -164,7 +221,7 @@ impl Running {
         ensure!(stored == documents.len() as u64, "{stored} documents instead of {}", documents.len());
         for part in documents.chunks(direct_get::KEYS) {
             let mut wanted: std::collections::HashMap<String, &str> =
-                part.iter().map(|(key, document)| (names::bucket_subject(self.name, key), document.as_str())).collect();
+                part.iter().map(|(key, document)| (names::bucket_subject(&bucket, key), document.as_str())).collect();
             let subjects: Vec<&String> = wanted.keys().collect();
             let (found, _) = direct_get::last_of(&world.jetstream, &stream, &subjects).await?;
             for message in found {
@@ -177,16 +234,4 @@ impl Running {
         }
         Ok(())
     }
-}
-
-fn version(name: &str, digest: Digest, make: &Make, gauge: &Arc<Gauge>) -> anyhow::Result<Version> {
-    let description = Description {
-        name: name.to_owned(),
-        kind: Kind::Projection,
-        subjects: vec![SUBJECT.to_owned()],
-        state_version: 1,
-        extra: String::new(),
-    };
-    let (settings, instantiate) = (settings()?, make(Arc::clone(gauge)));
-    Ok(Version { digest, description, saga: None, settings, instantiate, revision: Arc::default() })
 }

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use clap::ValueEnum;
 use serde::Serialize;
 
-/// Bytes of each event's body.
-const BODY_BYTES: usize = 256;
+/// Bytes of an event's body, where nothing else is asked for.
+pub(crate) const BODY_BYTES: usize = 256;
 
 /// How orders spread over customers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -52,11 +52,11 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    /// `{"customer":"C7","cents":120,"note":"…"}`, padded.
-    pub(crate) fn body(self) -> Bytes {
-        let mut body = String::with_capacity(BODY_BYTES);
+    /// `{"customer":"C7","cents":120,"note":"…"}`, padded to so many bytes.
+    pub(crate) fn body(self, bytes: usize) -> Bytes {
+        let mut body = String::with_capacity(bytes);
         let _ = write!(body, r#"{{"customer":"{}","cents":{},"note":""#, key(self.customer), self.cents);
-        body.extend(std::iter::repeat_n('x', BODY_BYTES.saturating_sub(body.len() + 2)));
+        body.extend(std::iter::repeat_n('x', bytes.saturating_sub(body.len() + 2)));
         body.push_str("\"}");
         body.into()
     }
@@ -99,8 +99,13 @@ impl Shop {
 
     /// What so many orders make of each customer.
     pub(crate) fn fold(&self, orders: u64) -> Vec<Spend> {
+        self.fold_of(0..orders)
+    }
+
+    /// What the orders of these numbers make of each customer.
+    pub(crate) fn fold_of(&self, numbers: impl Iterator<Item = u64>) -> Vec<Spend> {
         let mut spend = vec![Spend::default(); self.customers];
-        for order in (0..orders).map(|index| self.order(index)) {
+        for order in numbers.map(|index| self.order(index)) {
             if let Some(spend) = spend.get_mut(order.customer) {
                 spend.orders += 1;
                 spend.cents += order.cents;

@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use async_nats::jetstream::{self, Context, stream};
+use bytes::Bytes;
 use millstream::server::Server;
 use serde::Serialize;
 
-use crate::shop::Shop;
+use crate::shop::{BODY_BYTES, Shop};
 use crate::usage::{cpu_seconds, resident_bytes};
 
 /// The stream.
@@ -60,8 +61,14 @@ impl World {
         connect(&self.server).await
     }
 
-    /// Makes the stream anew and fills it.
+    /// Makes the stream anew and fills it with the first orders of a shop.
     pub(crate) async fn fill(&self, shop: &Shop, events: u64) -> anyhow::Result<()> {
+        self.empty().await?;
+        self.append(events, |index| (SUBJECT.to_owned(), shop.order(index).body(BODY_BYTES))).await
+    }
+
+    /// Makes the stream anew.
+    pub(crate) async fn empty(&self) -> anyhow::Result<()> {
         let _ = self.jetstream.delete_stream(STREAM).await;
         let config = stream::Config {
             name: STREAM.to_owned(),
@@ -70,12 +77,17 @@ impl World {
             ..Default::default()
         };
         self.jetstream.create_stream(config).await?;
+        Ok(())
+    }
+
+    /// Publishes so many messages, subject and body by their number.
+    pub(crate) async fn append(&self, count: u64, message: impl Fn(u64) -> (String, Bytes)) -> anyhow::Result<()> {
         let mut next = 0;
-        while next < events {
-            let until = events.min(next + IN_FLIGHT);
+        while next < count {
+            let until = count.min(next + IN_FLIGHT);
             let mut acks = Vec::new();
-            for index in next..until {
-                acks.push(self.jetstream.publish(SUBJECT, shop.order(index).body()).await?);
+            for (subject, body) in (next..until).map(&message) {
+                acks.push(self.jetstream.publish(subject, body).await?);
             }
             for ack in acks {
                 ack.await?;

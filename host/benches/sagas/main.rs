@@ -1,6 +1,6 @@
 //! Three-step sagas, from the event that begins one to the instance that says `completed` in the bucket. The services that carry
 //! the commands out, and whoever asks for transfers, are simulated in this process; so many sagas are in flight at a time. And the
-//! same with a projection beside it on the same stream: do the two slow each other by more than their own work?
+//! same with a projection beside it on the same stream: do the two slow each other by more than their own work? And timers alone.
 //!
 //! `cargo bench -p millstream --bench sagas [-- --short]`
 
@@ -58,8 +58,15 @@ async fn main() -> anyhow::Result<()> {
         rows.push((in_flight.to_string(), runs));
     }
     let most = arguments.in_flight.iter().copied().max().unwrap_or(1000);
+    let mut timers = Vec::new();
+    for _ in 0..arguments.repeats {
+        let mut world = World::new(&modules, false).await?;
+        timers.push(world.timers(&modules, sagas).await?);
+        world.end().await?;
+    }
     let neighbours = neighbours(&modules, sagas, most, arguments.repeats).await?;
     print(&rows);
+    println!("\n{sagas} timers: {} set a second", spread_of(timers.into_iter(), 0));
     println!("\na projection beside the saga, {most} in flight, CPU us a saga of host and server:");
     for (number, (saga, projection, both)) in neighbours.into_iter().enumerate() {
         let ratio = both / (saga + projection);

@@ -26,6 +26,8 @@ use crate::usage::{cpu_seconds, resident_bytes};
 
 const NAME: &str = "transfer-money";
 const PROJECTION: &str = "order-chain";
+const REMINDER: &str = "reminder";
+const INVOICES: &str = "INVOICES";
 const EVENTS: &str = "TRANSFERS";
 const COMMANDS: &str = "COMMANDS";
 
@@ -59,24 +61,30 @@ impl Run {
     }
 }
 
-/// The saga, and a projection that reads all its events.
+/// The saga, a projection that reads all its events, and a saga that does nothing but wait.
 pub(crate) struct Modules {
     saga: Arc<Version>,
     projection: Arc<Version>,
+    reminder: Arc<Version>,
 }
 
 impl Modules {
     /// Built by cargo.
     pub(crate) fn build() -> anyhow::Result<Self> {
-        Ok(Self { saga: module(NAME)?, projection: module(PROJECTION)? })
+        let transfers = "transfers.>";
+        Ok(Self {
+            saga: module(NAME, transfers)?,
+            projection: module(PROJECTION, transfers)?,
+            reminder: module(REMINDER, "invoices.>")?,
+        })
     }
 }
 
-fn module(name: &str) -> anyhow::Result<Arc<Version>> {
+fn module(name: &str, subject: &str) -> anyhow::Result<Arc<Version>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace is gone")?;
     examples::build(root, &[name])?;
     let bytes = std::fs::read(examples::module(root, name))?;
-    let settings = Settings { subjects: vec!["transfers.>".to_owned()], ..settings()? };
+    let settings = Settings { subjects: vec![subject.to_owned()], ..settings()? };
     Ok(Arc::new(Version::prepare(&Sandbox::new()?, &Cache::for_user(), name, settings, &bytes)?))
 }
 
@@ -136,6 +144,46 @@ impl World {
                 Ok(info) if info.ack_floor.stream_sequence >= last => return Ok(()),
                 _ => ensure!(begun.elapsed() < PATIENCE, "the projection does not catch up with {last} events"),
             }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Timers set a second, by a saga that sets one for each of so many events that wait for it.
+    pub(crate) async fn timers(&mut self, modules: &Modules, timers: u64) -> anyhow::Result<f64> {
+        let (name, subjects) = (INVOICES.to_owned(), vec!["invoices.>".to_owned()]);
+        self.jetstream
+            .create_stream(stream::Config { name, subjects, allow_direct: true, ..Default::default() })
+            .await?;
+        let mut acks = Vec::new();
+        for number in 0..timers {
+            // Due in a day.
+            let payload = serde_json::json!({ "invoice": format!("i-{number}"), "pay_within": 86_400_000, "answer_within": 1000 });
+            let body = serde_json::json!({
+                "eventId": format!("sent-{number}"),
+                "eventType": "InvoiceSent",
+                "aggregateId": format!("i-{number}"),
+                "payload": payload,
+            });
+            acks.push(self.jetstream.publish("invoices.sent", body.to_string().into()).await?);
+            if acks.len() == 1000 || number + 1 == timers {
+                for ack in acks.drain(..) {
+                    ack.await?;
+                }
+            }
+        }
+        let begun = Instant::now();
+        self.handle(&modules.reminder, REMINDER).await?;
+        loop {
+            let set = match self.jetstream.get_stream(names::TIMERS).await {
+                Ok(stream) => stream.cached_info().state.messages,
+                // Not made yet.
+                Err(_) => 0,
+            };
+            if set >= timers {
+                ensure!(set == timers, "{set} timers instead of {timers}");
+                return Ok(timers as f64 / begun.elapsed().as_secs_f64());
+            }
+            ensure!(begun.elapsed() < PATIENCE, "{set} of {timers} timers were set");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

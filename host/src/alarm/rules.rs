@@ -21,6 +21,9 @@ pub(super) const DEAD: i64 = 60 * SECOND;
 /// A handler that decides at least so often moves.
 const MOVES: i64 = 10 * SECOND;
 
+/// Whoever has been trying again for so long needs a person: a server that restarts, or changes its leader, is back before.
+const RETRIES: i64 = 30 * SECOND;
+
 /// What is this full is nearly full, and below that it is not any more.
 pub(crate) const NEARLY: f64 = 0.9;
 pub(crate) const NOT_ANY_MORE: f64 = 0.85;
@@ -58,6 +61,9 @@ impl Watch {
             {
                 Verdict::Mute
             }
+            Alarm::Failing if let Some((since, reason)) = self.retried(now) => {
+                Verdict::Bad(words::retrying(reason, now - since))
+            }
             // What was the matter before a start may be the matter again behind it.
             Alarm::Lag | Alarm::LagGrowing | Alarm::Stuck | Alarm::Failing if self.is_starting(now) => Verdict::Unclear,
             Alarm::Undelivered | Alarm::TimersOverdue if self.is_starting(now) => Verdict::Unclear,
@@ -94,6 +100,14 @@ impl Watch {
             },
             Alarm::OutcomesDiffer => bad_if(!handler.counts.add_up(), || words::outcomes(handler)),
         }
+    }
+
+    /// Since when it has been trying again, and why, where that is too long.
+    fn retried(&self, now: i64) -> Option<(i64, &str)> {
+        self.retrying
+            .as_ref()
+            .filter(|(since, _)| now - since >= RETRIES)
+            .map(|(since, reason)| (*since, reason.as_str()))
     }
 
     fn lag(&self, sight: &Sight<'_>) -> Verdict {

@@ -632,3 +632,41 @@ fn a_lag_that_has_grown_is_over_when_it_is_half_of_its_peak_or_has_stood_still_f
     let cleared = stays.told[1].0 - stopped;
     assert!((290..=330).contains(&cleared), "after {cleared} s");
 }
+
+#[test]
+fn a_handler_that_tries_again_for_long_fails_and_says_why() {
+    let mut case = Case::new();
+    case.handler.state = crate::lag::RETRYING.to_owned();
+    case.handler.reason = "no stream holds subject `told.>`".to_owned();
+    case.stays(20);
+    assert_eq!(case.raised, [], "a server that restarts is back before");
+    // Each try begins with a start.
+    for _ in 0..5 {
+        case.handler.state = crate::lag::STARTING.to_owned();
+        case.look();
+        case.handler.state = crate::lag::RETRYING.to_owned();
+        case.look();
+        case.look();
+        case.look();
+    }
+    assert_eq!(case.raised, [Alarm::Failing]);
+    assert!(case.texts[&Alarm::Failing].ends_with("no stream holds subject `told.>`"), "{:?}", case.texts);
+    case.handler.state = crate::lag::RUNNING.to_owned();
+    case.stays(20);
+    assert_eq!(case.raised, []);
+}
+
+#[test]
+fn a_new_handler_that_waits_for_its_first_event_is_caught_up() {
+    let mut case = Case::new();
+    (case.handler.counts.delivered, case.handler.counts.applied) = (0, 0);
+    case.settings.alert_lag_events = 100;
+    case.settings.alert_lag_growing = false;
+    case.stays(10);
+    case.waits(1000, 5.0);
+    for _ in 0..10 {
+        case.decided(10);
+        case.look();
+    }
+    assert_eq!(case.raised, [Alarm::Lag]);
+}

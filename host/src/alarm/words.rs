@@ -2,7 +2,7 @@
 //! or the one of when it was raised, marked as such, where nobody knows newer ones. Pure. Never: an old figure as if it were of now.
 
 use super::Alarm;
-use crate::lag::{FAILING, SILENT_AFTER_SECONDS};
+use crate::lag::{FAILING, RETRYING, SILENT_AFTER_SECONDS};
 use crate::legible::{counted, cut, duration, thousands};
 use crate::overview::{Alert, Handler};
 
@@ -25,15 +25,22 @@ pub fn bring_up_to_date(alerts: &mut [Alert], handlers: &[Handler], now: i64) {
 /// None: nobody knows.
 fn of_now(alarm: Alarm, handler: &Handler, since: i64, now: i64) -> Option<String> {
     let census = handler.numbers.census.as_ref();
-    let is_told = handler.lag_fault.is_empty() && handler.events() > 0;
+    let is_known = handler.lag_fault.is_empty();
+    let is_told = is_known && handler.events() > 0;
     let is_silent = handler.reported_seconds_ago.is_none_or(|ago| ago > SILENT_AFTER_SECONDS);
     match alarm {
+        Alarm::Lag | Alarm::LagGrowing | Alarm::Stuck
+            if is_known && !is_told && handler.reported_seconds_ago.is_some() =>
+        {
+            Some("no event waits any more".to_owned())
+        }
         Alarm::Lag => is_told.then(|| lag(handler)),
         Alarm::LagGrowing => is_told.then(|| growing(handler, handler.rates().map_or(0.0, |rates| rates.trend))),
         Alarm::Stuck => {
             is_told.then(|| stuck(handler, now - handler.numbers.last_decided.map_or(since, |last| last.max(since))))
         }
         Alarm::NotReporting => is_silent.then(|| silent(handler)),
+        Alarm::Failing if handler.state == RETRYING => Some(retrying(&handler.reason, now - since)),
         Alarm::Failing => (handler.state == FAILING).then(|| failing(handler)),
         Alarm::Parked => handler.numbers.parked_keys.filter(|keys| *keys > 0).map(|keys| parked(handler, keys, now)),
         Alarm::CompensationsFailed => {
@@ -75,6 +82,10 @@ pub(super) fn silent(handler: &Handler) -> String {
 
 pub(super) fn failing(handler: &Handler) -> String {
     cut(&handler.reason, REASON)
+}
+
+pub(super) fn retrying(reason: &str, tried: i64) -> String {
+    format!("it has been trying again for {}: {}", duration(tried as f64 / 1e9), cut(reason, REASON))
 }
 
 pub(super) fn parked(handler: &Handler, keys: u64, now: i64) -> String {
@@ -121,6 +132,10 @@ mod tests {
         handler.numbers.parked_keys = Some(2);
         let mut silent = Handler { handler: "s".to_owned(), host: "h2".to_owned(), ..Handler::default() };
         silent.reported_seconds_ago = Some(30.0);
+        let done = Handler { handler: "done".to_owned(), reported_seconds_ago: Some(0.5), ..Handler::default() };
+        let mut tries = Handler { handler: "tries".to_owned(), reported_seconds_ago: Some(0.5), ..Handler::default() };
+        (tries.state, tries.reason) = (RETRYING.to_owned(), "no stream".to_owned());
+        let handlers = [handler, silent, done, tries];
         for (whose, alarm, text) in [
             ("h", "lag", "5,330 events wait, the oldest for 42 s"),
             ("h", "lag-growing", "lag has grown: 5,330 wait, the oldest for 42 s"),
@@ -128,6 +143,9 @@ mod tests {
             ("h", "parked", "2 keys are parked, the oldest for 0 s"),
             ("h", "limit-near", "when it was raised: as it was"),
             ("h", "compensations-failed", "when it was raised: as it was"),
+            ("done", "lag", "no event waits any more"),
+            ("done", "stuck", "no event waits any more"),
+            ("tries", "failing", "it has been trying again for 60 s: no stream"),
             ("s", "parked", "when it was raised: as it was"),
             ("s", "undelivered", "when it was raised: as it was"),
             ("s", "not-reporting", "host h2 has said nothing for 30 s"),
@@ -141,7 +159,7 @@ mod tests {
                 ..Alert::default()
             };
             let mut alerts = [alert];
-            bring_up_to_date(&mut alerts, &[handler.clone(), silent.clone()], 60_000_000_000);
+            bring_up_to_date(&mut alerts, &handlers, 60_000_000_000);
             assert_eq!(alerts[0].text, text, "{whose} {alarm}");
         }
     }

@@ -1,22 +1,25 @@
 //! `millstream dead`: which keys are parked, and why. In: a handler, or none for all. Out: a row for each parked key, or one of them as a
 //! capsule file. Never: takes anything up, or removes it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use async_nats::jetstream::{self, Context};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Fault, connect, output};
+use super::{Fault, connect, output, versions};
 use crate::clock;
 use crate::generation::Generation;
 use crate::generation::ledger;
+use crate::journal::RECORD_ROOM;
 use crate::keys;
 use crate::names;
+use crate::parking::CLASSES;
 use crate::parking::capsule::Capsule;
 use crate::parking::dead::DeadLetters;
 use crate::parking::letter::Letter;
-use crate::parking::wishes::Wishes;
+use crate::parking::wishes::{self, Wishes};
 use crate::registry::Registry;
 use crate::settings::Settings;
 
@@ -31,11 +34,11 @@ pub(super) struct Dead {
     /// This key alone.
     #[arg(long)]
     key: Option<String>,
-    /// This event without a key alone, by the number in the column LETTER.
+    /// This line alone, by the number in the column LETTER.
     #[arg(long, value_name = "NUMBER", conflicts_with = "key")]
     letter: Option<u64>,
     /// Keys whose first event is guilty of that alone.
-    #[arg(long)]
+    #[arg(long, value_parser = CLASSES)]
     class: Option<String>,
     /// Keys that have been parked for so long: 90s, 15m, 2h, 7d.
     #[arg(long, value_name = "TIME", value_parser = seconds)]
@@ -90,6 +93,7 @@ pub(crate) struct Parked {
     pub(super) handler: String,
     pub(super) generation: u32,
     pub(super) settings: Settings,
+    is_deployed: bool,
     jetstream: Context,
 }
 
@@ -102,8 +106,8 @@ impl Parked {
             true => Generation::live(handler, number),
             false => Generation::shadow(handler, number),
         };
-        let settings = match Registry::peek(jetstream).await? {
-            Some(registry) => registry.deployment(handler).await?.map(|deployment| deployment.settings),
+        let deployment = match Registry::peek(jetstream).await? {
+            Some(registry) => registry.deployment(handler).await?,
             None => None,
         };
         Ok(Self {
@@ -111,14 +115,20 @@ impl Parked {
             wishes: Wishes::of(jetstream, &generation),
             handler: handler.to_owned(),
             generation: number,
-            settings: settings.unwrap_or_default(),
+            is_deployed: deployment.is_some(),
+            settings: deployment.map(|deployment| deployment.settings).unwrap_or_default(),
             jetstream: jetstream.clone(),
         })
     }
 
-    /// A row for each key, and each event without one; the oldest first.
+    /// A row for each key, and each event without one, the oldest first. A handler that nobody deployed, and of which nothing is
+    /// left, is refused.
     pub(super) async fn rows(&self) -> Result<Vec<Row>, Fault> {
-        Ok(self.some_rows(usize::MAX).await?.0)
+        let (rows, _) = self.some_rows(usize::MAX).await?;
+        if rows.is_empty() && !self.is_deployed {
+            return Err(versions::not_deployed(&self.handler));
+        }
+        Ok(rows)
     }
 
     /// The same of so many keys, by name, and how many there are.
@@ -128,7 +138,12 @@ impl Parked {
         let mut census: Vec<(Option<String>, u64)> = census.into_iter().collect();
         census.sort();
         census.truncate(most);
-        let attempts = self.wishes.entry().await.map_err(Fault::failed)?.attempts;
+        let attempts = match self.wishes.entry().await {
+            Ok(entry) => entry.attempts,
+            // What is parked can be told without it.
+            Err(wishes::Error::Unreadable { .. }) => BTreeMap::new(),
+            Err(error) => return Err(Fault::failed(error)),
+        };
         let now = clock::now();
         let mut rows = Vec::new();
         for (key, units) in census {
@@ -163,16 +178,22 @@ impl Parked {
 
     /// The capsule of a row.
     pub(super) async fn capsule(&self, row: &Row) -> Result<Capsule, Fault> {
-        let mut letters = self.letters(row.key.as_deref(), row.units, usize::MAX).await?;
-        if row.key.is_none() {
-            letters.retain(|letter| letter.sequence == row.letter);
-        }
+        let letters = match &row.key {
+            Some(key) => self.letters(Some(key), row.units, usize::MAX).await?,
+            None => self.dead.keyless(row.letter).await.map_err(Fault::failed)?.into_iter().collect(),
+        };
         let document = match &row.key {
             Some(key) => self.document(key).await?,
             None => None,
         };
         let capsule = Capsule::of(&self.handler, self.generation, &letters, document.as_deref(), &self.settings);
-        capsule.ok_or_else(|| Fault::failed(anyhow::anyhow!("it is parked no more")).hint("look again"))
+        let mut capsule = capsule.ok_or_else(|| {
+            Fault::failed(anyhow::anyhow!("it is parked no more"))
+                .hint(format!("see what is with `millstream dead {}`", self.handler))
+        })?;
+        let largest = self.jetstream.client().server_info().max_payload;
+        capsule.record_bytes = Some(largest.saturating_sub(RECORD_ROOM));
+        Ok(capsule)
     }
 
     async fn document(&self, key: &str) -> Result<Option<Vec<u8>>, Fault> {
@@ -205,7 +226,11 @@ impl Dead {
         let mut rows = Vec::new();
         for handler in &handlers {
             let parked = Parked::open(&jetstream, handler, self.generation).await?;
-            let found: Vec<Row> = parked.rows().await?.into_iter().filter(|row| self.is_meant(row)).collect();
+            let rows_of_it = match self.handler {
+                Some(_) => parked.rows().await?,
+                None => parked.some_rows(usize::MAX).await?.0,
+            };
+            let found: Vec<Row> = rows_of_it.into_iter().filter(|row| self.is_meant(row)).collect();
             if let Some(file) = &self.save {
                 return save(&parked, &found, file).await;
             }
@@ -223,7 +248,7 @@ impl Dead {
 
     fn is_meant(&self, row: &Row) -> bool {
         self.key.as_ref().is_none_or(|key| row.key.as_ref() == Some(key))
-            && self.letter.is_none_or(|letter| row.key.is_none() && row.letter == letter)
+            && self.letter.is_none_or(|letter| row.letter == letter)
             && self.class.as_ref().is_none_or(|class| row.class == *class)
             && self.older_than.is_none_or(|seconds| row.age_seconds >= seconds as f64)
     }

@@ -27,7 +27,6 @@ use crate::rehearsal::Verdict;
 use crate::saga::Facts;
 use crate::sandbox::{self, Cache, Class, Digest, Sandbox};
 use crate::settings::Settings;
-use crate::subject;
 use crate::survey;
 use crate::version::{self, Defect, Succession, Version};
 
@@ -121,6 +120,8 @@ struct Before {
     digest: Digest,
     module_bytes: usize,
     version: Option<Version>,
+    /// A host refuses what is deployed.
+    is_refused: bool,
 }
 
 impl Deploy {
@@ -175,17 +176,17 @@ impl Deploy {
             return Ok(());
         }
         let (module, label, sign_with) = (self.module.clone(), self.label.clone(), self.sign_with.clone());
-        let rebuild = Rebuild::of(handler, module, label, sign_with, self.no_wait);
+        let promotes = self.promote == When::Auto && !self.no_wait;
+        let mut rebuild = Rebuild::of(handler, module, label, sign_with, self.no_wait);
+        rebuild.promotes = promotes;
         match there {
             None => rebuild.run(connection, json).await?,
             Some((number, _)) => rebuild.follow(&mut generations, number, json).await?,
         }
-        match self.promote {
-            When::Auto if !self.no_wait => {
-                Promote::of(handler, there.map(|(number, _)| number)).run(connection, json).await
-            }
-            When::Auto | When::Manual => Ok(()),
+        if promotes {
+            Promote::of(handler, there.map(|(number, _)| number)).run(connection, json).await?;
         }
+        Ok(())
     }
 
     /// A deployment of this file that nobody gave arguments for.
@@ -287,7 +288,11 @@ impl Deploy {
         registry.put_module(bytes).await?;
         let revision = match before {
             // Said again it is no other version: hosts are only asked what they make of it.
-            Some(before) if before.wanted == *deployment && !registry.is_failing(name).await? => before.revision,
+            Some(before)
+                if before.wanted == *deployment && !before.is_refused && !registry.is_failing(name).await? =>
+            {
+                before.revision
+            }
             // What was checked is to follow what was looked at, and nothing that somebody else deployed meanwhile.
             Some(_) | None => {
                 let put = registry.replace(name, revision, deployment).await?;
@@ -331,14 +336,12 @@ impl Deploy {
             note: String::new(),
             signature: signature(self.sign_with.as_deref(), name, version.digest)?,
         };
-        let old: &[String] = before.map_or(&[], Deployment::filters);
-        let widened = deployment.filters().iter().find(|filter| !old.iter().any(|old| subject::covers(old, filter)));
-        match widened.filter(|_| !old.is_empty()) {
-            Some(filter) => Err(Fault::usage(anyhow::anyhow!(
-                "{name} reads {} now; events of {filter} that it has already passed would never be applied",
-                old.join(", ")
-            ))
-            .hint("deploy it under a new name with --name, to read them all from the first one")),
+        // Also where the module before is gone, and nothing else can be compared.
+        match before.and_then(|before| version::widened(before.filters(), deployment.filters())) {
+            Some(reason) => {
+                let (reason, hint) = hint::split(&reason);
+                Err(Fault::usage(anyhow::anyhow!("{name}: {reason}")).hint(hint.unwrap_or_default()))
+            }
             None => Ok(deployment),
         }
     }
@@ -473,7 +476,7 @@ async fn before(jetstream: &jetstream::Context, name: &str) -> Result<Option<Bef
     let module_bytes = bytes.len();
     let settings = deployment.settings.clone();
     let version = examined(bytes, settings).await.ok();
-    Ok(Some(Before { revision, wanted, deployment, digest, module_bytes, version }))
+    Ok(Some(Before { revision, wanted, deployment, digest, module_bytes, version, is_refused }))
 }
 
 /// What people want to know of a new version, in words.
@@ -492,7 +495,8 @@ fn changes(before: &Before, deployment: &Deployment, version: &Version, module_b
     }
     let settings = |settings: &Settings| flat("", &serde_json::to_value(settings).unwrap_or_default());
     let old = settings(&before.deployment.settings);
-    for (name, value) in settings(&deployment.settings) {
+    // Subjects were told, whoever set them.
+    for (name, value) in settings(&deployment.settings).into_iter().filter(|(name, _)| name != "subjects") {
         match old.get(&name) {
             Some(was) if *was != value => changes.push(format!("{name} {was} -> {value}")),
             _ => {}

@@ -30,7 +30,7 @@ struct Row {
 impl Row {
     fn new(heard: Heard, now: i64) -> Self {
         let Heard { host, stored } = heard;
-        let ago = seconds(now - stored);
+        let ago = clock::seconds(now - stored);
         let state = match () {
             () if ago > placement::LEASE.as_secs_f64() => "silent",
             () if host.leaving => "leaving",
@@ -54,17 +54,13 @@ impl Row {
             output::cut(&self.host, output::NAME),
             self.state.to_owned(),
             format!("{:.1} s ago", self.heard_seconds_ago),
-            legible::duration(seconds(now - self.since)),
+            legible::duration(clock::seconds(now - self.since)),
             self.version.clone(),
             self.handlers.len().to_string(),
             output::cut(&self.handlers.join(", "), output::NAME),
             output::cut(&only, output::NAME),
         ]
     }
-}
-
-fn seconds(nanoseconds: i64) -> f64 {
-    nanoseconds.max(0) as f64 / 1e9
 }
 
 pub(super) async fn print(jetstream: &Context, json: bool) -> Result<(), Fault> {

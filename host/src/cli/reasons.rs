@@ -23,6 +23,19 @@ pub(super) fn with_hint(handler: &str, state: &str, reason: &str, has_before: bo
     }
 }
 
+/// The reason for which a version was refused while another goes on: the event is that one's to take, and stays.
+pub(super) fn with_hint_beside_another(reason: &str) -> String {
+    let reason = legible(reason);
+    if reason.contains("hint: ") {
+        return reason.into_owned();
+    }
+    let look = match event(&reason) {
+        Some((stream, sequence)) => format!("look at it with `nats stream get {stream} {sequence}`; "),
+        None => String::new(),
+    };
+    format!("{reason}; hint: {look}mend that and deploy again")
+}
+
 /// What to do about a generation beside the live one that cannot go on.
 pub(super) fn hint_for_generation(handler: &str, generation: u32, reason: &str) -> String {
     let look = match event(reason) {
@@ -57,6 +70,9 @@ mod tests {
         );
         assert!(with_hint("h", FAILING, "bucket h was deleted", true).ends_with("`millstream rollback h`"));
         assert!(with_hint("h", FAILING, "bucket h was deleted", false).ends_with("deploy again"));
+        let told = with_hint_beside_another(reason);
+        assert!(told.ends_with("`nats stream get ORDERS 2`; mend that and deploy again"), "{told}");
+        assert_eq!(with_hint_beside_another("gone; hint: do this"), "gone; hint: do this");
         for (state, reason) in [(FAILING, "gone; hint: do this"), ("retrying", "timed out"), ("paused", "by hand")] {
             assert_eq!(with_hint("h", state, reason, true), reason);
         }

@@ -13,6 +13,7 @@ use super::{Fault, connect, deploy, output, reasons};
 use crate::generation::Generation;
 use crate::generation::ledger::Wanted;
 use crate::inputs;
+use crate::legible::counted;
 use crate::rebuild::{self, Plan};
 
 /// How often progress is looked at.
@@ -44,13 +45,16 @@ pub(super) struct Rebuild {
     /// Only list the handler's generations.
     #[arg(long, conflicts_with_all = ["module", "throttle", "no_wait"])]
     list: bool,
+    /// Whoever asks for it promotes it as well.
+    #[arg(skip)]
+    pub(super) promotes: bool,
 }
 
 impl Rebuild {
     /// A generation of a handler's documents with this module.
     pub(super) fn of(handler: &str, module: PathBuf, label: String, sign_with: Option<PathBuf>, no_wait: bool) -> Self {
         let (handler, module) = (handler.to_owned(), Some(module));
-        Self { handler, module, label, sign_with, throttle: 0, no_wait, list: false }
+        Self { handler, module, label, sign_with, throttle: 0, no_wait, list: false, promotes: false }
     }
 
     pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
@@ -75,7 +79,7 @@ impl Rebuild {
             wait(generations, number).await?;
         }
         let row = generations.row(number).await?;
-        if !json && nobody.is_none() {
+        if !json && nobody.is_none() && !self.promotes {
             let beside = generations.ledger.shadows.iter().filter(|shadow| shadow.wanted != Wanted::Abandoned).count();
             let which = if beside > 1 { format!(" --generation {number}") } else { String::new() };
             eprintln!(
@@ -175,8 +179,10 @@ fn tell(rows: &[Row], json: bool) -> Result<(), Fault> {
     output::line(&table(rows))?;
     for row in rows.iter().filter(|row| row.parked_keys > 0) {
         eprintln!(
-            "generation {0}: {1} keys are parked; see `millstream dead {2} --generation {0}`",
-            row.generation, row.parked_keys, row.handler
+            "generation {0}: {1} parked; see `millstream dead {2} --generation {0}`",
+            row.generation,
+            counted(row.parked_keys, "key is", "keys are"),
+            row.handler
         );
     }
     for row in rows.iter().filter(|row| !row.reason.is_empty()) {

@@ -12,8 +12,10 @@ use super::dead::{Parked, Row};
 use super::{Fault, connect, deploy, output, versions};
 use crate::claim;
 use crate::clock;
-use crate::parking::capsule::Replayed;
-use crate::parking::wishes::{Left, Outcome, What, Wish};
+use crate::parking::CLASSES;
+use crate::parking::capsule::{Failed, Replayed};
+use crate::parking::wishes::{self, Left, Outcome, What, Wish};
+use crate::version::Version;
 
 /// How often to look whether it is done.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -31,6 +33,9 @@ pub(super) struct Redrive {
     /// Only say what would become of them under the module that is deployed.
     #[arg(long)]
     dry_run: bool,
+    /// Take back what was asked for and is not done, be it a redrive or a discard. What is done by then stays done.
+    #[arg(long, conflicts_with_all = ["key", "letter", "class", "all", "dry_run"])]
+    cancel: bool,
     #[command(flatten)]
     waiting: Waiting,
 }
@@ -43,7 +48,7 @@ pub(super) struct Discard {
     #[command(flatten)]
     meant: Meant,
     /// Why, for the journal and for those who read it.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: String,
     /// Do not ask.
     #[arg(long)]
@@ -58,11 +63,11 @@ struct Meant {
     /// This key, with all of its events.
     #[arg(long)]
     key: Option<String>,
-    /// This event without a key, by the column LETTER of `millstream dead`.
+    /// What stands in this line of `millstream dead`, by its column LETTER.
     #[arg(long, value_name = "NUMBER", conflicts_with = "key")]
     letter: Option<u64>,
     /// Keys whose first event is guilty of that.
-    #[arg(long, conflicts_with_all = ["key", "letter"])]
+    #[arg(long, conflicts_with_all = ["key", "letter"], value_parser = CLASSES)]
     class: Option<String>,
     /// Of this generation; none: of the live one.
     #[arg(long, value_name = "N")]
@@ -83,7 +88,35 @@ struct Forecast {
     letter: u64,
     units: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    fails: Option<crate::parking::capsule::Failed>,
+    fails: Option<Failed>,
+    /// Why it cannot be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unread: Option<String>,
+}
+
+impl Forecast {
+    fn goes_through(&self) -> bool {
+        self.fails.is_none() && self.unread.is_none()
+    }
+
+    /// What would become of it, in words.
+    fn words(&self) -> String {
+        match (&self.fails, &self.unread) {
+            (Some(Failed { stream, sequence, class, reason, .. }), _) => {
+                format!("fails at {stream}:{sequence}: {class}: {reason}")
+            }
+            (None, Some(why)) => format!("cannot be read: {why}"),
+            (None, None) => "goes through".to_owned(),
+        }
+    }
+}
+
+/// Why something is given up: a few words at least.
+fn reason(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("say why in a few words".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
 }
 
 impl Meant {
@@ -103,13 +136,18 @@ fn is_meant(what: &What, row: &Row) -> bool {
     match what {
         What::All => true,
         What::Key { key } => row.key.as_ref() == Some(key),
-        What::Letter { sequence } => row.key.is_none() && row.letter == *sequence,
+        What::Letter { sequence } => row.letter == *sequence,
         What::Class { class } => row.class == *class,
     }
 }
 
 impl Redrive {
     pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
+        if self.cancel {
+            let jetstream = jetstream::new(super::open(connection).await?);
+            let parked = Parked::open(&jetstream, &self.handler, self.meant.generation).await?;
+            return take_back(&parked, json).await;
+        }
         let what = self.meant.what(self.all)?;
         let jetstream = jetstream::new(super::open(connection).await?);
         let parked = Parked::open(&jetstream, &self.handler, self.meant.generation).await?;
@@ -165,25 +203,77 @@ async fn meant(parked: &Parked, what: &What) -> Result<Vec<Row>, Fault> {
     Ok(rows)
 }
 
+/// What is wrong with the wishes, and what to do about it.
+fn unheard(error: wishes::Error) -> Fault {
+    let hint = error.hint();
+    Fault::new(error, 1, hint)
+}
+
+/// How to take back what waits.
+fn taking_back(parked: &Parked) -> String {
+    let generation = match parked.dead.generation.acts() {
+        true => String::new(),
+        false => format!(" --generation {}", parked.generation),
+    };
+    format!("`millstream redrive {} --cancel{generation}`", parked.handler)
+}
+
+/// How long ago it was asked for.
+fn ago(wish: &Wish) -> String {
+    output::duration((clock::now() - wish.since).max(0) as f64 / 1e9)
+}
+
+/// Takes back what waits.
+async fn take_back(parked: &Parked, json: bool) -> Result<(), Fault> {
+    let Some(wish) = parked.wishes.take_back().await.map_err(unheard)? else {
+        return Err(Fault::usage(anyhow::anyhow!("nothing that was asked for waits for {}", parked.handler))
+            .hint(format!("list what is parked with `millstream dead {}`", parked.handler)));
+    };
+    if json {
+        return Ok(output::json(&wish)?);
+    }
+    eprintln!("taken back: {wish}, asked for {} ago; a host that had begun with it stops there", ago(&wish));
+    Ok(())
+}
+
 /// Asks for it, and waits until the owner of the handler has done it.
 async fn carry_out(parked: &Parked, what: What, discard: Option<String>, timeout: u64) -> Result<Outcome, Fault> {
+    let handler = &parked.handler;
     let wish = Wish { id: claim::fresh_id(), what, discard, since: clock::now() };
-    parked.wishes.ask(&wish).await.map_err(Fault::failed)?;
+    let waiting = parked.wishes.ask(&wish).await.map_err(unheard)?;
+    if !waiting.wish.is_like(&wish) {
+        let (other, ago) = (&waiting.wish, ago(&waiting.wish));
+        return Err(Fault::failed(anyhow::anyhow!(
+            "a {other} was asked for {ago} ago and is not done; this was not asked for"
+        ))
+        .hint(format!(
+            "wait until it is done (`millstream list` shows who runs {handler}) and ask again, or take it back with {}",
+            taking_back(parked)
+        )));
+    }
+    if waiting.wish.id != wish.id {
+        eprintln!("the same was asked for {} ago and is not done; waiting for that", ago(&waiting.wish));
+    }
+    let wish = &waiting.wish;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(timeout);
     loop {
-        let entry = parked.wishes.entry().await.map_err(Fault::failed)?;
-        if let Some(done) = entry.done.filter(|done| done.id == wish.id) {
-            return Ok(done);
-        }
-        if entry.wanted.is_none_or(|wanted| wanted.id != wish.id) {
-            return Err(Fault::failed(anyhow::anyhow!("somebody asked for something else meanwhile"))
-                .hint(format!("see what is left with `millstream dead {}`, and ask again", parked.handler)));
+        if let Some(entry) = parked.wishes.entry_since(&waiting).await.map_err(unheard)? {
+            if let Some(done) = entry.done.filter(|done| done.id == wish.id) {
+                return Ok(done);
+            }
+            if entry.wanted.is_none_or(|wanted| wanted.id != wish.id) {
+                return Err(Fault::failed(anyhow::anyhow!("somebody took it back meanwhile"))
+                    .hint(format!("see what is left with `millstream dead {handler}`, and ask again")));
+            }
         }
         if tokio::time::Instant::now() >= deadline {
             return Err(Fault::failed(anyhow::anyhow!(
                 "no host has finished it within {timeout} s; it stays asked for"
             ))
-            .hint(format!("see who runs {} with `millstream list`", parked.handler)));
+            .hint(format!(
+                "see who runs {handler} with `millstream list`, or take it back with {}",
+                taking_back(parked)
+            )));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -206,37 +296,44 @@ fn tell(handler: &str, outcome: &Outcome, done: &str, json: bool) -> Result<(), 
     )))
 }
 
-/// Tries each key on the module that is deployed, beside the handler.
+/// Tries each key on the module that is deployed, beside the handler; also those behind one that cannot be read.
 async fn forecast(jetstream: &jetstream::Context, parked: &Parked, rows: &[Row], json: bool) -> Result<(), Fault> {
     let (registry, _, deployment) = versions::found(jetstream, &parked.handler).await?;
     let bytes = registry.module(deployment.digest).await?;
-    let settings = deployment.settings.clone();
-    let version = deploy::examined(bytes, settings).await?;
-    let mut cells = Vec::new();
+    let version = deploy::examined(bytes, deployment.settings.clone()).await?;
+    let (mut cells, mut stay) = (Vec::new(), 0);
     for row in rows {
-        let capsule = parked.capsule(row).await?;
-        let fails = match tokio::task::block_in_place(|| capsule.replay(&version))? {
-            Replayed::Document(_) => None,
-            Replayed::Failed(failed) => Some(*failed),
-        };
-        let forecast = Forecast { key: row.key.clone(), letter: row.letter, units: row.units, fails };
+        let forecast = foresee(parked, row, &version).await?;
+        stay += usize::from(!forecast.goes_through());
         if json {
             output::json(&forecast)?;
             continue;
         }
-        let Forecast { key, letter, units, fails } = forecast;
-        cells.push(vec![
-            key.unwrap_or_else(|| "(none)".to_owned()),
-            letter.to_string(),
-            units.to_string(),
-            fails.map_or_else(
-                || "goes through".to_owned(),
-                |fails| format!("fails at {}:{}: {}: {}", fails.stream, fails.sequence, fails.class, fails.reason),
-            ),
-        ]);
+        let words = forecast.words();
+        let key = forecast.key.unwrap_or_else(|| "(none)".to_owned());
+        cells.push(vec![key, forecast.letter.to_string(), forecast.units.to_string(), words]);
     }
     if !json {
         output::line(&output::table(&["KEY", "LETTER", "UNITS", "WOULD"], &[1, 2], cells))?;
     }
-    Ok(())
+    if stay == 0 {
+        return Ok(());
+    }
+    Err(Fault::failed(anyhow::anyhow!("{stay} of {} would stay parked, or cannot be read", rows.len())).hint(format!(
+        "take one home with `millstream dead {} --key KEY --save FILE`, or --letter NUMBER, and try modules with `millstream \
+         replay`",
+        parked.handler
+    )))
+}
+
+/// What would become of a key, or of an event without one.
+async fn foresee(parked: &Parked, row: &Row, version: &Version) -> Result<Forecast, Fault> {
+    let (fails, unread) = match parked.capsule(row).await {
+        Ok(capsule) => match tokio::task::block_in_place(|| capsule.replay(version))? {
+            Replayed::Document(_) => (None, None),
+            Replayed::Failed(failed) => (Some(*failed), None),
+        },
+        Err(fault) => (None, Some(fault.told().0)),
+    };
+    Ok(Forecast { key: row.key.clone(), letter: row.letter, units: row.units, fails, unread })
 }

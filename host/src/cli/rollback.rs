@@ -234,7 +234,8 @@ async fn check(
         return Ok(Way::Deploy(Box::new(target)));
     };
     let Succession::Never(reason) = wanted.after(&running) else { return Ok(Way::Deploy(Box::new(target))) };
-    if wanted.kind() != running.kind() {
+    // Only documents of another state version may be kept in another generation.
+    if wanted.description.state_version == running.description.state_version || wanted.kind() != running.kind() {
         let (_, hint) = hint::split(&reason);
         return Err(cannot(name, &target, &reason).hint(hint.unwrap_or_default()));
     }

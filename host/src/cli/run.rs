@@ -135,8 +135,15 @@ struct Alerting {
 impl Alerting {
     fn webhooks(&self) -> Result<(Webhooks, Posting), Fault> {
         let (plain, file) = (self.webhook_secret.as_deref(), self.webhook_secret_file.as_deref());
-        let secret = secret::of(plain, file, "the secret for webhooks")?.map(Secret::new);
         let addresses: Vec<String> = self.webhooks.iter().filter(|address| !address.is_empty()).cloned().collect();
+        // In the environment, too: without a token nobody may act, but without a secret anybody's posts are believed.
+        if plain == Some("") && !addresses.is_empty() {
+            let error = anyhow::anyhow!("the secret for webhooks is empty");
+            let hint =
+                "make one with `openssl rand -hex 32`, or leave out --webhook-secret and MILLSTREAM_WEBHOOK_SECRET";
+            return Err(Fault::usage(error).hint(hint));
+        }
+        let secret = secret::of(plain, file, "the secret for webhooks")?.map(Secret::new);
         Webhooks::new(&addresses, secret.as_ref()).map_err(|error| {
             Fault::usage(error).hint("give --webhook https://host/path; a secret goes into --webhook-secret")
         })

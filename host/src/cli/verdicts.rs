@@ -9,7 +9,7 @@ use super::underway::{self, Nobody};
 use super::{Fault, reasons};
 use crate::hint;
 use crate::lag::FAILING;
-use crate::progress::State;
+use crate::progress::{Report, State};
 use crate::registry::{HOST_TTL, Outcome, Registry, Verdict};
 
 /// How long hosts have to prepare a module and to take it over.
@@ -17,6 +17,9 @@ const WAIT: Duration = Duration::from_secs(15);
 
 /// How long a version that was taken over is watched: one that cannot take the events that wait for it goes back at once.
 const WATCH: Duration = Duration::from_millis(500);
+
+/// How long a handler has to go back to what ran before, before it is said that nothing runs.
+const SETTLE: Duration = Duration::from_secs(2);
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -58,7 +61,7 @@ pub(super) async fn wait(registry: &Registry, handler: &str, revision: u64) -> R
         one_runs(registry, handler, revision, &mut verdicts.hosts, deadline).await?;
     }
     if let Some(refused) = verdicts.hosts.iter().find(|verdict| verdict.outcome == Outcome::Refused) {
-        return Err(refusal(registry, handler, &refused.host, &refused.reason).await);
+        return Err(refusal(registry, handler, revision, &refused.host, &refused.reason).await);
     }
     if verdicts.hosts.iter().any(|verdict| verdict.outcome == Outcome::Running) {
         went_back(registry, handler, revision).await?;
@@ -124,25 +127,43 @@ async fn went_back(registry: &Registry, handler: &str, revision: u64) -> Result<
     while Instant::now() < deadline {
         let report = registry.status(handler).await?.unwrap_or_default();
         if let Some(refused) = report.refused.filter(|refused| refused.revision == revision) {
-            return Err(refusal(registry, handler, &report.host, &refused.reason).await);
+            return Err(refusal(registry, handler, revision, &report.host, &refused.reason).await);
         }
         if report.state == State::Failing && report.revision == revision {
-            return Err(refusal(registry, handler, &report.host, &report.reason).await);
+            return Err(refusal(registry, handler, revision, &report.host, &report.reason).await);
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(())
 }
 
-async fn refusal(registry: &Registry, handler: &str, host: &str, reason: &str) -> Fault {
-    let report = registry.status(handler).await.ok().flatten().unwrap_or_default();
-    let runs = match report.state {
-        State::Running => format!("module {:.12} goes on", report.digest),
-        _ => "nothing runs under this name".to_owned(),
+async fn refusal(registry: &Registry, handler: &str, revision: u64, host: &str, reason: &str) -> Fault {
+    let report = settled(registry, handler).await;
+    let (runs, goes_on) = match report.state {
+        State::Running if report.revision == revision => (format!("host {} runs it", report.host), true),
+        State::Running => (format!("module {:.12} goes on", report.digest), true),
+        State::Starting | State::Retrying => (format!("module {:.12} is being taken up", report.digest), true),
+        State::Paused => ("it is paused".to_owned(), false),
+        State::StandingBy | State::Failing | State::Stopped => ("nothing runs under this name".to_owned(), false),
     };
-    let told = reasons::with_hint(handler, FAILING, reason, has_before(registry, handler).await);
+    let told = match goes_on {
+        true => reasons::with_hint_beside_another(reason),
+        false => reasons::with_hint(handler, FAILING, reason, has_before(registry, handler).await),
+    };
     let (reason, hint) = hint::split(&told);
     Fault::failed(anyhow::anyhow!("host {host} does not run it: {reason}; {runs}")).hint(hint.unwrap_or_default())
+}
+
+/// What the handler does after a refusal: going back to the module before takes a moment.
+async fn settled(registry: &Registry, handler: &str) -> Report {
+    let deadline = Instant::now() + SETTLE;
+    loop {
+        let report = registry.status(handler).await.ok().flatten().unwrap_or_default();
+        if report.state == State::Running || Instant::now() >= deadline {
+            return report;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// Whether `millstream rollback` has something to go back to.

@@ -122,6 +122,8 @@ pub struct Stream {
     pub consumers: Vec<Consumer>,
     /// Generations that have records in it, where it is a journal.
     pub generations: Vec<u32>,
+    /// Documents that it lacks of the buckets that it is gathered from, once it has all: each is under a key that several of them have.
+    pub shared_keys: u64,
 }
 
 /// A consumer of a handler.
@@ -158,6 +160,8 @@ pub struct Handler {
     pub inputs: Vec<Input>,
     /// Why that cannot be told, and what to do about it.
     pub fault: Option<(String, String)>,
+    /// Why it has stopped, as its host says, with what to do about it; none where it has not.
+    pub stopped: Option<String>,
 }
 
 /// What is known of a handler's module.
@@ -222,6 +226,11 @@ impl Stream {
         self.owner().filter(|_| self.name().starts_with("KV_"))
     }
 
+    /// The streams that it is gathered from.
+    pub(super) fn gathered_from(&self) -> impl Iterator<Item = &str> {
+        self.config.sources.iter().flatten().map(|source| source.name.as_str())
+    }
+
     /// Whether it is one that Millstream makes, by mark or by name.
     pub(super) fn is_ours(&self) -> bool {
         let named = |prefix: &str| self.name().strip_prefix(prefix).is_some_and(|rest| rest.starts_with("MILLSTREAM_"));
@@ -237,5 +246,22 @@ impl Stream {
     pub(super) fn fullness(&self) -> f64 {
         let part = |has: u64, most: i64| if most > 0 { has as f64 / most as f64 } else { 0.0 };
         part(self.bytes, self.config.max_bytes).max(part(self.messages, self.config.max_messages))
+    }
+}
+
+/// A handler that runs, for tests to alter.
+#[cfg(test)]
+pub(super) fn handler(name: &str) -> Handler {
+    Handler {
+        name: name.to_owned(),
+        desired: Desired::Running,
+        digest: String::new(),
+        on_lost: OnLostEvents::Stop,
+        live: 1,
+        shadows: Vec::new(),
+        module: Module::Unseen,
+        inputs: Vec::new(),
+        fault: None,
+        stopped: None,
     }
 }

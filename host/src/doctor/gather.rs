@@ -2,6 +2,7 @@
 //! published but requests. What this user may not look at is a fact as well. Never: an opinion.
 
 mod deployed;
+mod lanes;
 mod server;
 
 use std::collections::BTreeSet;
@@ -67,6 +68,7 @@ pub async fn gather(client: &Client, ask: &Ask) -> Result<Facts, Error> {
         let stream = stream(&jetstream, info, &mut facts).await;
         facts.streams.push(stream);
     }
+    lanes::look(&jetstream, &mut facts).await;
     deployed::look(&jetstream, &known, &mut facts).await;
     facts.modules = modules(&jetstream, &mut facts).await;
     Ok(facts)

@@ -101,7 +101,7 @@ fn left(facts: &Facts, stream: &Stream) -> Option<Finding> {
     Some(
         Finding::warning("orphaned-generation", format!("stream {name}"), problem)
             .why("timers that fired are kept for as long as a generation in the journal has not decided them")
-            .mend(format!("nats stream purge {name} --subject={} -f", names::journal_subject(owner, *gone, 0))),
+            .mend(format!("nats stream purge {name} --subject={} -f", names::journal_subject(owner, *gone))),
     )
 }
 
@@ -127,24 +127,13 @@ fn modules(facts: &Facts) -> Vec<Finding> {
 mod tests {
     use std::time::Duration;
 
-    use super::super::facts::{Consumer, Input, Module};
+    use super::super::facts::{Consumer, Input};
     use super::*;
-    use crate::registry::Desired;
-    use crate::settings::OnLostEvents;
+    use crate::doctor::facts;
 
     fn facts(streams: Vec<Stream>) -> Facts {
         let input = Input { stream: "ORDERS".to_owned(), ..Input::default() };
-        let handler = Handler {
-            name: "spend".to_owned(),
-            desired: Desired::Running,
-            digest: String::new(),
-            on_lost: OnLostEvents::Stop,
-            live: 2,
-            shadows: vec![3],
-            module: Module::Unseen,
-            inputs: vec![input],
-            fault: None,
-        };
+        let handler = Handler { live: 2, shadows: vec![3], inputs: vec![input], ..facts::handler("spend") };
         Facts { streams, handlers: vec![handler], knows_handlers: true, ..Facts::default() }
     }
 

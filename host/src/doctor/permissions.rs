@@ -178,21 +178,15 @@ impl Needs {
 mod tests {
     use super::super::facts::Input;
     use super::*;
-    use crate::registry::Desired;
-    use crate::settings::OnLostEvents;
+    use crate::doctor::facts;
 
     fn facts(publish: Option<Rules>, subscribe: Option<Rules>) -> Facts {
         let user = User { name: "host".into(), inbox: "_INBOX".into(), publish, subscribe, answers: true };
         let handler = Handler {
-            name: "fulfilment".to_owned(),
-            desired: Desired::Running,
-            digest: String::new(),
-            on_lost: OnLostEvents::Stop,
-            live: 1,
             shadows: vec![2],
             module: Module::Known { sends: vec!["commands.*".to_owned()], timers: true },
             inputs: vec![Input { stream: "ORDERS".to_owned(), ..Input::default() }],
-            fault: None,
+            ..facts::handler("fulfilment")
         };
         Facts { user: Some(user), as_host: true, handlers: vec![handler], ..Facts::default() }
     }

@@ -121,10 +121,9 @@ pub(super) fn unlimited(stream: &Stream) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::super::facts::Module;
     use super::super::finding::Severity;
     use super::*;
-    use crate::registry::Desired;
+    use crate::doctor::facts;
 
     const SECOND: i64 = 1_000_000_000;
 
@@ -133,17 +132,7 @@ mod tests {
         stream.config.name = "ORDERS".to_owned();
         let mut input = Input { stream: "ORDERS".to_owned(), position: 50, undecided: 50, oldest: Some(90 * SECOND) };
         change(&mut stream, &mut input);
-        let handler = Handler {
-            name: "spend".to_owned(),
-            desired: Desired::Running,
-            digest: "d".to_owned(),
-            on_lost: OnLostEvents::Stop,
-            live: 1,
-            shadows: Vec::new(),
-            module: Module::Unseen,
-            inputs: vec![input],
-            fault: None,
-        };
+        let handler = Handler { inputs: vec![input], ..facts::handler("spend") };
         Facts { now: 100 * SECOND, streams: vec![stream], handlers: vec![handler], ..Facts::default() }
     }
 

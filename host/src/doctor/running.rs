@@ -2,6 +2,7 @@
 
 use super::facts::{Facts, Handler, Module};
 use super::finding::Finding;
+use crate::hint;
 use crate::registry::Desired;
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
@@ -22,6 +23,14 @@ fn told(facts: &Facts, handler: &Handler) -> Vec<Finding> {
     if let Some((fault, hint)) = &handler.fault {
         findings.push(Finding::error("inputs", thing(), fault.as_str()).why("it decides nothing").mend(hint.as_str()));
     }
+    if let Some(reason) = &handler.stopped {
+        let (reason, hint) = hint::split(reason);
+        findings.push(
+            Finding::error("stopped", thing(), reason)
+                .why("it decides nothing until somebody mends that")
+                .mend(hint.map_or_else(|| format!("millstream rollback {name}"), str::to_owned)),
+        );
+    }
     let is_looked_after = facts.hosts.iter().any(|host| host.looks_after(name));
     if handler.desired == Desired::Running && !is_looked_after {
         let problem = match facts.hosts.len() {
@@ -40,21 +49,11 @@ fn told(facts: &Facts, handler: &Handler) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::facts;
     use crate::registry::Host;
-    use crate::settings::OnLostEvents;
 
     fn handler() -> Handler {
-        Handler {
-            name: "spend".to_owned(),
-            desired: Desired::Running,
-            digest: String::new(),
-            on_lost: OnLostEvents::Stop,
-            live: 1,
-            shadows: Vec::new(),
-            module: Module::Unseen,
-            inputs: Vec::new(),
-            fault: None,
-        }
+        facts::handler("spend")
     }
 
     fn checks(handler: Handler, hosts: &[&[&str]]) -> Vec<&'static str> {
@@ -76,5 +75,6 @@ mod tests {
         let broken =
             Handler { module: Module::Unusable("x".into()), fault: Some(("y".into(), "z".into())), ..handler() };
         assert_eq!(checks(broken, &[&[]]), ["module", "inputs"]);
+        assert_eq!(checks(Handler { stopped: Some("x; hint: y".into()), ..handler() }, &[&[]]), ["stopped"]);
     }
 }

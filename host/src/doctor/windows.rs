@@ -78,21 +78,11 @@ fn schedules(facts: &Facts) -> Option<Finding> {
 mod tests {
     use super::super::facts::Handler;
     use super::*;
-    use crate::registry::Desired;
-    use crate::settings::OnLostEvents;
+    use crate::doctor::facts;
 
     fn saga(stream: Stream) -> Facts {
-        let handler = Handler {
-            name: "fulfilment".to_owned(),
-            desired: Desired::Running,
-            digest: String::new(),
-            on_lost: OnLostEvents::Stop,
-            live: 1,
-            shadows: Vec::new(),
-            module: Module::Known { sends: vec!["commands.*".to_owned()], timers: true },
-            inputs: Vec::new(),
-            fault: None,
-        };
+        let module = Module::Known { sends: vec!["commands.*".to_owned()], timers: true };
+        let handler = Handler { module, ..facts::handler("fulfilment") };
         Facts { streams: vec![stream], handlers: vec![handler], ..Facts::default() }
     }
 

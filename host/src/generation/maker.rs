@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::monitor::Heads;
 use crate::policy::{self, Policy};
 use crate::registry::{self, Deployment, Registry};
-use crate::sandbox::{Cache, Sandbox};
+use crate::sandbox::{Cache, Digest, Sandbox};
 use crate::version::{Defect, Version};
 
 /// What versions are made with.
@@ -37,6 +37,14 @@ impl Unprepared {
     /// The server was away; it may be there the next time.
     pub(crate) fn is_passing(&self) -> bool {
         matches!(self, Self::Registry(registry::Error::Unreachable { .. }))
+    }
+
+    /// The module that is not in the store.
+    pub(crate) fn lacks(&self) -> Option<Digest> {
+        match self {
+            Self::Registry(registry::Error::NoModule(digest)) => Some(*digest),
+            Self::Registry(_) | Self::Policy(_) | Self::Defect(_) | Self::Broken(_) => None,
+        }
     }
 }
 

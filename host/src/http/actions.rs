@@ -1,7 +1,8 @@
 //! What the page may do: pause, resume, roll back, as the commands of these names. In: a POST that shows the token. Out: what became of it.
-//! Never: anything without a token, or for a page of another origin (`guard.rs`).
+//! Never: anything without a token, for a page of another origin (`guard.rs`), or with a body.
 
 use axum::Json;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -22,6 +23,7 @@ pub(super) async fn act(
     State(host): State<Host>,
     Path((name, action)): Path<(String, String)>,
     headers: HeaderMap,
+    body: Body,
 ) -> Result<Response, Failed> {
     let Some(token) = &host.token else {
         let hint = "start the host with --http-token or MILLSTREAM_HTTP_TOKEN, or use the command line";
@@ -32,6 +34,11 @@ pub(super) async fn act(
             refuse(StatusCode::UNAUTHORIZED, "the token is missing or wrong", "it is the host's --http-token");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return Ok(response);
+    }
+    // Who sends one means something by it, such as the version to go back to, and would get something else.
+    if !body.is_end_stream() {
+        let hint = "send none; what an action over HTTP cannot be told, the command of its name can";
+        return Ok(refuse(StatusCode::BAD_REQUEST, "an action takes no body, and nothing was done", hint));
     }
     if let Some(defect) = names::handler_name_defect(&name) {
         return Ok(refuse(StatusCode::NOT_FOUND, defect, "see what is deployed at /api/overview"));

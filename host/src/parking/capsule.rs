@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use async_nats::HeaderMap;
 use async_nats::header::HeaderName;
-use millstream_saga::{Instance, Rules};
+use millstream_saga::{Instance, Outgoing, Rules};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr as _;
 
@@ -13,6 +13,7 @@ use super::letter::Letter;
 use crate::batch;
 use crate::decision::{self, Fault, Undecided};
 use crate::intake::Arrival;
+use crate::journal::{CHANGE_ROOM, RECORD_ROOM};
 use crate::saga::replay::{self, Lens};
 use crate::sandbox::{Guest, slice, str_slice, wire};
 use crate::settings::Settings;
@@ -20,6 +21,9 @@ use crate::version::Version;
 
 /// Format of the capsules that this version writes and reads.
 const FORMAT: u8 = 1;
+
+/// What a record may have on a server with the default `max_payload` of 1 MiB.
+const RECORD_BYTES: usize = (1 << 20) - RECORD_ROOM;
 
 /// A parked key, taken out of the house.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +51,9 @@ pub struct Capsule {
     pub document: Option<Body>,
     /// The events, in order.
     pub events: Vec<Event>,
+    /// Bytes of a record, and so of what one event may decide, on its server; none: as with the server's defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record_bytes: Option<usize>,
 }
 
 /// One of its events.
@@ -198,6 +205,7 @@ impl Capsule {
             settings: settings.clone(),
             document: document.map(Body::of),
             events: letters.iter().map(Event::of).collect(),
+            record_bytes: None,
         })
     }
 
@@ -243,6 +251,11 @@ impl Capsule {
         self.key.as_deref().is_none_or(|own| own == key)
     }
 
+    /// Refuses what the host could not write: a record holds at least what one event decides.
+    fn check_size(&self, bytes: usize) -> Result<(), Undecided> {
+        decision::check_size(bytes, self.record_bytes.unwrap_or(RECORD_BYTES))
+    }
+
     /// Folds one event into the document of the key.
     fn fold(
         &self,
@@ -273,6 +286,9 @@ impl Capsule {
         }
         let outcome = guest.apply(&wire::Documents { documents, blob }, &skip).map_err(Undecided::failure)?;
         decision::check_refusals(&staged, &outcome)?;
+        let bytes =
+            outcome.changes.iter().map(|change| name(change.key).len() + change.value.length as usize + CHANGE_ROOM);
+        self.check_size(bytes.sum())?;
         for change in &outcome.changes {
             *document = (!change.deleted).then(|| slice(&outcome.blob, change.value).to_vec());
         }
@@ -308,6 +324,10 @@ impl Capsule {
         let lens = Lens { wanted: &|_, key| self.is_meant(key), view: &|instance| instance.map(Instance::write) };
         let one = std::slice::from_ref(arrival);
         let units = replay::fold(guest, &rules, stream, one, &mut instances, &lens).map_err(|broken| broken.why)?;
+        let effects = units.iter().flat_map(|unit| &unit.effects).map(Outgoing::bytes).sum::<usize>();
+        let changed = units.iter().filter(|unit| unit.changed);
+        let changes = changed.map(|unit| unit.key.len() + unit.view.as_ref().map_or(0, Vec::len) + CHANGE_ROOM);
+        self.check_size(effects + changes.sum::<usize>())?;
         for unit in units.into_iter().filter(|unit| unit.changed) {
             *document = unit.view;
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{
     Config, DeleteMessageError, DeleteMessageErrorKind, DiscardPolicy, LastRawMessageErrorKind, StorageType, Stream,
 };
@@ -54,6 +55,20 @@ pub struct DeadLetters {
 
 fn refused(error: impl std::fmt::Display) -> Error {
     Error::Refused(error.to_string())
+}
+
+fn not_ours(sequence: u64) -> Error {
+    Error::Refused(format!(
+        "message {sequence} of stream {} is no dead letter of ours; hint: move it away with \
+         `nats stream rmm {0} {sequence}`",
+        names::DEAD
+    ))
+}
+
+/// A message that the stream's leader had; nothing where it is no letter of ours.
+fn read(message: StreamMessage) -> Option<Letter> {
+    let StreamMessage { subject, sequence, headers, payload, .. } = message;
+    Letter::read(Last { subject: subject.to_string(), sequence, stored: 0, headers, payload })
 }
 
 /// The letters of one key on their way: ordinal, message.
@@ -190,16 +205,7 @@ impl DeadLetters {
     async fn last_place(&self, subject: &str) -> Result<Option<(u64, u64)>, Error> {
         let Some(stream) = self.stream().await? else { return Ok(None) };
         match stream.get_last_raw_message_by_subject(subject).await {
-            Ok(message) => {
-                let last = Last {
-                    subject: message.subject.to_string(),
-                    sequence: message.sequence,
-                    stored: 0,
-                    headers: message.headers,
-                    payload: message.payload,
-                };
-                Ok(Letter::read(last).map(|letter| letter.place))
-            }
+            Ok(message) => Ok(read(message).map(|letter| letter.place)),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(refused(error)),
         }
@@ -256,6 +262,17 @@ impl DeadLetters {
         Ok((units, oldest))
     }
 
+    /// How many letters a key has, as the stream's leader knows.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub(crate) async fn units(&self, key: Option<&str>) -> Result<u64, Error> {
+        let Some(stream) = self.stream().await? else { return Ok(0) };
+        let mut subjects = stream.info_with_subjects(self.subject(key)).await.map_err(refused)?;
+        let found = subjects.try_next().await.map_err(refused)?;
+        Ok(found.map_or(0, |(_, count)| count as u64))
+    }
+
     /// Sequence of the last letter of a key; 0 where there is none.
     pub(crate) async fn last_of(&self, key: &str) -> Result<u64, Error> {
         let Some(stream) = self.stream().await? else { return Ok(0) };
@@ -277,6 +294,20 @@ impl DeadLetters {
                 let parked = message.headers.get("Millstream-Parked").and_then(|value| clock::read(value.as_str()));
                 Ok(parked)
             }
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    /// One letter without a key, by its sequence, as the stream's leader has it; none where it is gone.
+    ///
+    /// # Errors
+    /// When the server does not answer, or the message is no letter.
+    pub async fn keyless(&self, sequence: u64) -> Result<Option<Letter>, Error> {
+        let Some(stream) = self.stream().await? else { return Ok(None) };
+        match stream.get_raw_message(sequence).await {
+            Ok(message) if message.subject.as_str() != self.subject(None) => Ok(None),
+            Ok(message) => read(message).map(Some).ok_or_else(|| not_ours(sequence)),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(refused(error)),
         }
@@ -317,19 +348,13 @@ impl DeadLetters {
                     size += message.payload.len();
                     let sequence = message.sequence;
                     let letter = Letter::read(message);
-                    letters.push(letter.ok_or_else(|| {
-                        Error::Refused(format!(
-                            "message {sequence} of stream {} is no dead letter of ours; hint: move it away with \
-                             `nats stream rmm {0} {sequence}`",
-                            names::DEAD
-                        ))
-                    })?);
+                    letters.push(letter.ok_or_else(|| not_ours(sequence))?);
                 }
             }
             if letters.len() >= wanted || size >= bytes {
                 return Ok(letters);
             }
-            if tokio::time::Instant::now() > deadline {
+            if tokio::time::Instant::now() > deadline || self.units(key).await? <= letters.len() as u64 {
                 // Somebody removed some by hand; what is left is all there is.
                 return Ok(letters);
             }

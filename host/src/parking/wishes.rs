@@ -1,7 +1,9 @@
 //! What people want done with parked keys: a JSON value per generation of a handler in the KV bucket `MILLSTREAM_REDRIVES`. In: a
-//! wish, written by compare-and-set. Out: the same for the owner of the handler, and for people what came of it. Never: does it.
+//! wish, written by compare-and-set. Out: the same for the owner of the handler, and for people what came of it. Never: does it; puts a
+//! wish in the place of another that waits.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
@@ -44,7 +46,7 @@ pub enum What {
         /// As the handler wrote it.
         key: String,
     },
-    /// An event that never got as far as a key, by the sequence of its dead letter.
+    /// A key, or an event that never got as far as one, by the sequence of its first dead letter.
     Letter {
         /// In the stream of dead letters.
         sequence: u64,
@@ -100,12 +102,63 @@ pub struct Entry {
     pub attempts: BTreeMap<String, u32>,
 }
 
+impl Wish {
+    /// Whether it asks for the same, whoever did it and when.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.what == other.what && self.discard == other.discard
+    }
+}
+
+/// What it asks for, in words.
+impl fmt::Display for Wish {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let done = if self.discard.is_some() { "discard" } else { "redrive" };
+        match &self.what {
+            What::All => write!(formatter, "{done} of all"),
+            What::Key { key } => write!(formatter, "{done} of key {key:?}"),
+            What::Letter { sequence } => write!(formatter, "{done} of letter {sequence}"),
+            What::Class { class } => write!(formatter, "{done} of class {class}"),
+        }
+    }
+}
+
+/// A wish that waits.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// The wish.
+    pub wish: Wish,
+    /// The value's revision where it was seen. What a replica answers from before that says nothing about it.
+    pub revision: u64,
+}
+
 /// What can go wrong with the bucket.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The server refused, or is away.
     #[error("wishes for parked keys are not reachable: {0}")]
     Unreachable(String),
+    /// Somebody else wrote it.
+    #[error("the wish in bucket {} under key {key} cannot be read: {reason}", names::REDRIVES)]
+    Unreadable {
+        /// In the bucket.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// What to do about it, where that is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unreachable(_) => None,
+            Self::Unreadable { key, .. } => {
+                Some(format!("remove it with `nats kv del {} {key} -f`, and ask again", names::REDRIVES))
+            }
+        }
+    }
 }
 
 fn unreachable(error: impl std::fmt::Display) -> Error {
@@ -143,26 +196,29 @@ impl Wishes {
     async fn read(&self, store: &Store) -> Result<(Entry, u64), Error> {
         match store.entry(&self.key).await.map_err(unreachable)? {
             Some(entry) if entry.operation == kv::Operation::Put => {
-                Ok((serde_json::from_slice(&entry.value).map_err(unreachable)?, entry.revision))
+                let read = serde_json::from_slice(&entry.value);
+                let unreadable =
+                    |error: serde_json::Error| Error::Unreadable { key: self.key.clone(), reason: error.to_string() };
+                Ok((read.map_err(unreadable)?, entry.revision))
             }
             Some(entry) => Ok((Entry::default(), entry.revision)),
             None => Ok((Entry::default(), 0)),
         }
     }
 
-    /// False: somebody else was faster.
-    async fn write(&self, store: &Store, entry: &Entry, revision: u64) -> Result<bool, Error> {
+    /// Its revision; none: somebody else was faster.
+    async fn write(&self, store: &Store, entry: &Entry, revision: u64) -> Result<Option<u64>, Error> {
         let value = serde_json::to_vec(entry).map_err(unreachable)?;
         if revision == 0 {
             return match store.create(&self.key, value.into()).await {
-                Ok(_) => Ok(true),
-                Err(error) if error.kind() == CreateErrorKind::AlreadyExists => Ok(false),
+                Ok(revision) => Ok(Some(revision)),
+                Err(error) if error.kind() == CreateErrorKind::AlreadyExists => Ok(None),
                 Err(error) => Err(unreachable(error)),
             };
         }
         match store.update(&self.key, value.into(), revision).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(false),
+            Ok(revision) => Ok(Some(revision)),
+            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(None),
             Err(error) => Err(unreachable(error)),
         }
     }
@@ -170,7 +226,7 @@ impl Wishes {
     /// What is there now.
     ///
     /// # Errors
-    /// When the server does not answer.
+    /// When the server does not answer, or what is there is no wish.
     pub async fn entry(&self) -> Result<Entry, Error> {
         match self.store().await? {
             Some(store) => Ok(self.read(&store).await?.0),
@@ -181,16 +237,29 @@ impl Wishes {
     /// What is wanted and not done.
     ///
     /// # Errors
-    /// When the server does not answer.
-    pub async fn pending(&self) -> Result<Option<Wish>, Error> {
-        Ok(self.entry().await?.wanted)
+    /// When the server does not answer, or what is there is no wish.
+    pub async fn pending(&self) -> Result<Option<Waiting>, Error> {
+        let Some(store) = self.store().await? else { return Ok(None) };
+        let (entry, revision) = self.read(&store).await?;
+        Ok(entry.wanted.map(|wish| Waiting { wish, revision }))
     }
 
-    /// Asks for something, making the bucket when it is missing. It takes the place of what is wanted and not done.
+    /// What is there after a wish was seen to wait; none where only an older value is at hand.
     ///
     /// # Errors
-    /// When the server does not answer.
-    pub async fn ask(&self, wish: &Wish) -> Result<(), Error> {
+    /// When the server does not answer, or what is there is no wish.
+    pub async fn entry_since(&self, waiting: &Waiting) -> Result<Option<Entry>, Error> {
+        let Some(store) = self.store().await? else { return Ok(Some(Entry::default())) };
+        let (entry, revision) = self.read(&store).await?;
+        Ok((revision >= waiting.revision).then_some(entry))
+    }
+
+    /// Asks for something, making the bucket when it is missing. Nothing is asked for while another wish waits: whoever asked for
+    /// that was told that it stays. Answers what waits now: this wish, or the other.
+    ///
+    /// # Errors
+    /// When the server does not answer, or what is there is no wish.
+    pub async fn ask(&self, wish: &Wish) -> Result<Waiting, Error> {
         let store = match self.store().await? {
             Some(store) => store,
             None => {
@@ -206,8 +275,28 @@ impl Wishes {
         };
         for _ in 0..TRIES {
             let (entry, revision) = self.read(&store).await?;
-            if self.write(&store, &Entry { wanted: Some(wish.clone()), ..entry }, revision).await? {
-                return Ok(());
+            let wanted = entry.wanted.clone().unwrap_or_else(|| wish.clone());
+            // The other wish is written once more as it is: a replica may have told of one that is done.
+            if let Some(revision) =
+                self.write(&store, &Entry { wanted: Some(wanted.clone()), ..entry }, revision).await?
+            {
+                return Ok(Waiting { wish: wanted, revision });
+            }
+        }
+        Err(unreachable("others write to it all the time"))
+    }
+
+    /// Takes back what is wanted and not done; answers it.
+    ///
+    /// # Errors
+    /// When the server does not answer, or what is there is no wish.
+    pub async fn take_back(&self) -> Result<Option<Wish>, Error> {
+        let Some(store) = self.store().await? else { return Ok(None) };
+        for _ in 0..TRIES {
+            let (mut entry, revision) = self.read(&store).await?;
+            let Some(wish) = entry.wanted.take() else { return Ok(None) };
+            if self.write(&store, &entry, revision).await?.is_some() {
+                return Ok(Some(wish));
             }
         }
         Err(unreachable("others write to it all the time"))
@@ -216,7 +305,7 @@ impl Wishes {
     /// Says what came of a wish; answers it with the attempts counted.
     ///
     /// # Errors
-    /// When the server does not answer: it is still wanted then.
+    /// When the server does not answer, or what is there is no wish any more: it is still wanted then.
     pub async fn done(&self, outcome: Outcome, is_parked: &(dyn Fn(&str) -> bool + Sync)) -> Result<Outcome, Error> {
         let Some(store) = self.store().await? else { return Ok(outcome) };
         for _ in 0..TRIES {
@@ -237,7 +326,7 @@ impl Wishes {
             outcome.left.truncate(LEFT);
             entry.wanted = None;
             entry.done = Some(outcome.clone());
-            if self.write(&store, &entry, revision).await? {
+            if self.write(&store, &entry, revision).await?.is_some() {
                 return Ok(outcome);
             }
         }

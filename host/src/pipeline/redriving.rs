@@ -18,7 +18,7 @@ use crate::journal::{Counts, Kind, Unparked};
 use crate::names;
 use crate::parking::aside::Culprits;
 use crate::parking::letter::Letter;
-use crate::parking::wishes::{Left, Outcome, What, Wish, Wishes};
+use crate::parking::wishes::{Left, Outcome, Waiting, What, Wishes};
 use crate::parking::{self, Parked};
 
 /// How often to look whether somebody wants something, while there is something parked.
@@ -35,7 +35,7 @@ pub(super) struct Redriving {
 }
 
 struct UnderWay {
-    wish: Wish,
+    waiting: Waiting,
     items: VecDeque<Item>,
     blame: Blame,
     outcome: Outcome,
@@ -86,6 +86,18 @@ impl Redriving {
     }
 }
 
+/// Letters that somebody removed by hand: what follows them would be applied to a document that lacks them.
+fn gone(key: &str, left: u64, units: u64) -> Left {
+    let reason = format!(
+        "{} of its {units} dead letters are gone, and nobody took them up or gave them up; hint: give up the rest with \
+         `millstream discard`, or build the documents anew with `millstream rebuild`",
+        units - left
+    );
+    tracing::warn!(key, reason, "a key cannot be taken up");
+    let (class, stream) = ("gone".to_owned(), String::new());
+    Left { key: Some(key.to_owned()), stream, sequence: 0, class, reason, attempt: 0 }
+}
+
 /// A key whose letters cannot be read stays as it is; nobody else waits for it.
 fn unread(key: &str, error: &parking::Error) -> Left {
     let (stream, class, reason) = (names::DEAD.to_owned(), Fault::Unreadable.to_string(), error.to_string());
@@ -97,17 +109,17 @@ impl Pipeline {
     pub(super) async fn look_for_wishes(&mut self) -> Result<(), Error> {
         self.redriving.next_look = Instant::now() + LOOK_EVERY;
         let wishes = Wishes::of(&self.documents.jetstream, &self.dead.generation);
-        let wish = match wishes.pending().await {
-            Ok(wish) => wish,
+        let waiting = match wishes.pending().await {
+            Ok(waiting) => waiting,
             Err(error) => {
                 tracing::debug!(handler = self.documents.handler, %error, "wishes cannot be read");
                 return Ok(());
             }
         };
         self.redriving.looks = !self.parked.is_empty();
-        let Some(wish) = wish else { return Ok(()) };
+        let Some(waiting) = waiting else { return Ok(()) };
         self.finish().await?;
-        let items = match self.meant(&wish.what).await {
+        let items = match self.meant(&waiting.wish.what).await {
             Ok(items) => items,
             Err(error) => {
                 tracing::warn!(handler = self.documents.handler, %error, "parked keys are wanted, but cannot be read");
@@ -115,8 +127,8 @@ impl Pipeline {
             }
         };
         tracing::info!(handler = self.documents.handler, items = items.len(), "parked units are taken up");
-        let outcome = Outcome { id: wish.id, ..Outcome::default() };
-        self.redriving.under_way = Some(UnderWay { wish, items, blame: Blame::default(), outcome });
+        let outcome = Outcome { id: waiting.wish.id, ..Outcome::default() };
+        self.redriving.under_way = Some(UnderWay { waiting, items, blame: Blame::default(), outcome });
         Ok(())
     }
 
@@ -134,7 +146,7 @@ impl Pipeline {
             let is_meant = |letter: &Letter| match what {
                 What::All => true,
                 What::Key { key } => letter.key.as_ref() == Some(key),
-                What::Letter { sequence } => letter.key.is_none() && letter.sequence == *sequence,
+                What::Letter { sequence } => letter.sequence == *sequence,
                 What::Class { class } => letter.class == *class,
             };
             let letters = self.dead.letters(key.as_deref(), units, most, usize::MAX).await?;
@@ -151,8 +163,12 @@ impl Pipeline {
     pub(super) async fn redrive_some(&mut self) -> Result<(), Error> {
         let Some(mut under_way) = self.redriving.under_way.take() else { return Ok(()) };
         self.finish().await?;
+        if Instant::now() >= self.redriving.next_look && self.is_taken_back(&under_way.waiting).await {
+            // What is done stays done.
+            under_way.items.clear();
+        }
         let Some(item) = under_way.items.pop_front() else { return self.redriven(under_way).await };
-        let portion = match (&item, &under_way.wish.discard) {
+        let portion = match (&item, &under_way.waiting.wish.discard) {
             (item, Some(reason)) => self.discard(item, reason).await?,
             (Item::Key(key), None) => self.redrive_key(key, &mut under_way.blame).await?,
             (Item::Letter(letter), None) => self.redrive_letter(letter).await?,
@@ -175,6 +191,16 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Whether somebody took back a wish that is under way; not as long as nobody can tell.
+    async fn is_taken_back(&mut self, waiting: &Waiting) -> bool {
+        self.redriving.next_look = Instant::now() + LOOK_EVERY;
+        let wishes = Wishes::of(&self.documents.jetstream, &self.dead.generation);
+        match wishes.entry_since(waiting).await {
+            Ok(Some(entry)) => entry.wanted.is_none_or(|wanted| wanted.id != waiting.wish.id),
+            Ok(None) | Err(_) => false,
+        }
+    }
+
     /// The first letters of a key, which are of one stream, in one record.
     async fn redrive_key(&mut self, key: &str, blame: &mut Blame) -> Result<Portion, Error> {
         let units = self.parked.units(Some(key));
@@ -184,11 +210,13 @@ impl Pipeline {
             Ok(letters) => letters,
             Err(error) => return Ok(Portion::Fails(unread(key, &error))),
         };
-        let Some(first) = letters.first() else {
-            // Somebody removed them by hand.
-            self.parked.unpark(Some(key), units);
-            return Ok(Portion::Nothing);
-        };
+        if (letters.len() as u64) < units.min(most as u64) {
+            let left = self.dead.units(Some(key)).await?;
+            if left < units {
+                return Ok(Portion::Fails(gone(key, left, units)));
+            }
+        }
+        let Some(first) = letters.first() else { return Ok(Portion::Nothing) };
         let (stream, counts) = (first.stream.clone(), first.counts);
         let alike = letters.iter().take_while(|letter| letter.stream == stream && letter.counts == counts).count();
         letters.truncate(blame.take(alike));
@@ -262,7 +290,7 @@ impl Pipeline {
 
     /// Tells what came of a wish.
     async fn redriven(&mut self, under_way: UnderWay) -> Result<(), Error> {
-        let UnderWay { wish, mut outcome, .. } = under_way;
+        let UnderWay { waiting: Waiting { wish, .. }, mut outcome, .. } = under_way;
         let oldest = self.dead.oldest().await?;
         self.parked.set_oldest(oldest);
         self.redriving.looks = true;

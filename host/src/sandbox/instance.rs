@@ -2,6 +2,7 @@
 //! Synchronous and blocking; the pipeline calls it off the async threads. Never: survives a failure (the caller drops it).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use wasmtime::{ResourceLimiter, Store, Trap};
 
@@ -186,6 +187,9 @@ impl Instance {
         self.store.data_mut().log_bytes_left = self.limits.output_bytes;
         let answer = self.share.call(|| call(&self.handler, &mut self.store));
         let answer = answer.map_err(|error| failure(&mut self.store, &error));
+        if answer.as_ref().is_err_and(|failure| failure.class == Class::Fuel) {
+            self.share.exhausted(Instant::now());
+        }
         let left = self.store.get_fuel().unwrap_or_default();
         self.fuel_used = self.fuel_used.saturating_add(self.limits.fuel_per_call.saturating_sub(left));
         self.forward_log();

@@ -1,9 +1,9 @@
 //! How much of a core a handler's module takes, and what follows from it. In: calls into the guest. Out: their answers. A module that
-//! keeps a core busy is run at idle priority: it gets what the others leave, and they do not notice it. Never: stops a
-//! call, or changes what it decides; that is fuel's.
+//! keeps a core busy is run at idle priority, and all of those together on half of the cores: they get what the others leave, and these do
+//! not notice it. Never: stops a call, or changes what it decides; that is fuel's.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What is looked at together.
@@ -15,11 +15,16 @@ const GREEDY: f64 = 0.6;
 /// A call that takes as long as this is greedy by itself. A full batch takes a few milliseconds.
 const LONG: Duration = Duration::from_millis(50);
 
+/// A module that has used up the fuel of a call stays greedy for so long: what it does between such calls, parking each event, would
+/// hide that it is.
+const AFTER_EXHAUSTION: Duration = Duration::from_secs(10);
+
 /// A module's share.
 #[derive(Default)]
 pub(super) struct Share {
     is_greedy: AtomicBool,
     window: Mutex<Option<Window>>,
+    exhausted: Mutex<Option<Instant>>,
 }
 
 struct Window {
@@ -31,10 +36,25 @@ impl Share {
     /// Calls the guest, at the priority that its share leaves it.
     pub(super) fn call<T: Send>(&self, call: impl FnOnce() -> T + Send) -> T {
         let is_greedy = self.is_greedy.load(Ordering::Relaxed);
-        let begun = Instant::now();
-        let answer = if is_greedy { at_idle_priority(call) } else { call() };
-        self.note(begun, begun.elapsed());
+        // Waiting for a turn is no greed: only the call itself is timed.
+        let timed = || {
+            let begun = Instant::now();
+            (call(), begun, begun.elapsed())
+        };
+        let (answer, begun, took) = if is_greedy { at_idle_priority(timed) } else { timed() };
+        self.note(begun, took);
         answer
+    }
+
+    /// A call used up its fuel just now.
+    pub(super) fn exhausted(&self, now: Instant) {
+        *self.exhausted.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        self.is_greedy.store(true, Ordering::Relaxed);
+    }
+
+    fn was_exhausted(&self, now: Instant) -> bool {
+        let last = *self.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|last| now.saturating_duration_since(last) < AFTER_EXHAUSTION)
     }
 
     fn note(&self, begun: Instant, took: Duration) {
@@ -47,14 +67,51 @@ impl Share {
             *window = None;
         } else if passed >= WINDOW {
             let share = known.spent.as_secs_f64() / passed.as_secs_f64();
-            self.is_greedy.store(share > GREEDY, Ordering::Relaxed);
+            self.is_greedy.store(share > GREEDY || self.was_exhausted(begun + took), Ordering::Relaxed);
             *window = None;
         }
     }
 }
 
+/// The turns of greedy modules, on as many cores as they may keep busy. Idle priority alone is not enough: a core that must first put
+/// something away answers milliseconds later than one that is free (p99 of calm neighbours: five times as long).
+static TURNS: LazyLock<Turns> = LazyLock::new(|| Turns::new(cores() / 2));
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+struct Turns {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// Somebody's turn; the next one's when it is dropped.
+struct Turn<'a>(&'a Turns);
+
+impl Turns {
+    fn new(cores: usize) -> Self {
+        Self { free: Mutex::new(cores.max(1)), freed: Condvar::new() }
+    }
+
+    fn wait(&self) -> Turn<'_> {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.freed.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+        Turn(self)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.freed.notify_one();
+    }
+}
+
 /// On a thread of its own: a thread that once lowered its priority cannot raise it again.
 fn at_idle_priority<T: Send>(call: impl FnOnce() -> T + Send) -> T {
+    let _turn = TURNS.wait();
     let ran = std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("greedy-guest".to_owned());
         let lowered = move || {
@@ -112,6 +169,21 @@ mod tests {
     }
 
     #[test]
+    fn a_module_that_used_up_its_fuel_stays_greedy_for_a_while_however_little_it_runs() {
+        let share = Share::default();
+        let is_greedy = || share.is_greedy.load(Ordering::Relaxed);
+        let begun = Instant::now();
+        share.exhausted(begun);
+        for second in 0..9 {
+            share.note(begun + Duration::from_secs(second), Duration::from_millis(1));
+            assert!(is_greedy(), "after {second} s");
+        }
+        share.note(begun + AFTER_EXHAUSTION + WINDOW, Duration::from_millis(1));
+        share.note(begun + AFTER_EXHAUSTION + WINDOW * 3, Duration::from_millis(1));
+        assert!(!is_greedy());
+    }
+
+    #[test]
     fn a_greedy_call_answers_like_any_other_and_its_panic_is_its_caller_s() {
         let share = Share::default();
         share.is_greedy.store(true, Ordering::Relaxed);
@@ -121,6 +193,32 @@ mod tests {
         assert_ne!(thread, caller);
         let panicked = std::panic::catch_unwind(|| at_idle_priority(|| panic!("of the guest")));
         assert_eq!(*panicked.expect_err("a panic").downcast::<&str>().expect("its text"), "of the guest");
+    }
+
+    #[test]
+    fn greedy_calls_keep_no_more_cores_busy_than_they_may() {
+        let turns = Turns::new(2);
+        let (running, most) = (Mutex::new(0), Mutex::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let _turn = turns.wait();
+                        let now = {
+                            let mut running = running.lock().unwrap();
+                            *running += 1;
+                            *running
+                        };
+                        let mut most = most.lock().unwrap();
+                        *most = now.max(*most);
+                        drop(most);
+                        std::thread::yield_now();
+                        *running.lock().unwrap() -= 1;
+                    }
+                });
+            }
+        });
+        assert_eq!((*most.lock().unwrap(), *turns.free.lock().unwrap()), (2, 2));
     }
 
     #[cfg(target_os = "linux")]

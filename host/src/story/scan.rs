@@ -125,7 +125,7 @@ async fn journal(
     if jetstream.get_stream(&stream).await.is_err() {
         return Ok(found);
     }
-    let subject = names::journal_subject(wanted.handler, wanted.generation, 0);
+    let subject = names::journal_subject(wanted.handler, wanted.generation);
     let mut from = begun.map_or(From::Sequence(1), |begun| From::Time(begun - SKEW));
     loop {
         let page = direct_get::page(jetstream, &stream, &subject, from, PAGE, PAGE_BYTES).await?;

@@ -261,7 +261,8 @@ async fn a_webhook_gets_a_signed_post_after_a_first_try_that_fails() {
     let world = World::new().await;
     world.stream("ORDERS", &["orders.>"]).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let url = format!("http://{}/hook?token=abc", listener.local_addr().expect("an address"));
+    let place = listener.local_addr().expect("an address");
+    let url = format!("http://{place}/hook?token=abc");
     let (gets, mut got) = mpsc::channel(10);
     let fails = Arc::new(AtomicBool::new(true));
     tokio::spawn(async move {
@@ -310,6 +311,8 @@ async fn a_webhook_gets_a_signed_post_after_a_first_try_that_fails() {
     assert_eq!([&over["state"], &over["since"]], [&Value::from("cleared"), &news["since"]]);
     let log = host.log();
     assert!(log.contains("it answered 500") && !log.contains("s3cret") && !log.contains("token=abc"), "{log}");
+    let again = log.lines().find(|line| line.contains("webhook: trying again")).expect("a line");
+    assert!(again.contains(&place.to_string()), "which of several it is: {again}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -319,6 +322,12 @@ async fn a_webhook_that_is_none_is_refused_before_anything_runs() {
         let told = world.refused(2, &["run", "--webhook", address]);
         assert!(!told.contains("his-word"), "{told}");
     }
+    let told = world.refused(2, &["run", "--webhook", "http://127.0.0.1:9/", "--webhook-secret", ""]);
+    assert!(told.contains("the secret for webhooks is empty\nhint: "), "{told}");
+    let unsigned = [("MILLSTREAM_WEBHOOK", "http://127.0.0.1:9/"), ("MILLSTREAM_WEBHOOK_SECRET", "")];
+    let mut host = world.host(&unsigned);
+    assert_eq!(host.end().await.code(), Some(2), "{}", host.log());
+    assert!(host.log().contains("the secret for webhooks is empty\nhint: "), "{}", host.log());
     assert_eq!(world.traces().await, Vec::<String>::new());
 }
 

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::harness::cluster::{Cluster, Link};
-use crate::harness::{Dice, Documents, Host, cli, documents_of, module, pause};
+use crate::harness::{Dice, Documents, Host, claims_in_turn, cli, documents_of, module, pause, records};
 use crate::parking::{Told, fold};
 
 /// How long anything may take once the chaos is over. A cluster on two cores that has lost servers is slow.
@@ -448,7 +448,7 @@ async fn survives(seed: u64, length: Duration) {
     assert_eq!((sent.len(), receipts.len()), (ids.len(), ids.len()), "each once");
     assert_eq!(sent, ids);
     for handler in HANDLERS {
-        claimed_in_turn(&chaos, handler).await;
+        claims_in_turn(handler, &records(&chaos.cluster.jetstream, handler, 3).await);
     }
     println!(
         "seed {seed}: {} events in {:.0?}, calm after {:.1?}: {:?}",
@@ -457,20 +457,6 @@ async fn survives(seed: u64, length: Duration) {
         calm.elapsed(),
         chaos.done
     );
-}
-
-/// No host wrote a record after another had claimed: a claim that ended never comes again. The journal keeps the latest records.
-async fn claimed_in_turn(chaos: &Chaos, handler: &str) {
-    let journal = Journal::open(&chaos.cluster.jetstream, handler, 3).await.expect("the journal");
-    let (last, _) = journal.last().await.expect("an answer").expect("a record");
-    let records = journal.read(0, last).await.expect("all records");
-    let mut claims = Vec::new();
-    for (sequence, bytes) in &records {
-        claims.push(Record::decode(bytes, *sequence).expect("a record").claim);
-    }
-    claims.dedup();
-    let once: BTreeSet<u64> = claims.iter().copied().collect();
-    assert_eq!(once.len(), claims.len(), "{handler}: {claims:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

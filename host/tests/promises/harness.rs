@@ -10,6 +10,7 @@ mod orders;
 mod points;
 mod process;
 mod python;
+mod records;
 mod waiting;
 pub mod web;
 mod world;
@@ -20,5 +21,6 @@ pub use orders::{Dice, Documents, Event, chains, orders, outcomes, spend, spend_
 pub(crate) use points::at_each_point;
 pub use process::{Host, MILLSTREAM, cli, refused};
 pub use python::prometheus;
+pub use records::{claims_in_turn, records};
 pub use waiting::{PATIENCE, pause, until};
 pub use world::{World, documents_of, json_lines};

@@ -330,6 +330,13 @@ async fn a_handler_that_was_rolled_back_over_http_runs_what_was_before() {
     let label = || get(address, "/api/handlers/chain").json()["deployments"][0]["label"].clone();
     assert_eq!(label(), "second");
     let right = format!("Authorization: Bearer {TOKEN}\r\n");
+    for body in [r#"{"to":1}"#, r#"{"bad"#, " "] {
+        let head = format!("Host: {address}\r\nConnection: close\r\n{right}Content-Length: {}", body.len());
+        let told = send(address, &format!("POST /api/handlers/chain/rollback HTTP/1.1\r\n{head}\r\n\r\n{body}"));
+        let error = "an action takes no body, and nothing was done";
+        assert_eq!((told.status, &told.json()["error"]), (400, &error.into()), "{body}: {told:?}");
+        assert_eq!(label(), "second", "{body}");
+    }
     let done = request(address, "POST", "/api/handlers/chain/rollback", &right);
     assert_eq!((done.status, &done.json()["label"]), (200, &"first".into()), "{done:?}");
     assert_eq!(label(), "first");

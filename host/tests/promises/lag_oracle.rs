@@ -31,7 +31,7 @@ async fn head(world: &World, stream: &str) -> u64 {
 /// Where the handler stands in a stream, by its last record.
 async fn position(world: &World, handler: &str, stream: &str) -> u64 {
     let Ok(journal) = world.jetstream.get_stream(format!("MILLSTREAM_JOURNAL_{handler}")).await else { return 0 };
-    let subject = millstream::names::journal_subject(handler, 1, 0);
+    let subject = millstream::names::journal_subject(handler, 1);
     let Ok(message) = journal.get_last_raw_message_by_subject(&subject).await else { return 0 };
     let record = Record::decode(&message.payload, message.sequence).expect("a record");
     record.positions.iter().find(|position| position.stream == stream).map_or(0, |position| position.sequence)

@@ -28,6 +28,7 @@ mod lag;
 mod lag_check;
 mod lag_numbers;
 mod lag_oracle;
+mod lanes;
 mod limits;
 mod logs;
 mod loss;

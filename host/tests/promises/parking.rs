@@ -192,6 +192,7 @@ async fn events_that_never_got_as_far_as_a_key_are_parked_by_themselves() {
     let rows = dead(&world, "fragile");
     let seen: Vec<_> = rows.iter().map(|row| (row["key"].as_str(), row["class"].as_str().expect("a class"))).collect();
     assert_eq!(seen, [(None, "trap"), (None, "key-too-long"), (None, "undecodable"), (None, "undecodable")]);
+    each_is_looked_at_by_itself(&world, &rows);
     mend(&world).await;
     let left = world.refused(1, &["redrive", "fragile", "--all"]);
     assert!(left.contains("2 stay parked"), "{left}");
@@ -202,6 +203,141 @@ async fn events_that_never_got_as_far_as_a_key_are_parked_by_themselves() {
     assert!(asked.contains("nobody is there to be asked"), "{asked}");
     world.ok(&["discard", "fragile", "--class", "undecodable", "--reason", "nonsense", "--yes"]);
     assert!(dead(&world, "fragile").is_empty());
+}
+
+/// Each of four events without a key is saved and tried, alone and among all, under the module that it fails at.
+fn each_is_looked_at_by_itself(world: &World, rows: &[Value]) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("letter.json");
+    let file = file.to_str().expect("path");
+    for row in rows {
+        let letter = row["letter"].to_string();
+        world.ok(&["dead", "fragile", "--letter", &letter, "--save", file]);
+        let capsule: Value = serde_json::from_slice(&std::fs::read(file).expect("a file")).expect("JSON");
+        assert_eq!(capsule["events"].as_array().map(Vec::len), Some(1), "{capsule}");
+        assert_eq!(capsule["events"][0]["sequence"], row["sequence"]);
+        assert_eq!(forecast(world, &["--letter", &letter]), [(letter, row["class"].as_str().map(str::to_owned))]);
+    }
+    let expected: Vec<_> =
+        rows.iter().map(|row| (row["letter"].to_string(), row["class"].as_str().map(str::to_owned))).collect();
+    assert_eq!(forecast(world, &["--all"]), expected);
+}
+
+/// What a dry run foresees: letters, and of what each is guilty; it fails as a redrive would.
+fn forecast(world: &World, which: &[&str]) -> Vec<(String, Option<String>)> {
+    let output = world.cli(&[&["redrive", "fragile", "--dry-run", "--json"], which].concat());
+    let rows = crate::harness::json_lines(&String::from_utf8_lossy(&output.stdout));
+    let seen: Vec<(String, Option<String>)> =
+        rows.iter().map(|row| (row["letter"].to_string(), row["fails"]["class"].as_str().map(str::to_owned))).collect();
+    let code = i32::from(seen.iter().any(|(_, class)| class.is_some()));
+    assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_to_be_done_is_kept_until_it_is_done_or_taken_back() {
+    let world = world().await;
+    let events = story(&[("k1", "trap"), ("k2", "refuse")]);
+    deploy(&world, "fragile", &[]);
+    publish(&world, &events).await;
+    let host = world.host(&[]);
+    decided(&world, "fragile", events.len()).await;
+    until("both keys are parked", async || (dead(&world, "fragile").len() == 2).then_some(())).await;
+    drop(host);
+    let said = world.refused(1, &["redrive", "fragile", "--key", "k1", "--timeout", "0"]);
+    assert!(said.contains("it stays asked for") && said.contains("redrive fragile --cancel"), "{said}");
+    let others: [&[&str]; 3] = [
+        &["redrive", "fragile", "--key", "k2", "--timeout", "0"],
+        &["redrive", "fragile", "--all", "--timeout", "0"],
+        &["discard", "fragile", "--key", "k1", "--reason", "no", "--yes", "--timeout", "0"],
+    ];
+    for other in others {
+        let said = world.refused(1, other);
+        assert!(said.contains("redrive of key \"k1\" was asked for") && said.contains("--cancel"), "{said}");
+    }
+    let said = world.refused(1, &["redrive", "fragile", "--key", "k1", "--timeout", "0"]);
+    assert!(said.contains("the same was asked for"), "{said}");
+
+    let taken: Value =
+        serde_json::from_str(world.ok(&["redrive", "fragile", "--cancel", "--json"]).trim()).expect("JSON");
+    assert_eq!(taken["what"], json!({ "kind": "key", "key": "k1" }));
+    let said = world.refused(2, &["redrive", "fragile", "--cancel"]);
+    assert!(said.contains("nothing that was asked for waits for fragile"), "{said}");
+    world.refused(1, &["redrive", "fragile", "--key", "k2", "--timeout", "0"]);
+    deploy(&world, "fragile-mended", &[]);
+    let _host = world.host(&[]);
+    until("the second key alone is taken up", async || {
+        let rows = dead(&world, "fragile");
+        (rows.len() == 1 && rows[0]["key"] == "k1").then_some(())
+    })
+    .await;
+
+    let bucket = world.jetstream.get_key_value("MILLSTREAM_REDRIVES").await.expect("the bucket");
+    let is_done = async || {
+        let entry = bucket.get("fragile.1").await.expect("an answer").expect("a value");
+        let entry: Value = serde_json::from_slice(&entry).expect("JSON");
+        entry["wanted"].is_null().then_some(())
+    };
+    until("it is said to be done", is_done).await;
+    bucket.put("fragile.1", "garbage".into()).await.expect("stored");
+    assert_eq!(dead(&world, "fragile").len(), 1);
+    let said = world.refused(1, &["redrive", "fragile", "--all"]);
+    assert!(said.contains("the wish in bucket MILLSTREAM_REDRIVES under key fragile.1 cannot be read"), "{said}");
+    assert!(said.contains("nats kv del MILLSTREAM_REDRIVES fragile.1 -f"), "{said}");
+    bucket.delete("fragile.1").await.expect("deleted");
+    world.ok(&["redrive", "fragile", "--all"]);
+    world.settled("fragile", &fold(&events)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_record_can_hold_fails_in_a_trial_as_it_does_in_the_host() {
+    let world = world().await;
+    let events = story(&[("k5", "grow"), ("k6", "babble")]);
+    deploy(&world, "fragile", &[]);
+    publish(&world, &events).await;
+    let _host = world.host(&[]);
+    decided(&world, "fragile", events.len()).await;
+    let rows =
+        until("both keys are parked", async || Some(dead(&world, "fragile")).filter(|rows| rows.len() == 2)).await;
+    let told: Vec<_> =
+        rows.iter().map(|row| (row["letter"].to_string(), row["class"].as_str().map(str::to_owned))).collect();
+    assert!(told.iter().any(|(_, class)| class.as_deref() == Some("too-large")), "{told:?}");
+    assert_eq!(forecast(&world, &["--all"]), told);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("k5.json");
+    let file = file.to_str().expect("path");
+    world.ok(&["dead", "fragile", "--key", "k5", "--save", file]);
+    let (bad, good) = (module("fragile"), module("fragile-mended"));
+    let (bad, good) = (bad.to_str().expect("path"), good.to_str().expect("path"));
+    let said = world.refused(1, &["replay", file, "--module", bad]);
+    assert!(said.contains("(too-large)") && said.contains("may have 1044480"), "{said}");
+    world.ok(&["replay", file, "--module", good]);
+    let mut capsule: Value = serde_json::from_slice(&std::fs::read(file).expect("a file")).expect("JSON");
+    assert_eq!(capsule["record_bytes"], 1_044_480);
+    // One that was saved before capsules said so.
+    capsule.as_object_mut().expect("an object").remove("record_bytes");
+    std::fs::write(file, capsule.to_string()).expect("written");
+    let said = world.refused(1, &["replay", file, "--module", bad]);
+    assert!(said.contains("may have 1044480"), "{said}");
+    capsule["record_bytes"] = json!(10);
+    std::fs::write(file, capsule.to_string()).expect("written");
+    let said = world.refused(1, &["replay", file, "--module", good]);
+    assert!(said.contains("may have 10 "), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_meant_is_refused() {
+    let world = world().await;
+    deploy(&world, "fragile", &[]);
+    let said = world.refused(2, &["dead", "nosuchhandler"]);
+    assert!(said.contains("handler nosuchhandler is not deployed"), "{said}");
+    assert!(dead(&world, "fragile").is_empty());
+    for command in ["dead", "redrive"] {
+        let said = world.refused(2, &[command, "fragile", "--class", "nonsense"]);
+        assert!(said.contains("undecodable") && said.contains("too-large"), "{said}");
+    }
+    let said = world.refused(2, &["discard", "fragile", "--key", "k1", "--reason", "", "--yes"]);
+    assert!(said.contains("--reason"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -302,8 +438,9 @@ async fn a_parked_key_is_taken_home_and_tried_on_modules_without_a_server() {
     let host = world.host(&[]);
     decided(&world, "fragile", events.len()).await;
     world.settled("fragile", &fold_parked(&events)).await;
-    let forecast = world.ok(&["redrive", "fragile", "--all", "--dry-run"]);
-    assert!(forecast.contains("fails at TOLD:123: trap"), "{forecast}");
+    let tried = world.cli(&["redrive", "fragile", "--all", "--dry-run"]);
+    let told = String::from_utf8_lossy(&tried.stdout);
+    assert!(tried.status.code() == Some(1) && told.contains("fails at TOLD:123: trap"), "{told}");
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("k2.json");
     let file = file.to_str().expect("path");
@@ -381,7 +518,7 @@ async fn a_generation_with_parked_keys_takes_no_live_one_s_place_unasked() {
     let path = crate::harness::module("fragile");
     let output = world.cli(&["rebuild", "fragile", "--module", path.to_str().expect("path")]);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("generation 2: 1 keys are parked"), "{said}");
+    assert!(output.status.success() && said.contains("generation 2: 1 key is parked"), "{said}");
     let rows = crate::harness::json_lines(&world.ok(&["rebuild", "fragile", "--list", "--json"]));
     let parked: Vec<_> = rows.iter().map(|row| (&row["state"], &row["parked_keys"])).collect();
     assert_eq!(parked, [(&json!("live"), &json!(0)), (&json!("ready"), &json!(1))]);

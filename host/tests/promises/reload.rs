@@ -190,6 +190,20 @@ async fn a_deployment_that_cannot_run_is_refused_and_the_running_one_does_not_no
     world.settled("chain", &chains(&events)).await;
     let row = world.in_state("chain", "running").await;
     assert_eq!(row["refused"]["digest"], Digest::of(&missing).to_string(), "{row}");
+
+    // Stored again, the module that is wanted runs without another word; and one that was damaged is whole.
+    registry.put_module(&missing).await.expect("stored");
+    until("the module that was missing runs", async || {
+        let row = world.listed("chain");
+        (row["digest"] == Digest::of(&missing).to_string() && row["state"] == "running").then_some(())
+    })
+    .await;
+    registry.put_module(&other).await.expect("stored");
+    assert_eq!(registry.module(Digest::of(&other)).await.expect("whole"), other);
+    let more = orders(events.len() as u64, 50);
+    world.publish(&more).await;
+    events.extend(more);
+    world.settled("chain", &chains(&events)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

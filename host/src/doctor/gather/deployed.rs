@@ -13,6 +13,7 @@ use crate::inputs;
 use crate::journal::Position;
 use crate::latest;
 use crate::names;
+use crate::progress::State;
 use crate::registry::{self, Deployment, Desired, Host, Registry};
 use crate::sandbox::{Cache, Sandbox};
 use crate::settings::OnLostEvents;
@@ -54,7 +55,8 @@ pub(super) async fn look(jetstream: &Context, known: &[Info], facts: &mut Facts)
             Ok(deployment) => {
                 let module = modules.look(&registry, &deployed.handler, deployment).await;
                 let places = places(jetstream, known, &deployed.handler, deployment, &ledger).await;
-                handler(&deployed.handler, deployment, &ledger, module, places)
+                let stopped = stopped(&registry, &deployed.handler, deployment, facts).await;
+                Handler { stopped, ..handler(&deployed.handler, deployment, &ledger, module, places) }
             }
             Err(error) => unreadable(&deployed.handler, &ledger, error),
         };
@@ -80,6 +82,20 @@ async fn name_history(registry: &Registry, handler: &str, facts: &mut Facts) {
     }
 }
 
+/// Why a handler that should run has stopped, as its host said last.
+async fn stopped(registry: &Registry, name: &str, deployment: &Deployment, facts: &mut Facts) -> Option<String> {
+    match registry.status(name).await {
+        Ok(report) => {
+            let report = report.filter(|report| report.state == State::Failing)?;
+            (deployment.desired == Desired::Running).then_some(report.reason)
+        }
+        Err(error) => {
+            facts.unseen.push((format!("state of {name}"), error.to_string()));
+            None
+        }
+    }
+}
+
 fn handler(
     name: &str,
     deployment: &Deployment,
@@ -98,6 +114,7 @@ fn handler(
         module,
         inputs: places.unwrap_or_default(),
         fault,
+        stopped: None,
     }
 }
 
@@ -113,6 +130,7 @@ fn unreadable(name: &str, ledger: &Ledger, error: &registry::Error) -> Handler {
         module: Module::Unusable(error.to_string()),
         inputs: Vec::new(),
         fault: None,
+        stopped: None,
     }
 }
 

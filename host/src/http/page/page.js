@@ -195,19 +195,19 @@ function alerts() {
   while (list.children.length > overview.alerts.length) list.lastChild.remove();
 }
 function hosts() {
-  const all = new Map(overview.hosts.map((name) => [name, { live: true, handlers: 0, lag: 0 }]));
+  const all = new Map(overview.hosts.map((name) => [name, { live: true, handlers: 0, lag: 0, unknown: 0 }]));
   for (const handler of overview.handlers) {
     if (!handler.host) continue;
-    if (!all.has(handler.host)) all.set(handler.host, { live: false, handlers: 0, lag: 0 });
+    if (!all.has(handler.host)) all.set(handler.host, { live: false, handlers: 0, lag: 0, unknown: 0 });
     const host = all.get(handler.host);
-    host.handlers += 1; host.lag += handler.totals.events ?? 0;
+    host.handlers += 1; host.lag += handler.totals.events ?? 0; host.unknown += handler.totals.events == null;
   }
   const list = $('hosts').querySelector('ul'), names = [...all.keys()].sort();
   names.forEach((name, index) => {
     const node = list.children[index] || list.appendChild(el('li', {}, el('b'), el('span')));
-    const { live, handlers, lag } = all.get(name);
+    const { live, handlers, lag, unknown } = all.get(name), behind = `${thousands(lag)} behind${unknown ? `, ${thousands(unknown)} unknown` : ''}`;
     put(node.children[0], legible(name)); node.children[0].title = legible(name);
-    put(node.children[1], `${live ? 'live' : 'gone'} · ${live ? '' : 'ran '}${counted(handlers, 'handler', 'handlers')} · ${thousands(lag)} behind`);
+    put(node.children[1], `${live ? 'live' : 'gone'} · ${live ? '' : 'ran '}${counted(handlers, 'handler', 'handlers')} · ${behind}`);
   });
   while (list.children.length > names.length) list.lastChild.remove();
   $('hosts').querySelector('p').hidden = names.length > 0;
@@ -240,7 +240,7 @@ async function ask(path, options) {
 function open(title, ...children) {
   $('drawer').hidden = false;
   put($('drawer-title'), legible(title));
-  $('content').replaceChildren(...children); $('content').scrollTop = 0;
+  $('content').replaceChildren(...children.filter((child) => child != null)); $('content').scrollTop = 0;
   $('drawer-title').focus({ preventScroll: true });
 }
 async function draw() {
@@ -352,16 +352,18 @@ function parked(handler) {
 }
 // A word of a shell, whatever is in it.
 const quoted = (word) => /^[\w.:@%+=,/-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+// What names a parked key in a command. One with controls or marks of direction is not the same once it is shown and copied, and no
+// command line can hold a NUL: its first letter names it, as it names an event without a key.
+const named = ({ key, letter }) => key == null || legible(key) !== key ? `--letter ${letter}` : `--key ${quoted(key)}`;
 async function dead(name, here) {
   $('drawer').dataset.name = name;
   open(`${name}: parked keys`, el('p', {}, 'reading …'));
   const { parked: found, keys } = await ask(`/api/handlers/${encodeURIComponent(name)}/dead`);
   if (here !== location.hash) return;
-  const command = (one) => `millstream redrive ${name} ${one.key == null ? `--letter ${one.letter}` : `--key ${quoted(one.key)}`}`;
   open(`${name}: parked keys`, el('p', {}, found.length ? `${counted(keys, 'key', 'keys')}${keys > 50 ? '; here are 50 of them' : ''}. Mend what is wrong, then take them up again.` : 'No key is parked any more.'),
     el('ul', { class: 'list' }, found.map((one) => el('li', { 'data-key': one.key ?? '' }, el('b', {}, one.key ?? `event ${one.letter} without a key`), el('span', {}, one.class),
       el('small', { class: 'wide' }, `${one.reason} · ${counted(one.units, 'event', 'events')}, parked for ${duration(one.age_seconds)} · ${one.stream}:${one.sequence} on ${one.subject}`),
-      el('pre', { class: 'wide' }, command(one))))));
+      el('pre', { class: 'wide' }, `millstream redrive ${name} ${named(one)}`)))));
 }
 async function instances(name, status, here) {
   $('drawer').dataset.name = name;

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, Context, stream};
 use futures::TryStreamExt as _;
-use millstream::journal::{Counts, Journal, Record};
+use millstream::journal::{Counts, Record};
 use millstream::server::Server;
 
-use super::{Documents, Event, Host, PATIENCE, cli, module, pause, refused, until};
+use super::{Documents, Event, Host, PATIENCE, claims_in_turn, cli, module, pause, records, refused, until};
 
 /// A server with its own folder, and a client.
 pub struct World {
@@ -150,7 +150,7 @@ impl World {
     pub async fn last_record(&self, handler: &str) -> Option<(u64, Counts, Vec<u64>)> {
         let stream = self.jetstream.get_stream(format!("MILLSTREAM_JOURNAL_{handler}")).await.ok()?;
         let live = millstream::generation::ledger::live(&self.jetstream, handler).await.ok()?;
-        let subject = millstream::names::journal_subject(handler, live, 0);
+        let subject = millstream::names::journal_subject(handler, live);
         let message = stream.get_last_raw_message_by_subject(&subject).await.ok()?;
         let record = Record::decode(&message.payload, message.sequence).expect("a record");
         Some((message.sequence, record.counts, record.positions.iter().map(|position| position.sequence).collect()))
@@ -158,25 +158,14 @@ impl World {
 
     /// Whether the handler's last record says that the effects of all before it are published.
     pub async fn has_told_its_effects(&self, handler: &str) -> bool {
-        let journal = Journal::open(&self.jetstream, handler, 1).await.expect("the journal");
-        let (last, bytes) = journal.last().await.expect("an answer").expect("a record");
-        let told = Record::decode(&bytes, last).expect("a record").acted_through;
-        let records = journal.read(0, last).await.expect("all records");
-        let acts = |(sequence, bytes): &(u64, bytes::Bytes)| {
-            !Record::decode(bytes, *sequence).expect("a record").effects.is_empty()
-        };
-        records.iter().rev().find(|record| acts(record)).is_some_and(|(sequence, _)| *sequence <= told)
+        let records = records(&self.jetstream, handler, 1).await;
+        let told = records.last().expect("a record").acted_through;
+        records.iter().rfind(|record| record.has_effects).is_some_and(|record| record.sequence <= told)
     }
 
-    /// The claims under which a handler's records were written, a run of equal ones once.
+    /// The claims under which a handler's records were written, in turn.
     pub async fn claims(&self, handler: &str) -> Vec<u64> {
-        let journal = Journal::open(&self.jetstream, handler, 1).await.expect("the journal");
-        let (last, _) = journal.last().await.expect("an answer").expect("a record");
-        let records = journal.read(0, last).await.expect("all records");
-        let claim = |(sequence, bytes): &(u64, bytes::Bytes)| Record::decode(bytes, *sequence).expect("a record").claim;
-        let mut claims: Vec<u64> = records.iter().map(claim).collect();
-        claims.dedup();
-        claims
+        claims_in_turn(handler, &records(&self.jetstream, handler, 1).await)
     }
 
     /// Publishes these events, pipelined, in order, through server losses: message ids make a second sending harmless.
