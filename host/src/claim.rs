@@ -54,6 +54,8 @@ pub struct Claim {
     pub bucket: i64,
     /// What was parked lately, and up to where dead letters are stored.
     pub parking: Parking,
+    /// Units that are set aside.
+    pub in_line: u64,
 }
 
 /// Claims the handler, whose bucket was created at `bucket` (nanoseconds since 1970).
@@ -76,6 +78,7 @@ pub async fn take(journal: &Journal, claimant: &Claimant, bucket: i64) -> Result
             makes: claim.makes,
             previous: claim.last,
             parking: claim.parking.clone(),
+            in_line: claim.in_line,
             ..Record::new(Kind::Claim, claim.id, &claimant.host, claimant.digest)
         };
         match journal.append(claim.last, record.encode()?).await {
@@ -128,6 +131,7 @@ fn resume(last: Option<&(u64, Bytes)>, claimant: &Claimant, bucket: i64) -> Resu
         counts: record.counts,
         shown_through: record.shown_through,
         acted_through: record.acted_through,
+        in_line: record.in_line,
         parking: Parking {
             through: record.parking.through,
             // Another module has yet to fail.

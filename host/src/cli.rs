@@ -47,6 +47,7 @@ pub(crate) mod versions;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::logs;
+use crate::names;
 
 use crate::fault;
 pub use crate::fault::Fault;
@@ -227,6 +228,11 @@ impl Command {
             Self::New(_) | Self::Replay(_) | Self::Completion { .. } => Ok(()),
         }
     }
+}
+
+/// A handler's name, as an argument.
+fn handler_name(text: &str) -> Result<String, String> {
+    names::handler_name_defect(text).map_or_else(|| Ok(text.to_owned()), Err)
 }
 
 /// Connects, and checks that the server can do what we rely on.

@@ -104,6 +104,8 @@ struct Recovered {
     effects: Vec<(u64, i64, Effects)>,
     /// The parked keys.
     parked: Parked,
+    /// Dead letters that somebody removed by hand.
+    gone: u64,
 }
 
 /// Why one claim ended.
@@ -169,7 +171,7 @@ impl Error {
             },
             Self::Parking(error) | Self::Pipeline(pipeline::Error::Parking(error)) => match error {
                 parking::Error::NotOurs(_) => Class::Stop,
-                parking::Error::Refused(_) => Class::Retry,
+                parking::Error::Refused(_) | parking::Error::Foreign { .. } => Class::Retry,
                 parking::Error::Fenced => Class::Fence,
             },
             Self::Outbox(outbox::Error::Fenced) => Class::Fence,
@@ -344,6 +346,9 @@ impl Handler {
         let acts = self.acts(version);
         let dead = DeadLetters::of(jetstream, &self.generation, *replicas);
         let recovered = recover(&journal, &documents, &dead, &claim, acts).await?;
+        if recovered.gone > 0 {
+            dead.tell_gone(recovered.gone, claim.last).await;
+        }
         // Claims are records too: a handler that never gets further must not fill its journal.
         let done = undone(&claim, acts);
         let keep_from = claim.last.saturating_sub(version.settings.journal_keep_records).min(done + 1);
@@ -535,5 +540,6 @@ async fn recover(
     }
     let (units, oldest) = dead.census().await?;
     recovered.parked = Parked::new(units, claim.parking.recent.clone(), oldest);
+    recovered.gone = claim.in_line.saturating_sub(recovered.parked.in_line());
     Ok(recovered)
 }

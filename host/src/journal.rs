@@ -202,6 +202,10 @@ pub struct Record<'a> {
     /// the record without.
     #[serde(skip)]
     pub carried: Carried,
+    /// Units that are set aside from here on, all in all: as many dead letters there must be. Behind the traces; where there are
+    /// none, nothing.
+    #[serde(skip)]
+    pub in_line: u64,
 }
 
 impl<'a> Record<'a> {
@@ -228,6 +232,7 @@ impl<'a> Record<'a> {
             parking: Parking::default(),
             makes: None,
             carried: Carried::default(),
+            in_line: 0,
         }
     }
 
@@ -244,9 +249,13 @@ impl<'a> Record<'a> {
         let encoded = postcard::to_extend(self, Vec::with_capacity(bytes))
             .and_then(|buffer| postcard::to_extend(&self.parking, buffer))
             .and_then(|buffer| postcard::to_extend(&self.makes, buffer))
-            .and_then(|buffer| match self.carried.is_empty() {
+            .and_then(|buffer| match self.carried.is_empty() && self.in_line == 0 {
                 true => Ok(buffer),
                 false => postcard::to_extend(&self.carried, buffer),
+            })
+            .and_then(|buffer| match self.in_line {
+                0 => Ok(buffer),
+                units => postcard::to_extend(&units, buffer),
             });
         encoded.map(Bytes::from).map_err(|error| Error::Encode(error.to_string()))
     }
@@ -276,8 +285,12 @@ impl<'a> Record<'a> {
             FORMAT_WITHOUT_MAKES => (None, rest),
             _ => postcard::take_from_bytes(rest)?,
         };
-        let carried = if rest.is_empty() { Carried::default() } else { postcard::from_bytes(rest)? };
-        Ok(Self { parking, makes, carried, ..record })
+        let (carried, rest) = match rest.is_empty() {
+            true => (Carried::default(), rest),
+            false => postcard::take_from_bytes(rest)?,
+        };
+        let in_line = if rest.is_empty() { 0 } else { postcard::from_bytes(rest)? };
+        Ok(Self { parking, makes, carried, in_line, ..record })
     }
 }
 
@@ -339,7 +352,8 @@ pub enum Error {
     /// The bucket is not the one that the documents were shown in.
     #[error(
         "the handler's bucket was deleted and made anew, so documents that the journal takes for shown are missing; \
-        hint: to build them anew, `nats stream rm -f {0}` and start again"
+        hint: to build them anew, `nats stream rm -f {0}` and start again; it is the journal of all generations, so abandon those \
+        beside the live one first"
     )]
     OtherBucket(String),
     /// Written by another version.
@@ -522,6 +536,16 @@ mod tests {
         assert_eq!(Record::decode(&bytes, 1).unwrap(), record);
         assert!(matches!(Record::decode(&[9, 9], 4), Err(Error::Format { sequence: 4, found: 9 })));
         assert!(matches!(Record::decode(&bytes[..bytes.len() - 1], 4), Err(Error::Damaged { sequence: 4, .. })));
+    }
+
+    #[test]
+    fn records_say_how_many_units_are_set_aside_and_those_before_are_read_without() {
+        let mut record = Record::new(Kind::Batch, 7, "host-a", Digest([3; 32]));
+        let silent = record.encode().unwrap();
+        record.in_line = 300;
+        let bytes = record.encode().unwrap();
+        assert_eq!(Record::decode(&bytes, 1).unwrap(), record);
+        assert_eq!(Record::decode(&silent, 1).unwrap().in_line, 0);
     }
 
     #[test]

@@ -99,6 +99,14 @@ struct Probation {
 /// So many versions in a row that were not trusted when the next one came are remembered.
 const UNTRUSTED: usize = 8;
 
+/// What a deployment that was refused waits for, beside another deployment.
+enum Lack {
+    /// A module that is not in the store.
+    Module(Digest),
+    /// The ledger of the handler's generations.
+    Ledger,
+}
+
 /// A version that was prepared while another host ran the handler.
 struct Ready {
     /// Revision of its deployment.
@@ -160,19 +168,20 @@ impl Keeper {
         ended
     }
 
-    /// Waits for something to follow, which a module that was lacking is too. A handler that ended by itself stays as it is until
+    /// Waits for something to follow, which what was lacking is too. A handler that ended by itself stays as it is until
     /// something else is wanted.
     async fn wait(
         &self,
         running: &mut Option<Running>,
-        lacks: Option<Digest>,
+        lacks: Option<Lack>,
         wanted: &mut watch::Receiver<Wanted>,
         is_ours: &mut watch::Receiver<bool>,
         stop: &mut watch::Receiver<bool>,
     ) -> Next {
         let comes = async {
             match lacks {
-                Some(digest) => self.registry.module_comes(digest).await,
+                Some(Lack::Module(digest)) => self.registry.module_comes(digest).await,
+                Some(Lack::Ledger) => self.ledger_comes().await,
                 None => std::future::pending().await,
             }
         };
@@ -237,14 +246,14 @@ impl Keeper {
         self.holdings.lose(&self.name);
     }
 
-    /// Leaves the handler to other hosts, but is ready for it: what is deployed is prepared and judged. Answers the module that is
-    /// lacking for it.
+    /// Leaves the handler to other hosts, but is ready for it: what is deployed is prepared and judged. Answers what is lacking
+    /// for it.
     async fn stand_by(
         &self,
         wanted: &Wanted,
         running: &mut Option<Running>,
         ready: &mut Option<Ready>,
-    ) -> Option<Digest> {
+    ) -> Option<Lack> {
         if running.is_some() {
             end(running).await;
         }
@@ -267,20 +276,19 @@ impl Keeper {
             Err(defect) => {
                 self.holdings.declines(&self.name, true);
                 self.judge(wanted, Outcome::Refused, format!("{defect:#}")).await;
-                defect.lacks()
+                defect.lacks().map(Lack::Module)
             }
         }
     }
 
-    /// Brings the handler to what is wanted, as far as it can be, and gives this host's verdict. Answers the module that is lacking for
-    /// it.
+    /// Brings the handler to what is wanted, as far as it can be, and gives this host's verdict. Answers what is lacking for it.
     async fn follow(
         &self,
         wanted: Wanted,
         is_ours: &mut watch::Receiver<bool>,
         running: &mut Option<Running>,
         ready: &mut Option<Ready>,
-    ) -> Option<Digest> {
+    ) -> Option<Lack> {
         if !*is_ours.borrow_and_update() {
             return self.stand_by(&wanted, running, ready).await;
         }
@@ -307,6 +315,12 @@ impl Keeper {
         match prepared {
             Ok(version) => {
                 self.holdings.declines(&self.name, false);
+                if running.is_none()
+                    && let Some(reason) = self.lost_ledger().await
+                {
+                    self.refuse(&wanted, reason, false).await;
+                    return Some(Lack::Ledger);
+                }
                 self.take(wanted, Arc::new(version), running).await;
                 None
             }
@@ -317,7 +331,7 @@ impl Keeper {
                     *running = self.fall_back(&wanted, &reason).await;
                 }
                 self.refuse(&wanted, reason, running.is_some()).await;
-                defect.lacks()
+                defect.lacks().map(Lack::Module)
             }
         }
     }
@@ -407,6 +421,24 @@ impl Keeper {
                 Ok(found) => return found,
                 Err(error) => tracing::warn!(handler = self.name, %error, "trying again"),
             }
+            tokio::time::sleep(REPORT_EVERY).await;
+        }
+    }
+
+    /// Why nobody can tell which generation is live.
+    async fn lost_ledger(&self) -> Option<String> {
+        loop {
+            match survey::lost_ledger(&self.jetstream, &self.name).await {
+                Ok(lost) => return lost,
+                Err(error) => tracing::warn!(handler = self.name, %error, "trying again"),
+            }
+            tokio::time::sleep(REPORT_EVERY).await;
+        }
+    }
+
+    /// Resolves when somebody can.
+    async fn ledger_comes(&self) {
+        while self.lost_ledger().await.is_some() {
             tokio::time::sleep(REPORT_EVERY).await;
         }
     }
@@ -520,6 +552,9 @@ impl Keeper {
 
     /// At a host's start, with a deployment that cannot be run: the one that ran last, or else the newest before it that can.
     async fn fall_back(&self, wanted: &Wanted, reason: &str) -> Option<Running> {
+        if self.lost_ledger().await.is_some() {
+            return None;
+        }
         let ran = self.progress.report(0).revision;
         let earlier = self.registry.earlier(&self.name, wanted.revision, ran).await.ok()?;
         // What was deployed before a promotion is another generation's.

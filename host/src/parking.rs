@@ -12,6 +12,7 @@ pub mod wishes;
 use std::collections::HashMap;
 
 use crate::journal::Park;
+use crate::names;
 use crate::settings::Settings;
 
 /// Newly parked keys are counted over so many events.
@@ -51,6 +52,17 @@ pub enum Error {
         hint: rename or remove it (`nats stream rm {0}`), Millstream makes its own"
     )]
     NotOurs(String),
+    /// A message among the dead letters that none of ours wrote.
+    #[error(
+        "message {sequence} of stream {} is no dead letter of ours; hint: remove it with `nats stream rmm {} {sequence} -f`, then pause \
+         and resume the handler, which counts its letters anew",
+        names::DEAD,
+        names::DEAD
+    )]
+    Foreign {
+        /// Its sequence there.
+        sequence: u64,
+    },
     /// The server refused, or is away. Nothing is lost; the journal has it.
     #[error("dead letters cannot be stored or read: {0}")]
     Refused(String),
@@ -150,6 +162,12 @@ impl Parked {
             Some(key) => self.keys.get(key).copied().unwrap_or_default(),
             None => self.keyless,
         }
+    }
+
+    /// Units that are parked, all in all.
+    #[must_use]
+    pub fn in_line(&self) -> u64 {
+        self.keys.values().sum::<u64>() + self.keyless
     }
 
     /// All of them, in no order.
@@ -277,6 +295,7 @@ mod tests {
         let mut parked = Parked::default();
         parked.park(&[park(Some("a"), true), park(Some("a"), false), park(None, true)], 10, 5);
         assert_eq!((parked.len(), parked.units(Some("a")), parked.units(None), parked.oldest()), (2, 2, 1, Some(5)));
+        assert_eq!(parked.in_line(), 3);
         parked.unpark(Some("a"), 1);
         assert!(parked.has("a"));
         parked.unpark(Some("a"), 1);

@@ -637,6 +637,7 @@ impl Pipeline {
             input: u16::try_from(input).unwrap_or(u16::MAX),
             changes: decision.changes.iter().map(as_change).collect(),
             parking: parking.clone(),
+            in_line: self.parked.in_line(),
             ..Record::new(kind, self.claim, &self.owner.host, self.version.digest)
         }
         .encode()?;

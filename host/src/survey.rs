@@ -10,12 +10,13 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind};
 use async_nats::jetstream::{Context, ErrorCode};
 use bytes::Bytes;
+use futures::TryStreamExt as _;
 
 use crate::clock;
 use crate::direct_get::{self, Waiting};
 use crate::generation::ledger::{self, Ledger};
 use crate::inputs::{self, Input};
-use crate::journal::{Counts, Makes, Position, Record};
+use crate::journal::{Counts, Makes, Position, Record, Standing};
 use crate::lag::{self, Lag, Said, Sample};
 use crate::names;
 use crate::progress::Report;
@@ -122,6 +123,49 @@ pub(crate) async fn documents(jetstream: &Context, name: &str) -> anyhow::Result
         found.extend(record.makes.filter(|_| record.counts.delivered > 0));
     }
     Ok(found)
+}
+
+/// Why nobody can tell which generation of a handler is live: its ledger is gone, and by its journal it is not the first. None where all
+/// is well.
+///
+/// # Errors
+/// When the server does not answer or a record cannot be read.
+pub(crate) async fn lost_ledger(jetstream: &Context, name: &str) -> anyhow::Result<Option<String>> {
+    if ledger::find(jetstream, name).await?.is_some() {
+        return Ok(None);
+    }
+    let numbers = generations(jetstream, name).await?;
+    let last = numbers.iter().copied().max().unwrap_or_default();
+    for number in numbers.into_iter().filter(|number| *number > 1) {
+        let Some((sequence, record)) = last_record(jetstream, name, number).await? else { continue };
+        if Record::decode(&record, sequence)?.standing == Standing::Live {
+            return Ok(Some(format!(
+                "its entry in bucket {0} is gone, and by its journal generation {number} is live; hint: put it back with `nats kv put \
+                 {0} {name} '{{\"live\":{number},\"last\":{last}}}'`, or with the generations that were kept, which `nats kv history \
+                 {0} {name}` may still show",
+                names::GENERATIONS
+            )));
+        }
+    }
+    Ok(None)
+}
+
+/// The generations that a journal has records of, in order; none where there is no journal.
+///
+/// # Errors
+/// When the server does not answer.
+pub(crate) async fn generations(jetstream: &Context, name: &str) -> anyhow::Result<Vec<u32>> {
+    let stream = match jetstream.get_stream(names::journal_stream(name)).await {
+        Ok(stream) => stream,
+        Err(error) if inputs::is_missing(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let subjects = stream.info_with_subjects(names::journal_generations(name)).await?;
+    let subjects: Vec<(String, usize)> = subjects.try_collect().await?;
+    let mut numbers: Vec<u32> =
+        subjects.iter().filter_map(|(subject, _)| subject.split('.').nth(3)?.parse().ok()).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
 /// The last record of a generation, with its journal sequence.

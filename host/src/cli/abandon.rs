@@ -17,6 +17,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 #[derive(Debug, Args)]
 pub(super) struct Abandon {
     /// The handler.
+    #[arg(value_parser = super::handler_name)]
     handler: String,
     /// Which generation; what is removed must be named.
     #[arg(long, value_name = "N")]

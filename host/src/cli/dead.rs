@@ -10,16 +10,17 @@ use serde::Serialize;
 
 use super::{Fault, connect, output, versions};
 use crate::clock;
+use crate::decision;
 use crate::generation::Generation;
 use crate::generation::ledger;
 use crate::journal::RECORD_ROOM;
 use crate::keys;
 use crate::names;
-use crate::parking::CLASSES;
 use crate::parking::capsule::Capsule;
 use crate::parking::dead::DeadLetters;
 use crate::parking::letter::Letter;
 use crate::parking::wishes::{self, Wishes};
+use crate::parking::{self, CLASSES};
 use crate::registry::Registry;
 use crate::settings::Settings;
 
@@ -30,6 +31,7 @@ const CAPSULE_BYTES: usize = 64 << 20;
 #[derive(Debug, Args)]
 pub(super) struct Dead {
     /// The handler; none: all.
+    #[arg(value_parser = super::handler_name)]
     handler: Option<String>,
     /// This key alone.
     #[arg(long)]
@@ -149,7 +151,16 @@ impl Parked {
         for (key, units) in census {
             let most = if key.is_some() { 1 } else { most };
             let failed = key.as_ref().and_then(|key| attempts.get(key)).copied().unwrap_or_default();
-            for letter in self.letters(key.as_deref(), units, most).await? {
+            let letters = match self.dead.letters(key.as_deref(), units, most, CAPSULE_BYTES).await {
+                Ok(letters) => letters,
+                // Of one key: the others can be told.
+                Err(error @ parking::Error::Foreign { sequence }) => {
+                    rows.push(self.unreadable(key, units, sequence, &error));
+                    continue;
+                }
+                Err(error) => return Err(Fault::failed(error)),
+            };
+            for letter in letters {
                 rows.push(Row {
                     handler: self.handler.clone(),
                     generation: self.generation,
@@ -170,6 +181,27 @@ impl Parked {
         }
         rows.sort_by_key(|row| row.letter);
         Ok((rows, all))
+    }
+
+    /// The row of a key whose letters are not all ours.
+    fn unreadable(&self, key: Option<String>, units: u64, letter: u64, error: &parking::Error) -> Row {
+        let none = String::new;
+        Row {
+            handler: self.handler.clone(),
+            generation: self.generation,
+            key,
+            letter,
+            class: decision::Fault::Unreadable.to_string(),
+            units,
+            age_seconds: 0.0,
+            attempts: 0,
+            reason: error.to_string(),
+            backtrace: none(),
+            digest: none(),
+            stream: none(),
+            sequence: 0,
+            subject: none(),
+        }
     }
 
     pub(super) async fn letters(&self, key: Option<&str>, units: u64, most: usize) -> Result<Vec<Letter>, Fault> {
@@ -284,7 +316,7 @@ pub(super) fn table(rows: &[Row]) -> String {
             output::duration(row.age_seconds),
             row.attempts.to_string(),
             row.digest.chars().take(12).collect(),
-            format!("{}:{}", row.stream, row.sequence),
+            if row.stream.is_empty() { "-".to_owned() } else { format!("{}:{}", row.stream, row.sequence) },
             row.reason.clone(),
         ]
     });

@@ -14,6 +14,7 @@ const WIDTH: usize = 160;
 #[derive(Debug, Args)]
 pub(super) struct Diff {
     /// The handler.
+    #[arg(value_parser = super::handler_name)]
     handler: String,
     /// Which generation, where there are several.
     #[arg(long, value_name = "N")]

@@ -15,6 +15,7 @@ use crate::story::{Story, drawing};
 #[derive(Debug, Args)]
 pub(super) struct Explain {
     /// The handler.
+    #[arg(value_parser = super::handler_name)]
     handler: String,
     /// The instance's key.
     key: String,

@@ -12,6 +12,7 @@ use crate::progress::{Report, State};
 use crate::rebuild::{self, Reach};
 use crate::registry::{Deployment, Registry};
 use crate::sandbox::wire::Kind;
+use crate::survey;
 
 /// State of the generation that readers see.
 const LIVE: &str = "live";
@@ -57,7 +58,7 @@ impl Generations {
     /// The same on a connection that is there.
     pub(super) async fn of(jetstream: Context, handler: &str) -> Result<Self, Fault> {
         let (registry, revision, deployment) = versions::found(&jetstream, handler).await?;
-        let ledger = ledger::look(&jetstream, handler).await?;
+        let ledger = ledger_of(&jetstream, handler).await?;
         let Running { deployment, wanted, .. } = running::of(&registry, handler, revision, &deployment).await?;
         Ok(Self { jetstream, registry, handler: handler.to_owned(), deployment, wanted, ledger })
     }
@@ -141,6 +142,14 @@ impl Generations {
             Some(Wanted::Building) => "building",
         };
         (state, String::new())
+    }
+}
+
+/// The ledger of a handler; refused where it was removed and is not what it would be from the beginning.
+pub(super) async fn ledger_of(jetstream: &Context, handler: &str) -> Result<Ledger, Fault> {
+    match survey::lost_ledger(jetstream, handler).await.map_err(Fault::failed)? {
+        None => Ok(ledger::look(jetstream, handler).await?),
+        Some(lost) => Err(Fault::usage(anyhow::anyhow!("handler {handler}: {lost}"))),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::registry::{Deployment, Registry};
 #[derive(Debug, Args)]
 pub(super) struct List {
     /// Show what was deployed under this name, newest first.
-    #[arg(long, value_name = "HANDLER")]
+    #[arg(long, value_name = "HANDLER", value_parser = super::handler_name)]
     versions: Option<String>,
     /// Show the hosts that live, and what each of them runs.
     #[arg(long, conflicts_with = "versions")]

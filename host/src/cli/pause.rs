@@ -23,6 +23,7 @@ pub(super) struct Resume {
 #[derive(Debug, Args)]
 struct Switch {
     /// The handler.
+    #[arg(value_parser = super::handler_name)]
     handler: String,
     /// Do not wait for the hosts.
     #[arg(long)]

@@ -35,6 +35,7 @@ const TAKEN_BACK: &str = "it was taken back with `millstream promote --cancel`";
 #[derive(Debug, Args)]
 pub(super) struct Promote {
     /// The handler.
+    #[arg(value_parser = super::handler_name)]
     handler: String,
     /// Which generation, where there are several.
     #[arg(long, value_name = "N")]

@@ -26,6 +26,7 @@ const CLOSE_LOOKS: u32 = 5;
 #[derive(Debug, Args)]
 pub(super) struct Rebuild {
     /// The handler.
+    #[arg(value_parser = super::handler_name)]
     handler: String,
     /// The `.wasm` to build them with; without it, the one that is live.
     #[arg(long, value_name = "FILE")]

@@ -24,6 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 #[derive(Debug, Args)]
 pub(super) struct Redrive {
     /// The handler.
+    #[arg(value_parser = super::handler_name)]
     handler: String,
     #[command(flatten)]
     meant: Meant,
@@ -44,6 +45,7 @@ pub(super) struct Redrive {
 #[derive(Debug, Args)]
 pub(super) struct Discard {
     /// The handler.
+    #[arg(value_parser = super::handler_name)]
     handler: String,
     #[command(flatten)]
     meant: Meant,

@@ -29,6 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 #[derive(Debug, Args)]
 pub(super) struct Remove {
     /// The handler.
+    #[arg(value_parser = super::handler_name)]
     handler: String,
     /// Its documents and its journal, too: they are gone for good.
     #[arg(long)]

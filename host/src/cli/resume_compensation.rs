@@ -23,6 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 #[derive(Debug, Args)]
 pub(super) struct ResumeCompensation {
     /// The handler.
+    #[arg(value_parser = super::handler_name)]
     handler: String,
     /// The instance's key.
     key: String,

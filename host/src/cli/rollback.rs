@@ -6,11 +6,11 @@ use async_nats::jetstream::{self, Context};
 use clap::Args;
 use serde::Serialize;
 
-use super::generations::Generations;
+use super::generations::{Generations, ledger_of};
 use super::promote::Promote;
 use super::running::{self, Running};
 use super::{Fault, connect, deploy, output, verdicts, versions};
-use crate::generation::ledger::{self, Ending, Ledger, Wanted};
+use crate::generation::ledger::{Ending, Ledger, Wanted};
 use crate::hint;
 use crate::registry::{self, Deployment, Desired, Past, Registry};
 use crate::sandbox::Digest;
@@ -20,6 +20,7 @@ use crate::version::Succession;
 #[derive(Debug, Args)]
 pub(super) struct Rollback {
     /// The handler.
+    #[arg(value_parser = super::handler_name)]
     handler: String,
     /// The version: its label, or the beginning of its digest; by default the last one that ran before.
     #[arg(value_name = "VERSION")]
@@ -70,7 +71,7 @@ pub(crate) async fn roll_back(jetstream: &Context, handler: &str, to: Option<&st
         Err(registry::Error::Malformed { .. }) => return over_unreadable(&registry, handler, to, wait).await,
         _ => versions::deployed(&registry, handler).await?,
     };
-    let ledger = ledger::look(jetstream, handler).await?;
+    let ledger = ledger_of(jetstream, handler).await?;
     let runs = running::of(&registry, handler, revision, &current).await?;
     let history = registry.history(handler).await?;
     let way = match to {

@@ -18,6 +18,7 @@ const WIDTH: usize = 120;
 #[derive(Debug, Args)]
 pub(super) struct Sagas {
     /// The handler.
+    #[arg(value_parser = super::handler_name)]
     handler: String,
     /// Only instances that stand so.
     #[arg(long)]

@@ -162,6 +162,8 @@ pub struct Handler {
     pub fault: Option<(String, String)>,
     /// Why it has stopped, as its host says, with what to do about it; none where it has not.
     pub stopped: Option<String>,
+    /// Why nobody can tell which of its generations is live; none where that is known. All of them count as wanted then.
+    pub lost_ledger: Option<String>,
 }
 
 /// What is known of a handler's module.
@@ -263,5 +265,6 @@ pub(super) fn handler(name: &str) -> Handler {
         inputs: Vec::new(),
         fault: None,
         stopped: None,
+        lost_ledger: None,
     }
 }

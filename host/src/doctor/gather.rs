@@ -17,6 +17,7 @@ use super::facts::{Account, Consumer, Facts, Stream};
 use crate::clock;
 use crate::inputs;
 use crate::names;
+use crate::survey;
 
 /// What is asked.
 #[derive(Clone, Debug, Default)]
@@ -93,9 +94,9 @@ async fn stream(jetstream: &Context, info: &Info, facts: &mut Facts) -> Stream {
         }
     }
     if let Some(handler) = stream.journal_of() {
-        match generations_in(jetstream, name, handler).await {
+        match survey::generations(jetstream, handler).await {
             Ok(found) => stream.generations = found,
-            Err(reason) => facts.unseen.push((format!("stream {name}"), reason)),
+            Err(error) => facts.unseen.push((format!("stream {name}"), format!("{error:#}"))),
         }
     }
     stream
@@ -110,17 +111,6 @@ async fn consumers_of(jetstream: &Context, stream: &str) -> Result<Vec<Consumer>
         Some(Consumer { name: info.name, handler, max_deliver, ack_wait })
     };
     Ok(all.into_iter().filter_map(marked).collect())
-}
-
-async fn generations_in(jetstream: &Context, stream: &str, handler: &str) -> Result<Vec<u32>, String> {
-    let stream = jetstream.get_stream_no_info(stream).await.map_err(|error| error.to_string())?;
-    let subjects = stream.info_with_subjects(names::journal_generations(handler)).await;
-    let subjects: Vec<(String, usize)> =
-        subjects.map_err(|error| error.to_string())?.try_collect().await.map_err(|error| error.to_string())?;
-    let mut numbers: Vec<u32> =
-        subjects.iter().filter_map(|(subject, _)| subject.split('.').nth(3)?.parse().ok()).collect();
-    numbers.sort_unstable();
-    Ok(numbers)
 }
 
 /// Digests of all modules that are stored.

@@ -23,7 +23,14 @@ fn told(facts: &Facts, handler: &Handler) -> Vec<Finding> {
     if let Some((fault, hint)) = &handler.fault {
         findings.push(Finding::error("inputs", thing(), fault.as_str()).why("it decides nothing").mend(hint.as_str()));
     }
-    if let Some(reason) = &handler.stopped {
+    if let Some(reason) = &handler.lost_ledger {
+        let (reason, hint) = hint::split(reason);
+        findings.push(
+            Finding::error("lost-ledger", thing(), reason)
+                .why("no host can begin it again; whoever runs it goes on")
+                .mend(hint.unwrap_or_default()),
+        );
+    } else if let Some(reason) = &handler.stopped {
         let (reason, hint) = hint::split(reason);
         findings.push(
             Finding::error("stopped", thing(), reason)
@@ -76,5 +83,7 @@ mod tests {
             Handler { module: Module::Unusable("x".into()), fault: Some(("y".into(), "z".into())), ..handler() };
         assert_eq!(checks(broken, &[&[]]), ["module", "inputs"]);
         assert_eq!(checks(Handler { stopped: Some("x; hint: y".into()), ..handler() }, &[&[]]), ["stopped"]);
+        let (lost, stopped) = (Some("x; hint: y".into()), Some("x; hint: y".into()));
+        assert_eq!(checks(Handler { lost_ledger: lost, stopped, ..handler() }, &[&[]]), ["lost-ledger"]);
     }
 }

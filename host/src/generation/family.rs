@@ -19,6 +19,7 @@ use crate::crash;
 use crate::handler::{Ended, Handler};
 use crate::keeper::keep_reporting;
 use crate::monitor::Monitor;
+use crate::names;
 use crate::pipeline::told_to_stop;
 use crate::progress::{Progress, State};
 use crate::promotion::{self, Promoting};
@@ -118,7 +119,12 @@ impl Family {
                 };
                 // Watched before it is read, so that no change is missed.
                 watching.get_or_insert_with(|| Watching::start(&ledgers, &self.live.name, &changed));
-                let (ledger, _) = ledgers.read(&self.live.name).await?;
+                let (ledger, _) = ledgers.find(&self.live.name).await?;
+                if ledger.is_none() && (self.known.is_some_and(|known| known > 1) || !self.shadows.is_empty()) {
+                    self.tell_lost();
+                    return Ok(());
+                }
+                let ledger = ledger.unwrap_or_default();
                 self.is_current(&ledger)?;
                 self.follow(&ledgers, &ledger, &stop).await
             };
@@ -159,6 +165,17 @@ impl Family {
                 () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
             }
         }
+    }
+
+    /// The ledger was removed by hand: what runs goes on, and no other generation begins.
+    fn tell_lost(&self) {
+        let (handler, live) = (&self.live.name, self.known.unwrap_or(1));
+        tracing::error!(
+            handler,
+            "its entry in bucket {} is gone; generation {live} goes on, but no host can begin it again; hint: put it back, `nats kv \
+             history {0} {handler}` may still show it",
+            names::GENERATIONS
+        );
     }
 
     /// Whether the version that runs is the live generation's: another host may have promoted one with a module of its own while this

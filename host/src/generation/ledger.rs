@@ -461,11 +461,22 @@ impl Ledgers {
     /// # Errors
     /// When it cannot be read, or the server is away.
     pub async fn read(&self, handler: &str) -> Result<(Ledger, u64), Error> {
+        let (ledger, revision) = self.find(handler).await?;
+        Ok((ledger.unwrap_or_default(), revision))
+    }
+
+    /// The ledger of one handler, if it has one, with the revision to be replaced.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the server is away.
+    pub(crate) async fn find(&self, handler: &str) -> Result<(Option<Ledger>, u64), Error> {
         let entry = self.store.entry(handler).await.map_err(unreachable(handler))?;
         match entry {
-            Some(entry) if entry.operation == kv::Operation::Put => Ok((parse(handler, &entry.value)?, entry.revision)),
-            Some(entry) => Ok((Ledger::default(), entry.revision)),
-            None => Ok((Ledger::default(), 0)),
+            Some(entry) if entry.operation == kv::Operation::Put => {
+                Ok((Some(parse(handler, &entry.value)?), entry.revision))
+            }
+            Some(entry) => Ok((None, entry.revision)),
+            None => Ok((None, 0)),
         }
     }
 
@@ -523,14 +534,22 @@ pub async fn live(jetstream: &Context, handler: &str) -> Result<u32, Error> {
     Ok(look(jetstream, handler).await?.live)
 }
 
-/// The ledger of a handler, for readers.
+/// The ledger of a handler, for readers; the default where there is none.
 ///
 /// # Errors
 /// When it cannot be read, or the server is away.
 pub async fn look(jetstream: &Context, handler: &str) -> Result<Ledger, Error> {
+    Ok(find(jetstream, handler).await?.unwrap_or_default())
+}
+
+/// The ledger of a handler, for readers, if it has one.
+///
+/// # Errors
+/// When it cannot be read, or the server is away.
+pub(crate) async fn find(jetstream: &Context, handler: &str) -> Result<Option<Ledger>, Error> {
     match buckets::peek(jetstream, names::GENERATIONS).await.map_err(unreachable(handler))? {
-        Some(store) => Ok(Ledgers { store }.read(handler).await?.0),
-        None => Ok(Ledger::default()),
+        Some(store) => Ok(Ledgers { store }.find(handler).await?.0),
+        None => Ok(None),
     }
 }
 

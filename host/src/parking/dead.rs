@@ -33,6 +33,9 @@ const LANES: usize = 64;
 /// What is told of each key that is newly parked. That keys are parked at all is an alert of another name.
 const KEY_PARKED: &str = "key-parked";
 
+/// What is told of letters that somebody removed by hand.
+const LETTERS_GONE: &str = "dead-letters-gone";
+
 /// Letters of one request, and their bytes.
 const PAGE: usize = 500;
 const PAGE_BYTES: usize = 4 << 20;
@@ -55,14 +58,6 @@ pub struct DeadLetters {
 
 fn refused(error: impl std::fmt::Display) -> Error {
     Error::Refused(error.to_string())
-}
-
-fn not_ours(sequence: u64) -> Error {
-    Error::Refused(format!(
-        "message {sequence} of stream {} is no dead letter of ours; hint: move it away with \
-         `nats stream rmm {0} {sequence}`",
-        names::DEAD
-    ))
 }
 
 /// A message that the stream's leader had; nothing where it is no letter of ours.
@@ -233,6 +228,23 @@ impl DeadLetters {
         purge.await.map(drop).map_err(refused)
     }
 
+    /// Says that letters are gone which nobody took up or gave up: their documents lack events. `journal`: the claim that found it.
+    pub(crate) async fn tell_gone(&self, units: u64, journal: u64) {
+        let Generation { handler, number, .. } = &self.generation;
+        tracing::error!(
+            handler,
+            units,
+            "dead letters were removed by hand, so documents lack their events; hint: build them anew with `millstream rebuild \
+             {handler}`"
+        );
+        let (id, body) =
+            (format!("{handler}.gone.{number}.{journal}"), json!({ "units": units, "generation": number }));
+        let news = alerts::News { id: &id, time: clock::now(), body: &body };
+        if let Err(error) = alerts::tell_once(&self.jetstream, handler, LETTERS_GONE, self.replicas, &news).await {
+            tracing::warn!(handler, %error, "nobody is told that dead letters are gone");
+        }
+    }
+
     /// Removes all of the generation's letters.
     ///
     /// # Errors
@@ -307,7 +319,7 @@ impl DeadLetters {
         let Some(stream) = self.stream().await? else { return Ok(None) };
         match stream.get_raw_message(sequence).await {
             Ok(message) if message.subject.as_str() != self.subject(None) => Ok(None),
-            Ok(message) => read(message).map(Some).ok_or_else(|| not_ours(sequence)),
+            Ok(message) => read(message).map(Some).ok_or(Error::Foreign { sequence }),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(refused(error)),
         }
@@ -348,7 +360,7 @@ impl DeadLetters {
                     size += message.payload.len();
                     let sequence = message.sequence;
                     let letter = Letter::read(message);
-                    letters.push(letter.ok_or_else(|| not_ours(sequence))?);
+                    letters.push(letter.ok_or(Error::Foreign { sequence })?);
                 }
             }
             if letters.len() >= wanted || size >= bytes {

@@ -1,6 +1,7 @@
 //! Parked units are taken up again, between two batches. In: a wish, and the dead letters that it means. Out: a record for each
-//! portion of a key's letters, which are removed once it is committed; and what came of the wish. A key is parked until none of its letters is left: what arrives
-//! meanwhile stands in line behind them. Never: passes over a letter that fails; what stands behind it stays.
+//! portion of a key's letters, which are removed once it is committed; and what came of the wish. A key is parked until none of its
+//! letters is left: what arrives meanwhile stands in line behind them. Never: passes over a letter that fails; what stands behind it
+//! stays.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -149,7 +150,20 @@ impl Pipeline {
                 What::Letter { sequence } => letter.sequence == *sequence,
                 What::Class { class } => letter.class == *class,
             };
-            let letters = self.dead.letters(key.as_deref(), units, most, usize::MAX).await?;
+            let letters = match (self.dead.letters(key.as_deref(), units, most, usize::MAX).await, &key) {
+                (Ok(letters), _) => letters,
+                // Told when it is its turn: the others do not wait for it.
+                (Err(parking::Error::Foreign { .. }), Some(key)) => {
+                    let is_meant = match what {
+                        What::All => true,
+                        What::Key { key: meant } => meant == key,
+                        What::Letter { .. } | What::Class { .. } => false,
+                    };
+                    items.extend(is_meant.then(|| Item::Key(key.clone())));
+                    continue;
+                }
+                (Err(error), _) => return Err(error.into()),
+            };
             let letters = letters.into_iter().filter(is_meant);
             items.extend(letters.map(|letter| match &key {
                 Some(key) => Item::Key(key.clone()),

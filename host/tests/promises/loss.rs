@@ -4,8 +4,11 @@
 use std::time::Duration;
 
 use async_nats::jetstream::stream;
+use serde_json::Value;
 
-use crate::harness::{Host, World, chains, orders, until};
+use crate::generations::is;
+use crate::harness::{Host, World, chains, orders, spend_v2, until};
+use crate::promotion::{promote, rebuild_v2, shop};
 use crate::services::stored;
 
 /// A world in which `chain` has decided `count` orders and shown them, and its last record says so of all but the last one:
@@ -258,4 +261,51 @@ async fn messages_of_others_that_the_stream_drops_are_no_loss() {
     }
     let (_, counts, _) = world.last_record("chain").await.unwrap();
     assert_eq!((counts.delivered, counts.lost), (300, 0), "{}", host.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_whose_ledger_is_gone_goes_on_and_is_not_begun_as_another_generation() {
+    let world = shop().await;
+    let mut events = orders(0, 200);
+    world.publish(&events).await;
+    let host = world.host(&[]);
+    rebuild_v2(&world);
+    is(&world, "spend", 2, "ready").await;
+    promote(&world, "spend", &[]);
+    let ledgers = world.jetstream.get_key_value("MILLSTREAM_GENERATIONS").await.expect("the bucket");
+    ledgers.delete("spend").await.expect("deleted");
+    until("the host says so", async || host.log().contains("generation 2 goes on").then_some(())).await;
+    let more = orders(200, 100);
+    world.publish(&more).await;
+    events.extend(more);
+    world.settled("spend", &spend_v2(&events)).await;
+    drop(host);
+
+    // Nobody takes generation 1 for the live one.
+    let host = world.host(&[]);
+    let row = world.in_state("spend", "failing").await;
+    let put = r#"nats kv put MILLSTREAM_GENERATIONS spend '{"live":2,"last":2}'"#;
+    assert!(row["reason"].as_str().is_some_and(|reason| reason.contains(put)), "{row}");
+    for command in [&["rebuild", "spend"][..], &["promote", "spend"], &["rollback", "spend"]] {
+        let said = world.refused(2, command);
+        assert!(said.contains("by its journal generation 2 is live") && said.contains(put), "{command:?}: {said}");
+    }
+    let output = world.cli(&["doctor", "--json"]);
+    let found = String::from_utf8(output.stdout).expect("UTF-8");
+    let found: Vec<Value> = found.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let of_it: Vec<&str> = found
+        .iter()
+        .filter(|finding| finding["thing"].as_str().is_some_and(|thing| thing.contains("spend")))
+        .filter_map(|finding| finding["check"].as_str())
+        .collect();
+    assert_eq!(of_it, ["lost-ledger"], "{found:?}");
+
+    // Put back as the hint says, it goes on where it stood.
+    let more = orders(300, 100);
+    world.publish(&more).await;
+    events.extend(more);
+    ledgers.put("spend", r#"{"live":2,"last":2}"#.into()).await.expect("put");
+    world.settled("spend", &spend_v2(&events)).await;
+    world.in_state("spend", "running").await;
+    drop(host);
 }

@@ -507,6 +507,67 @@ async fn dead_letters_are_plain_messages_and_a_failure_is_told_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn letters_that_were_removed_by_hand_are_told_by_whoever_takes_the_handler_up() {
+    let world = world().await;
+    let events = story(&[("k1", "trap"), ("k2", "refuse")]);
+    deploy(&world, "fragile", &[]);
+    publish(&world, &events).await;
+    let host = world.host(&[]);
+    decided(&world, "fragile", events.len()).await;
+    until("all letters are stored", async || {
+        let units: Vec<_> = dead(&world, "fragile").iter().map(|row| row["units"].as_u64()).collect();
+        (units == [Some(7), Some(7)]).then_some(())
+    })
+    .await;
+    drop(host);
+    let news = async || {
+        let stream = world.jetstream.get_stream("MILLSTREAM_EVENTS").await.ok()?;
+        let message = stream.get_last_raw_message_by_subject("millstream.events.fragile.dead-letters-gone").await;
+        serde_json::from_slice::<Value>(&message.ok()?.payload).ok()
+    };
+    // Who finds all of them says nothing.
+    let host = world.host(&[]);
+    let more: Vec<Told> = (401..=440).map(|number| told(&format!("k{}", number % 40), number)).collect();
+    publish(&world, &more).await;
+    decided(&world, "fragile", events.len() + more.len()).await;
+    until("later ones stand in line", async || {
+        let units: u64 = dead(&world, "fragile").iter().filter_map(|row| row["units"].as_u64()).sum();
+        (units == 16).then_some(())
+    })
+    .await;
+    assert_eq!(news().await, None);
+    drop(host);
+
+    let stream = world.jetstream.get_stream("MILLSTREAM_DEAD").await.expect("the stream");
+    stream.purge().filter("millstream.dead.fragile.1.k1").await.expect("purged");
+    let host = world.host(&[]);
+    let found = until("what is missing is told", news).await;
+    assert_eq!((found["units"].as_u64(), found["generation"].as_u64()), (Some(8), Some(1)), "{found}");
+    assert!(host.log().contains("dead letters were removed by hand"), "{}", host.log());
+    mend(&world).await;
+    // A message that somebody put in front of a key's letters holds up that key alone, and is named.
+    let alien = world.jetstream.publish("millstream.dead.fragile.1.k3", "alien".into()).await.expect("sent");
+    let alien = alien.await.expect("stored").sequence;
+    drop(host);
+    let _host = world.host(&[]);
+    let row = until("it is listed", async || dead(&world, "fragile").into_iter().find(|row| row["key"] == "k3")).await;
+    assert_eq!((row["class"].as_str(), row["letter"].as_u64()), (Some("unreadable"), Some(alien)), "{row}");
+    let said = world.refused(1, &["redrive", "fragile", "--all"]);
+    let remove = format!("nats stream rmm MILLSTREAM_DEAD {alien} -f");
+    assert!(said.contains(&remove), "{said}");
+    assert_eq!(dead(&world, "fragile").len(), 1, "the other key is taken up");
+    assert!(stream.delete_message(alien).await.expect("removed"));
+    world.ok(&["pause", "fragile"]);
+    world.ok(&["resume", "fragile"]);
+    let next = told("k3", 441);
+    publish(&world, std::slice::from_ref(&next)).await;
+    let left: Vec<Told> = [events, more, vec![next]].concat();
+    let lacks = left.iter().filter(|event| event.keys != ["k1"]).cloned().collect::<Vec<_>>();
+    let before = left.iter().filter(|event| event.keys == ["k1"]).take(3).cloned().collect::<Vec<_>>();
+    world.settled("fragile", &fold(&[lacks, before].concat())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_generation_with_parked_keys_takes_no_live_one_s_place_unasked() {
     let world = world().await;
     let _host = world.host(&[]);

@@ -60,7 +60,7 @@ pub(super) async fn look(jetstream: &Context, known: &[Info], facts: &mut Facts)
             }
             Err(error) => unreadable(&deployed.handler, &ledger, error),
         };
-        facts.handlers.push(handler);
+        facts.handlers.push(lost(jetstream, handler, &mut facts.unseen).await);
     }
 }
 
@@ -79,6 +79,23 @@ async fn name_history(registry: &Registry, handler: &str, facts: &mut Facts) {
             facts.named.extend(deployments.map(|deployment| deployment.digest.to_string()));
         }
         Err(error) => facts.unseen.push((format!("history of {handler}"), error.to_string())),
+    }
+}
+
+/// The handler, with all of its generations where nobody can tell which is live.
+async fn lost(jetstream: &Context, handler: Handler, unseen: &mut Vec<(String, String)>) -> Handler {
+    let looked = async {
+        let lost_ledger = survey::lost_ledger(jetstream, &handler.name).await?;
+        let all = if lost_ledger.is_some() { survey::generations(jetstream, &handler.name).await? } else { Vec::new() };
+        anyhow::Ok((lost_ledger, all))
+    };
+    match looked.await {
+        Ok((None, _)) => handler,
+        Ok((lost_ledger, shadows)) => Handler { lost_ledger, shadows, ..handler },
+        Err(error) => {
+            unseen.push((format!("generations of {}", handler.name), format!("{error:#}")));
+            handler
+        }
     }
 }
 
@@ -115,6 +132,7 @@ fn handler(
         inputs: places.unwrap_or_default(),
         fault,
         stopped: None,
+        lost_ledger: None,
     }
 }
 
@@ -131,6 +149,7 @@ fn unreadable(name: &str, ledger: &Ledger, error: &registry::Error) -> Handler {
         inputs: Vec::new(),
         fault: None,
         stopped: None,
+        lost_ledger: None,
     }
 }
 
