@@ -1,6 +1,7 @@
 //! When somebody should be told, and when it is over. In: how a handler looks, every few seconds, and which alerts are raised.
 //! Out: those to raise and those to clear. Pure: time comes in, what is raised lives elsewhere, so several hosts agree. Never:
-//! takes noise for a trend, a pause, a start or a rebuild for a fault, or one good moment for a recovery.
+//! takes noise for a trend, a pause, a start or a rebuild for a fault, one good moment for a recovery, or what it saw before another host
+//! raised or cleared an alert for a reason to do the opposite.
 
 mod kind;
 mod rules;
@@ -40,8 +41,17 @@ pub struct Sight<'a> {
     pub settings: &'a Settings,
     /// Whether another generation of it is being built, or takes over.
     pub rebuilding: bool,
-    /// How full its streams and buckets are, those that have limits; none where nobody looked yet.
-    pub near: Option<&'a [Near]>,
+    /// How full its streams and buckets are; none where nobody looked yet.
+    pub fullness: Option<&'a Fullness>,
+}
+
+/// How full a handler's streams and buckets are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fullness {
+    /// When the first of them was looked at, nanoseconds since 1970, by the clock of whoever asks.
+    pub taken: i64,
+    /// Those that have limits.
+    pub near: Vec<Near>,
 }
 
 /// How full something is.
@@ -51,6 +61,15 @@ pub struct Near {
     pub share: f64,
     /// In words.
     pub text: String,
+}
+
+/// An alert that is raised, by whomever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Raised {
+    /// Its revision where all hosts see it. One that comes back has another.
+    pub revision: u64,
+    /// How many events waited then.
+    pub events: u64,
 }
 
 /// What is to be done about an alert.
@@ -72,11 +91,24 @@ pub enum Change {
     },
 }
 
-/// How long an alarm's condition has held, and how long its opposite.
+/// How long an alarm's condition has held, and how long its opposite, since it was raised or cleared last.
 #[derive(Clone, Copy, Debug, Default)]
 struct Held {
     bad: Option<i64>,
     good: Option<i64>,
+    /// Its revision, where it is raised.
+    revision: Option<u64>,
+    /// When it was first seen so; 0 where it has never been seen otherwise.
+    turned: i64,
+}
+
+impl Held {
+    /// Somebody raised or cleared it: hosts do not see the same at the same time, so what was seen before counts no more.
+    fn turns(&mut self, revision: Option<u64>, now: i64) {
+        if self.revision != revision {
+            *self = Self { bad: None, good: None, revision, turned: now };
+        }
+    }
 }
 
 /// A count that only grows within a generation.
@@ -126,6 +158,8 @@ pub struct Watch {
     starting: Option<i64>,
     /// Since when it has been trying again, and why it did last.
     retrying: Option<(i64, String)>,
+    /// Since when it has been running in one go.
+    ran: Option<i64>,
     /// It has never been caught up since it began with its first event.
     is_new: bool,
     /// Events lost or parked.
@@ -140,42 +174,56 @@ impl Watch {
         Self { is_new: true, ..Self::default() }
     }
 
-    /// Looks. `raised` says which alerts are raised already, by whomever, and how many events waited then.
-    pub fn look(&mut self, now: i64, sight: &Sight<'_>, raised: impl Fn(Alarm) -> Option<u64>) -> Vec<Change> {
+    /// Looks. `raised` says which alerts are raised already, as that was seen after the rest.
+    pub fn look(&mut self, now: i64, sight: &Sight<'_>, raised: impl Fn(Alarm) -> Option<Raised>) -> Vec<Change> {
         self.remember(now, sight);
         let events = if sight.handler.lag_fault.is_empty() { sight.handler.events() } else { 0 };
-        self.peak = raised(Alarm::LagGrowing).map(|then| then.max(events).max(self.peak.unwrap_or_default()));
-        let raised = |alarm: Alarm| raised(alarm).is_some();
+        let then = raised(Alarm::LagGrowing).map(|raised| raised.events);
+        self.peak = then.map(|then| then.max(events).max(self.peak.unwrap_or_default()));
         let mut changes = Vec::new();
         for alarm in Alarm::ALL {
+            let revision = raised(alarm).map(|raised| raised.revision);
+            self.held.entry(alarm).or_default().turns(revision, now);
             let verdict = self.verdict(alarm, now, sight);
-            let held = self.held.entry(alarm).or_default();
-            match verdict {
-                Verdict::Bad(text) => {
-                    held.good = None;
-                    let began = *held.bad.get_or_insert(now);
-                    if now - began >= alarm.raise_after() && !raised(alarm) {
-                        let since = self.still.filter(|_| alarm == Alarm::Stuck).unwrap_or(began);
-                        changes.push(Change::Raise { alarm, since, text });
-                    }
-                }
-                Verdict::Unclear => *held = Held::default(),
-                Verdict::Good => {
-                    held.bad = None;
-                    let began = *held.good.get_or_insert(now);
-                    if now - began >= alarm.clear_after() && raised(alarm) {
-                        changes.push(Change::Clear { alarm });
-                    }
-                }
-                Verdict::Mute => {
-                    *held = Held::default();
-                    if raised(alarm) {
-                        changes.push(Change::Clear { alarm });
-                    }
-                }
-            }
+            changes.extend(self.change(alarm, verdict, now));
         }
         changes
+    }
+
+    /// What is to be done about it. What a look saw that found it raised, or cleared, may be older than that.
+    fn change(&mut self, alarm: Alarm, verdict: Verdict, now: i64) -> Option<Change> {
+        let known = match alarm {
+            Alarm::Stuck => self.still,
+            Alarm::Failing => self.retrying.as_ref().map(|(since, _)| *since),
+            _ => None,
+        };
+        let held = self.held.entry(alarm).or_default();
+        let (is_raised, is_newer) = (held.revision.is_some(), now > held.turned);
+        let clear = |is_over: bool| (is_raised && is_newer && is_over).then_some(Change::Clear { alarm });
+        match verdict {
+            Verdict::Bad(text) => {
+                held.good = None;
+                let began = *held.bad.get_or_insert(now);
+                // One that comes back is another one, and is told again.
+                let since = known.unwrap_or(began).max(held.turned);
+                let is_due = !is_raised && is_newer && now - since >= alarm.raise_after();
+                is_due.then_some(Change::Raise { alarm, since, text })
+            }
+            Verdict::Good => {
+                held.bad = None;
+                let began = *held.good.get_or_insert(now);
+                clear(now - began >= alarm.clear_after())
+            }
+            Verdict::Unclear | Verdict::Mute => {
+                (held.bad, held.good) = (None, None);
+                clear(verdict == Verdict::Mute)
+            }
+        }
+    }
+
+    /// When it was first seen to be raised, or cleared, as it is now; 0 where it has never been seen otherwise.
+    fn turned(&self, alarm: Alarm) -> i64 {
+        self.held.get(&alarm).map_or(0, |held| held.turned)
     }
 
     /// Takes down what the rules need to know of the past.
@@ -192,13 +240,7 @@ impl Watch {
         }
         self.last = now;
         self.starting = (handler.state == lag::STARTING).then(|| self.starting.unwrap_or(now));
-
-        self.retrying = match handler.state.as_str() {
-            RETRYING => Some((self.retrying.take().map_or(now, |(since, _)| since), handler.reason.clone())),
-            // On its way to the next try.
-            lag::STARTING => self.retrying.take(),
-            _ => None,
-        };
+        self.remember_tries(now, handler);
 
         if is_known {
             let decided = handler.counts.delivered + handler.lag.iter().map(|row| row.position).sum::<u64>();
@@ -223,6 +265,19 @@ impl Watch {
         for (alarm, count, lasts) in counts.into_iter().filter(|_| is_known) {
             self.grew.entry(alarm).or_insert_with(|| Growth::new(count, now)).counts(count, now, lasts);
         }
+    }
+
+    /// It goes on trying until it has run for a while: what fails may fail each time some seconds after it began.
+    fn remember_tries(&mut self, now: i64, handler: &Handler) {
+        let runs = handler.state == RUNNING && !rules::has_just_begun(handler, now);
+        self.ran = runs.then(|| self.ran.unwrap_or(now));
+        self.retrying = match handler.state.as_str() {
+            RETRYING => Some((self.retrying.take().map_or(now, |(since, _)| since), handler.reason.clone())),
+            // On its way to the next try.
+            lag::STARTING => self.retrying.take(),
+            RUNNING if !self.has_run(now) => self.retrying.take(),
+            _ => None,
+        };
     }
 
     /// Whether it is a fault that nothing is decided, and one that nothing else says.

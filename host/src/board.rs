@@ -4,6 +4,7 @@
 use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{self, CreateErrorKind, Store, UpdateErrorKind};
 
+use crate::alarm::Raised;
 use crate::buckets;
 use crate::latest::{self, Latest};
 use crate::names;
@@ -27,6 +28,14 @@ pub struct Posted {
     pub revision: u64,
     /// The alert.
     pub alert: Alert,
+}
+
+impl Posted {
+    /// What the rules need to know of it.
+    #[must_use]
+    pub fn raised(&self) -> Raised {
+        Raised { revision: self.revision, events: self.alert.events }
+    }
 }
 
 /// What lies in the bucket and is no alert.

@@ -29,6 +29,8 @@ pub struct Claimant {
     pub id: u64,
     /// True once a claim went through: if the journal then names another, that one fenced us.
     pub held: bool,
+    /// Where its input streams begin now, for those that no record knows yet.
+    pub begins: Vec<Position>,
 }
 
 /// A claim, and what the last record says.
@@ -56,6 +58,8 @@ pub struct Claim {
     pub parking: Parking,
     /// Units that are set aside.
     pub in_line: u64,
+    /// Streams that no record knew before: what they dropped until now was nobody's.
+    pub begun: Vec<String>,
 }
 
 /// Claims the handler, whose bucket was created at `bucket` (nanoseconds since 1970).
@@ -93,6 +97,37 @@ pub async fn take(journal: &Journal, claimant: &Claimant, bucket: i64) -> Result
     Err(Error::Fenced(lost))
 }
 
+/// Takes a handler whose streams or bucket were restored from a backup: `positions` and `bucket` say what they are now. All else is as
+/// the last record says; the next claim goes on from there.
+///
+/// # Errors
+/// `Fenced` when somebody wrote since `last`; a record that cannot be read.
+pub(crate) async fn adopt(
+    journal: &Journal,
+    bytes: &[u8],
+    last: u64,
+    positions: Vec<Position>,
+    bucket: i64,
+) -> Result<u64, Error> {
+    let before = Record::decode(bytes, last)?;
+    let parking = Parking { parks: Vec::new(), unparked: None, ..before.parking };
+    let record = Record {
+        time: clock::now(),
+        positions,
+        counts: before.counts,
+        shown_through: before.shown_through,
+        acted_through: before.acted_through,
+        bucket,
+        standing: before.standing,
+        makes: before.makes,
+        previous: last,
+        parking,
+        in_line: before.in_line,
+        ..Record::new(Kind::Claim, fresh_id(), before.host, Digest(before.digest))
+    };
+    journal.append(last, record.encode()?).await
+}
+
 /// What a claim carries over from the last record.
 fn resume(last: Option<&(u64, Bytes)>, claimant: &Claimant, bucket: i64) -> Result<Claim, Error> {
     let Some((sequence, bytes)) = last else {
@@ -101,6 +136,8 @@ fn resume(last: Option<&(u64, Bytes)>, claimant: &Claimant, bucket: i64) -> Resu
             standing: claimant.standing,
             makes: claimant.makes,
             bucket,
+            positions: claimant.begins.clone(),
+            begun: claimant.begins.iter().map(|position| position.stream.clone()).collect(),
             ..Claim::default()
         });
     };
@@ -121,13 +158,19 @@ fn resume(last: Option<&(u64, Bytes)>, claimant: &Claimant, bucket: i64) -> Resu
     if record.counts.delivered > 0 && record.bucket != bucket {
         return Err(Error::OtherBucket(names::journal_stream(&claimant.handler)));
     }
+    let mut positions = record.positions;
+    let is_new = |begin: &&Position| positions.iter().all(|position| position.stream != begin.stream);
+    let begins: Vec<Position> = claimant.begins.iter().filter(is_new).cloned().collect();
+    let begun = begins.iter().map(|position| position.stream.clone()).collect();
+    positions.extend(begins);
     Ok(Claim {
         id: claimant.id,
         standing: claimant.standing,
         makes: claimant.makes.or(record.makes),
         bucket,
         last: *sequence,
-        positions: record.positions,
+        positions,
+        begun,
         counts: record.counts,
         shown_through: record.shown_through,
         acted_through: record.acted_through,

@@ -2,6 +2,7 @@
 //! data on stdout, all else on stderr. Never: does a command's work itself.
 
 mod abandon;
+mod adopt;
 mod alerts;
 pub mod connect;
 pub(crate) mod dead;
@@ -131,6 +132,8 @@ enum Command {
     Promote(promote::Promote),
     /// Remove a generation that is not live.
     Abandon(abandon::Abandon),
+    /// Go on with streams or documents that were restored from a backup.
+    Adopt(adopt::Adopt),
     /// Publish a file of events.
     Publish(publish::Arguments),
     /// Make a new handler crate.
@@ -217,6 +220,7 @@ impl Command {
             Self::Diff(diff) => diff.run(connection, json).await,
             Self::Promote(promote) => promote.run(connection, json).await,
             Self::Abandon(abandon) => abandon.run(connection).await,
+            Self::Adopt(adopt) => adopt.run(connection, json).await,
             Self::Send(send) => send.run(connection, json).await,
             Self::Publish(arguments) => {
                 open(connection).await?;

@@ -52,7 +52,7 @@ pub enum Error {
         journal: String,
     },
     /// The server refused: full, or no permission. It is asked again, until somebody has mended that.
-    #[error("bucket {bucket} refused: {reason}")]
+    #[error("bucket {bucket} refused: {reason}{}", what_to_do(bucket, reason))]
     Refused {
         /// Its name.
         bucket: String,
@@ -67,6 +67,33 @@ pub enum Error {
         /// The client's words.
         reason: String,
     },
+}
+
+/// What is full, by the server's words, and the limit that says so.
+const LIMITS: [(&str, &str); 3] = [
+    ("maximum bytes exceeded", "max-bytes"),
+    ("maximum messages exceeded", "max-msgs"),
+    ("message size exceeds maximum allowed", "max-msg-size"),
+];
+
+/// What helps where a bucket refuses, as the end of a sentence; nothing where that is not known. Nobody can make room in a bucket: a
+/// document that is removed by hand stops its handler.
+fn what_to_do(bucket: &str, reason: &str) -> String {
+    let stream = names::bucket_stream(bucket);
+    if let Some((_, limit)) = LIMITS.iter().find(|(words, _)| reason.contains(words)) {
+        return format!("; hint: raise its limit, as with `nats stream edit {stream} --{limit}=-1 -f`");
+    }
+    if reason.contains("limits exceeded for account") {
+        return "; hint: make room in the account, or raise its limits in the server's configuration".to_owned();
+    }
+    // A server does not answer whoever may not publish.
+    if reason.starts_with("no answer within") {
+        let subject = names::bucket_subject(bucket, ">");
+        return format!(
+            "; hint: if the server is well, see with `millstream doctor` whether the hosts' user may publish to `{subject}`"
+        );
+    }
+    String::new()
 }
 
 /// A document that is decided but not in the bucket yet.
@@ -548,7 +575,36 @@ mod tests {
     use async_nats::jetstream;
 
     use super::*;
+    use crate::hint;
     use crate::server::Server;
+
+    #[test]
+    fn a_bucket_that_refuses_says_what_helps() {
+        for (reason, hint) in [
+            (
+                "maximum bytes exceeded (10077)",
+                Some("raise its limit, as with `nats stream edit KV_p13 --max-bytes=-1 -f`"),
+            ),
+            (
+                "message size exceeds maximum allowed (10054)",
+                Some("raise its limit, as with `nats stream edit KV_p13 --max-msg-size=-1 -f`"),
+            ),
+            (
+                "resource limits exceeded for account (10002)",
+                Some("make room in the account, or raise its limits in the server's configuration"),
+            ),
+            (
+                "no answer within 2s",
+                Some(
+                    "if the server is well, see with `millstream doctor` whether the hosts' user may publish to `$KV.p13.>`",
+                ),
+            ),
+            ("key C42 is being written by somebody else", None),
+        ] {
+            let text = Error::Refused { bucket: "p13".to_owned(), reason: reason.to_owned() }.to_string();
+            assert_eq!(hint::split(&text), (format!("bucket p13 refused: {reason}").as_str(), hint));
+        }
+    }
 
     /// Documents in the bucket: enough that a few are looked up one by one.
     const STORED: usize = 300;

@@ -21,9 +21,10 @@ use crate::generation::{Bound, Generation};
 use crate::hint;
 use crate::inputs::{self, Input};
 use crate::intake::{self, Intake};
-use crate::journal::{self, Journal, Record};
+use crate::journal::{self, Journal, Record, Standing};
 use crate::outbox::{self, Outbox};
 use crate::parking::dead::DeadLetters;
+use crate::parking::wishes::{Entry, Wishes};
 use crate::parking::{self, Parked};
 use crate::pipeline::{self, Found, Parts, Pipeline};
 use crate::positions;
@@ -47,8 +48,8 @@ const LAST_WAIT: Duration = Duration::from_secs(2);
 const PUBLISH_WITHIN: Duration = Duration::from_secs(2);
 
 /// What to do with a saga whose journal or bucket is damaged: what is good for a projection would send every command again.
-const RESTORE: &str = "restore journal and bucket of the saga from one backup; do not delete them: a saga that begins anew \
-                       sends all its commands again (see docs/when-it-fails.md)";
+const RESTORE: &str = "restore journal and bucket of the saga from one backup, then go on with `millstream adopt`; do not delete them: a \
+                       saga that begins anew sends all its commands again (see docs/when-it-fails.md)";
 
 /// A handler to run.
 #[derive(Clone)]
@@ -104,8 +105,6 @@ struct Recovered {
     effects: Vec<(u64, i64, Effects)>,
     /// The parked keys.
     parked: Parked,
-    /// Dead letters that somebody removed by hand.
-    gone: u64,
 }
 
 /// Why one claim ended.
@@ -211,7 +210,12 @@ impl Error {
     }
 
     /// The sentence for people, with what to do where we know it.
-    fn explain(&self, is_saga: bool) -> String {
+    fn explain(&self, is_saga: bool, generation: &Generation) -> String {
+        if generation.standing == Standing::Shadow && self.is_of_what_is_left() {
+            let text = self.to_string();
+            let (fact, _) = hint::split(&text);
+            return format!("{fact}; hint: {}", abandon(generation));
+        }
         if is_saga && self.is_of_what_is_left() {
             let text = self.to_string();
             let (fact, _) = hint::split(&text);
@@ -227,6 +231,14 @@ impl Error {
             None => self.to_string(),
         }
     }
+}
+
+/// What to do about a generation beside the live one that cannot go on: its journal is also that of the live one.
+fn abandon(generation: &Generation) -> String {
+    let Generation { handler, number, .. } = generation;
+    format!(
+        "remove it with `millstream abandon {handler} --generation {number}`, and build another with `millstream rebuild {handler}`"
+    )
 }
 
 impl Handler {
@@ -247,7 +259,7 @@ impl Handler {
                 Ok(None) => return Ended::Interrupted("told to stop before it was claimed".to_owned()),
                 Err(error) => error,
             };
-            let reason = error.explain(self.versions.borrow().saga.is_some());
+            let reason = error.explain(self.versions.borrow().saga.is_some(), &self.generation);
             match error.class() {
                 Class::Fence => {
                     self.progress.set(State::StandingBy, &reason);
@@ -283,6 +295,7 @@ impl Handler {
             standing: self.generation.standing,
             id: claim::fresh_id(),
             held: false,
+            begins: Vec::new(),
         }
     }
 
@@ -319,19 +332,25 @@ impl Handler {
     async fn open(&self, jetstream: &Context, version: &Version, claimant: &mut Claimant) -> Result<Opened, Error> {
         let Settings { streams, replicas, known_revisions, .. } = &version.settings;
         let filters = version.filters();
-        inputs::resolve(jetstream, filters, streams).await?;
+        let found = inputs::resolve(jetstream, filters, streams).await?;
+        claimant.begins = found.iter().map(positions::begin).collect();
         // Looked at before the claim, so that what a person must mend stops us before anything is written.
         let bucket = Documents::of(jetstream, &self.generation, *replicas, *known_revisions).await?;
         let journal = Journal::open(jetstream, &self.name, *replicas).await?.of(self.generation.number);
         if !bucket.is_new() && journal.last().await?.is_none() {
-            let anew =
-                format!("to build the documents anew, `nats kv del -f {}` and start again", self.generation.name());
+            let anew = match self.generation.standing {
+                Standing::Shadow => abandon(&self.generation),
+                _ => {
+                    format!("to build the documents anew, `nats kv del -f {}` and start again", self.generation.name())
+                }
+            };
             return Err(Error::Position(format!(
                 "bucket {name} has documents but the journal {journal} is empty: the handler's positions are gone; \
                  hint: {hint}",
                 name = self.generation.name(),
                 journal = crate::names::journal_stream(&self.name),
-                hint = if version.saga.is_some() { RESTORE } else { &anew },
+                hint =
+                    if version.saga.is_some() && self.generation.standing == Standing::Live { RESTORE } else { &anew },
             )));
         }
         let claim = claim::take(&journal, claimant, bucket.created()).await?;
@@ -345,15 +364,28 @@ impl Handler {
         let documents = Arc::new(Documents::of(jetstream, &self.generation, *replicas, *known_revisions).await?);
         let acts = self.acts(version);
         let dead = DeadLetters::of(jetstream, &self.generation, *replicas);
+        if claim.counts.delivered == 0 {
+            self.forget_parked(jetstream, &dead).await?;
+        }
         let recovered = recover(&journal, &documents, &dead, &claim, acts).await?;
-        if recovered.gone > 0 {
-            dead.tell_gone(recovered.gone, claim.last).await;
+        if recovered.parked.missing() > 0 {
+            dead.tell_gone(recovered.parked.missing(), claim.last).await;
         }
         // Claims are records too: a handler that never gets further must not fill its journal.
         let done = undone(&claim, acts);
         let keep_from = claim.last.saturating_sub(version.settings.journal_keep_records).min(done + 1);
         journal.trim(keep_from).await?;
         Ok(Opened { claim, journal, documents, dead, inputs, recovered })
+    }
+
+    /// Where nothing was decided nothing is parked: letters and wishes that are there are of a journal that was removed.
+    async fn forget_parked(&self, jetstream: &Context, dead: &DeadLetters) -> Result<(), Error> {
+        dead.clear().await?;
+        let wishes = Wishes::of(jetstream, &self.generation);
+        if matches!(wishes.entry().await, Ok(entry) if entry == Entry::default()) {
+            return Ok(());
+        }
+        wishes.forget().await.map_err(|error| parking::Error::Refused(error.to_string()).into())
     }
 
     async fn work(
@@ -382,7 +414,7 @@ impl Handler {
             acting = claim.last;
         }
         let mut publisher = Publisher::start(outbox.clone(), &journal, claim.id);
-        let placed = positions::place(&mut claim, &inputs, version.settings.on_lost_events);
+        let placed = positions::place(&self.name, &mut claim, &inputs, version.settings.on_lost_events);
         let ground = Ground {
             inputs: inputs.clone(),
             handler: self.name.clone(),
@@ -480,7 +512,7 @@ impl Handler {
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), Error> {
         if let Err(error) = ended {
-            self.progress.set(State::Failing, error.explain(true));
+            self.progress.set(State::Failing, error.explain(true, &self.generation));
         }
         outbox.hurry();
         let too_long = async {
@@ -539,7 +571,6 @@ async fn recover(
         documents.commit(Origin { order, journal: sequence, stream: stream.into(), digest: Digest(record.digest) });
     }
     let (units, oldest) = dead.census().await?;
-    recovered.parked = Parked::new(units, claim.parking.recent.clone(), oldest);
-    recovered.gone = claim.in_line.saturating_sub(recovered.parked.in_line());
+    recovered.parked = Parked::new(units, claim.parking.recent.clone(), oldest).of_so_many(claim.in_line);
     Ok(recovered)
 }

@@ -373,7 +373,8 @@ impl Keeper {
             }
             None => {
                 if let Some(reason) = self.defect_on_documents(&version).await {
-                    return self.refuse(&wanted, reason, false).await;
+                    *running = self.fall_back(&wanted, &reason).await;
+                    return self.refuse(&wanted, reason, running.is_some()).await;
                 }
                 *running = Some(self.start(&wanted, Arc::clone(&version), Vec::new()));
             }
@@ -559,7 +560,8 @@ impl Keeper {
         let earlier = self.registry.earlier(&self.name, wanted.revision, ran).await.ok()?;
         // What was deployed before a promotion is another generation's.
         let ended = ledger::look(&self.jetstream, &self.name).await.ok()?.ended;
-        let promoted = ended.map_or(0, |ended| ended.revision);
+        let made_at = self.registry.made_at().await.ok()?;
+        let promoted = ended.filter(|ended| ended.counts_in(made_at)).map_or(0, |ended| ended.revision);
         let earlier = earlier.into_iter().map(|(revision, deployment)| Wanted { revision, deployment });
         for past in earlier.filter(|past| past.revision >= promoted && past.deployment.desired == Desired::Running) {
             let Ok(version) = self.prepared(&past).await else { continue };

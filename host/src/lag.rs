@@ -80,11 +80,13 @@ pub struct Lag {
 }
 
 impl Lag {
-    /// The same with rates. Of a host that has been silent for some seconds nobody can say when it will be done.
+    /// The same with rates. Of a handler that does not run, or whose host has been silent for some seconds, nobody can say when it will
+    /// be done, though it still decided within the time that rates are over.
     #[must_use]
     pub fn with(self, rates: Option<Rates>) -> Self {
         let is_new = self.reported_seconds_ago.is_some_and(|ago| ago <= ENDS_WITHIN_SECONDS);
-        let rates = rates.map(|rates| Rates { eta_seconds: rates.eta_seconds.filter(|_| is_new), ..rates });
+        let ends = is_new && self.state == RUNNING;
+        let rates = rates.map(|rates| Rates { eta_seconds: rates.eta_seconds.filter(|_| ends), ..rates });
         Self { rates, ..self }
     }
 }
@@ -194,6 +196,15 @@ mod tests {
         for (ago, eta) in [(Some(0), Some(7.0)), (Some(3), Some(7.0)), (Some(4), None), (None, None)] {
             let lag = lag("h", "S", &Sample::default(), &said(State::Running, ago), NOW).with(Some(rates));
             assert_eq!(lag.rates, Some(Rates { eta_seconds: eta, ..rates }), "{ago:?}");
+        }
+    }
+
+    #[test]
+    fn no_end_is_foretold_of_a_handler_that_does_not_run() {
+        let rates = Rates { in_rate: 1.0, out_rate: 2.0, trend: -1.0, eta_seconds: Some(7.0) };
+        for state in [State::Paused, State::Failing, State::Retrying, State::Starting, State::Stopped] {
+            let lag = lag("h", "S", &Sample::default(), &said(state, Some(0)), NOW).with(Some(rates));
+            assert_eq!(lag.rates, Some(Rates { eta_seconds: None, ..rates }), "{state:?}");
         }
     }
 

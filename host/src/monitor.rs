@@ -225,6 +225,12 @@ impl Monitor {
 
     async fn sample(&mut self, input: &Input) -> anyhow::Result<()> {
         let head = self.heads.of(&self.jetstream, &input.stream).await?;
+        if !self.is_known(input, head) {
+            // What was measured is of another stream. Nothing is said, and who wants to know asks JetStream.
+            self.streams.remove(&input.stream);
+            self.progress.measured(Measured { stream: input.stream.clone(), ..Measured::default() });
+            return Ok(());
+        }
         // Read after the head: what is decided by now was there by then, or has come since.
         let Stand { position, decided, claim } = self.progress.stand(&input.stream);
         let sampled = self.streams.entry(input.stream.clone()).or_default();
@@ -255,6 +261,13 @@ impl Monitor {
         let stream = input.stream.clone();
         self.progress.measured(Measured { stream, decided, time, events, oldest, position, head, rates });
         Ok(())
+    }
+
+    /// Whether the position is one in this stream: one that was made anew under the same name is another. A claim that cannot go on
+    /// where it was has no position.
+    fn is_known(&self, input: &Input, head: Head) -> bool {
+        let positions = self.progress.positions();
+        positions.iter().any(|position| position.stream == input.stream && position.created == head.created)
     }
 
     /// Has a saga's instances counted beside all else.

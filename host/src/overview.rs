@@ -15,7 +15,7 @@ use crate::journal::Counts;
 use crate::lag::{self, Lag, Said, Sample};
 use crate::numbers::{Numbers, Rates};
 use crate::progress::{Refused, Report};
-use crate::registry::{Deployed, Deployment, Desired, Registry};
+use crate::registry::{self, Deployed, Deployment, Desired, Registry};
 use crate::survey::Ground;
 
 pub use glance::{Glance, Glimpse};
@@ -57,7 +57,7 @@ pub struct Handler {
     /// Revision of the deployment that runs, or ran last; 0 where nobody knows.
     #[serde(default)]
     pub running_revision: u64,
-    /// Digest of the module that is deployed.
+    /// Digest of the module that is deployed; empty where that cannot be read.
     #[serde(default)]
     pub wanted_digest: String,
     /// State version of its documents.
@@ -209,7 +209,7 @@ fn is_zero(number: &u64) -> bool {
 /// Puts it together. Lags are read from JetStream itself.
 ///
 /// # Errors
-/// When the server does not answer. A handler that cannot be measured does not hide the others.
+/// When the server does not answer, or deployments were lost. A handler that cannot be measured does not hide the others.
 pub async fn read(jetstream: &Context) -> anyhow::Result<Overview> {
     of(jetstream, &[]).await
 }
@@ -219,7 +219,7 @@ pub async fn read(jetstream: &Context) -> anyhow::Result<Overview> {
 /// # Errors
 /// As [`read`].
 pub async fn of(jetstream: &Context, only: &[String]) -> anyhow::Result<Overview> {
-    let Some(registry) = Registry::peek(jetstream).await? else {
+    let Some(registry) = Registry::look(jetstream).await? else {
         return Ok(Overview { time: clock::now(), ..Overview::default() });
     };
     let deployed = registry.deployed(jetstream).await?;
@@ -239,28 +239,49 @@ pub async fn of(jetstream: &Context, only: &[String]) -> anyhow::Result<Overview
 /// One handler. Whatever cannot be read is told in it.
 async fn handler(jetstream: &Context, ground: &Ground, deployed: Deployed, report: Option<&Report>) -> Handler {
     let Deployed { handler, revision, deployment } = deployed;
-    let deployment = match deployment {
-        Ok(deployment) => deployment,
-        Err(error) => {
-            let (state, reason) = (lag::FAILING.to_owned(), error.to_string());
-            let lag_fault = reason.clone();
-            return Handler {
-                handler,
-                revision,
-                state,
-                reason,
-                lag_fault,
-                outcomes_add_up: true,
-                ..Handler::default()
-            };
-        }
+    let (deployment, unreadable) = match deployment {
+        Ok(deployment) => (deployment, None),
+        Err(error) => match before(jetstream, &handler, revision, report).await {
+            Some(before) => (before, Some(Refused { revision, digest: String::new(), reason: error.to_string() })),
+            None => return failing(handler, revision, &error),
+        },
     };
+    let read = measure(jetstream, ground, &handler, &deployment, report).await;
+    let told = told(handler, revision, deployment, report, &Said::of(report), read);
+    match unreadable {
+        None => told,
+        refused @ Some(_) => Handler { wanted_digest: String::new(), refused, ..told },
+    }
+}
+
+/// What hosts go on with where what is deployed cannot be read.
+async fn before(jetstream: &Context, handler: &str, revision: u64, report: Option<&Report>) -> Option<Deployment> {
+    let registry = Registry::peek(jetstream).await.ok()??;
+    let ran = report.map_or(0, |report| report.revision);
+    let earlier = registry.earlier(handler, revision, ran).await.ok()?;
+    earlier.into_iter().next().map(|(_, deployment)| deployment)
+}
+
+/// One that cannot be read, with nothing before it.
+fn failing(handler: String, revision: u64, error: &registry::Error) -> Handler {
+    let (state, reason) = (lag::FAILING.to_owned(), error.to_string());
+    let lag_fault = reason.clone();
+    Handler { handler, revision, state, reason, lag_fault, outcomes_add_up: true, ..Handler::default() }
+}
+
+async fn measure(
+    jetstream: &Context,
+    ground: &Ground,
+    handler: &str,
+    deployment: &Deployment,
+    report: Option<&Report>,
+) -> Read {
     let mut faults = Vec::new();
-    let (positions, counts) = ground.decided(jetstream, &handler).await.unwrap_or_else(|error| {
+    let (positions, counts) = ground.decided(jetstream, handler).await.unwrap_or_else(|error| {
         faults.push(format!("{error:#}"));
         Default::default()
     });
-    let lag = match ground.lag(jetstream, &handler, &deployment, &positions, report).await {
+    let lag = match ground.lag(jetstream, handler, deployment, &positions, report).await {
         // Without positions all would seem to be undecided.
         Ok(rows) if faults.is_empty() => rows,
         Ok(_) => Vec::new(),
@@ -269,8 +290,7 @@ async fn handler(jetstream: &Context, ground: &Ground, deployed: Deployed, repor
             Vec::new()
         }
     };
-    let read = Read { lag, lag_fault: faults.join("; "), counts, decided: !positions.is_empty() };
-    told(handler, revision, deployment, report, &Said::of(report), read)
+    Read { lag, lag_fault: faults.join("; "), counts, decided: !positions.is_empty() }
 }
 
 /// What was read of one handler, or its host measured.

@@ -80,6 +80,8 @@ pub struct Parked {
     recent: Vec<u64>,
     /// When the oldest was parked, nanoseconds since 1970.
     oldest: Option<i64>,
+    /// Units whose dead letters somebody removed by hand; nobody knows of which keys.
+    missing: u64,
 }
 
 /// How many more keys may be parked now, and which setting says so.
@@ -164,10 +166,22 @@ impl Parked {
         }
     }
 
-    /// Units that are parked, all in all.
+    /// The same, where there should be so many units in all.
+    #[must_use]
+    pub fn of_so_many(self, in_line: u64) -> Self {
+        Self { missing: in_line.saturating_sub(self.in_line()), ..self }
+    }
+
+    /// Units whose dead letters somebody removed by hand.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        self.missing
+    }
+
+    /// Units that are parked, all in all, and those whose letters are gone.
     #[must_use]
     pub fn in_line(&self) -> u64 {
-        self.keys.values().sum::<u64>() + self.keyless
+        self.keys.values().sum::<u64>() + self.keyless + self.missing
     }
 
     /// All of them, in no order.
@@ -296,6 +310,12 @@ mod tests {
         parked.park(&[park(Some("a"), true), park(Some("a"), false), park(None, true)], 10, 5);
         assert_eq!((parked.len(), parked.units(Some("a")), parked.units(None), parked.oldest()), (2, 2, 1, Some(5)));
         assert_eq!(parked.in_line(), 3);
+        let parked = Parked::new(HashMap::from([(Some("a".to_owned()), 2), (None, 1)]), Vec::new(), None);
+        let mut parked = parked.of_so_many(5);
+        assert_eq!((parked.missing(), parked.in_line(), parked.len()), (2, 5, 2));
+        parked.unpark(None, 1);
+        assert_eq!((parked.missing(), parked.in_line()), (2, 4));
+        let mut parked = Parked::new(HashMap::from([(Some("a".to_owned()), 2), (None, 1)]), Vec::new(), Some(5));
         parked.unpark(Some("a"), 1);
         assert!(parked.has("a"));
         parked.unpark(Some("a"), 1);

@@ -595,7 +595,7 @@ impl Pipeline {
     /// Moves positions over messages that are not the handler's, in a record of its own, before their streams drop them.
     async fn pass(&mut self) -> Result<(), Error> {
         self.finish().await?;
-        for position in self.positions.iter_mut().filter(|position| position.sequence > 0) {
+        for position in &mut self.positions {
             position.sequence = position.sequence.max(self.owner.progress.passed(&position.stream));
         }
         self.write(Kind::Rest, 0, Decision::default(), None, None)?;

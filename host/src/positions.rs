@@ -11,10 +11,10 @@ use crate::settings::OnLostEvents;
 pub(crate) enum Error {
     /// A stream of the same name, but not the one we know.
     #[error(
-        "stream {stream} was deleted and made anew since event {decided} was decided; \
-         hint: deploy the handler under a new name to build its documents from the new stream"
+        "stream {stream} was deleted and made anew since event {decided} was decided; hint: if it was restored from a backup, go on with \
+         `millstream adopt {handler}`; else deploy the handler under a new name, to build its documents from the new stream"
     )]
-    Remade { stream: String, decided: u64 },
+    Remade { stream: String, decided: u64, handler: String },
     /// The stream knows less than we decided.
     #[error(
         "stream {stream} ends at {last}, before the decided event {decided}: an older backup was restored; \
@@ -33,14 +33,13 @@ pub(crate) enum Error {
 ///
 /// # Errors
 /// A stream that is another one, an older one, or one that lost events where the handler may not go on without them.
-pub(crate) fn place(claim: &mut Claim, inputs: &[Input], on_lost: OnLostEvents) -> Result<(), Error> {
+pub(crate) fn place(handler: &str, claim: &mut Claim, inputs: &[Input], on_lost: OnLostEvents) -> Result<(), Error> {
     let mut known = std::mem::take(&mut claim.positions);
     for input in inputs {
-        let mut position = match known.iter().position(|position| position.stream == input.stream) {
-            Some(index) => known.remove(index),
-            None => Position { stream: input.stream.clone(), created: input.created, sequence: 0 },
-        };
-        let lost = check(&position, input, on_lost)?;
+        let at = known.iter().position(|position| position.stream == input.stream);
+        let position = at.map(|index| known.remove(index)).filter(|_| !claim.begun.contains(&input.stream));
+        let mut position = position.unwrap_or_else(|| begin(input));
+        let lost = check(handler, &position, input, on_lost)?;
         claim.counts.lost += lost;
         position.sequence += lost;
         claim.positions.push(position);
@@ -50,17 +49,23 @@ pub(crate) fn place(claim: &mut Claim, inputs: &[Input], on_lost: OnLostEvents) 
     Ok(())
 }
 
+/// Where a stream begins for whoever has decided nothing of it: what it has dropped before is nobody's.
+pub(crate) fn begin(input: &Input) -> Position {
+    let (stream, created) = (input.stream.clone(), input.created);
+    Position { stream, created, sequence: input.first.saturating_sub(1) }
+}
+
 /// Answers how many events the stream dropped before we decided them.
-fn check(position: &Position, input: &Input, on_lost: OnLostEvents) -> Result<u64, Error> {
+fn check(handler: &str, position: &Position, input: &Input, on_lost: OnLostEvents) -> Result<u64, Error> {
     let (stream, decided) = (input.stream.clone(), position.sequence);
     if position.created != input.created {
-        return Err(Error::Remade { stream, decided });
+        return Err(Error::Remade { stream, decided, handler: handler.to_owned() });
     }
     if decided > input.last {
         return Err(Error::Restored { stream, last: input.last, decided });
     }
     let lost = input.first.saturating_sub(decided + 1);
-    if decided == 0 || lost == 0 {
+    if lost == 0 {
         return Ok(0);
     }
     match on_lost {
@@ -83,13 +88,13 @@ mod tests {
     fn placed(decided: u64, created: i64, input: Input, on_lost: OnLostEvents) -> Result<(u64, u64), Error> {
         let position = Position { stream: "S".to_owned(), created, sequence: decided };
         let mut claim = Claim { positions: vec![position], ..Claim::default() };
-        place(&mut claim, &[input], on_lost)?;
+        place("h", &mut claim, &[input], on_lost)?;
         Ok((claim.positions[0].sequence, claim.counts.lost))
     }
 
     #[test]
     fn a_sound_stream_goes_on_where_it_was() {
-        for (decided, first, last) in [(0, 1, 0), (0, 500, 900), (7, 1, 7), (7, 8, 7), (7, 8, 20)] {
+        for (decided, first, last) in [(0, 0, 0), (0, 1, 0), (499, 500, 900), (7, 1, 7), (7, 8, 7), (7, 8, 20)] {
             assert_eq!(
                 placed(decided, 7, input(first, last), OnLostEvents::Stop),
                 Ok((decided, 0)),
@@ -104,12 +109,25 @@ mod tests {
         assert_eq!(stopped, Error::Lost { stream: "S".to_owned(), first: 11, lost: 3, decided: 7 });
         assert!(stopped.to_string().contains("so 3 messages after the decided event 7 are gone"), "{stopped}");
         assert_eq!(placed(7, 7, input(11, 20), OnLostEvents::Continue), Ok((10, 3)));
+        let nothing_decided = placed(0, 7, input(31, 80), OnLostEvents::Stop).unwrap_err();
+        assert_eq!(nothing_decided, Error::Lost { stream: "S".to_owned(), first: 31, lost: 30, decided: 0 });
+    }
+
+    #[test]
+    fn a_stream_that_nobody_knew_begins_where_it_begins() {
+        // Not known at all; or since this claim, and more was dropped since.
+        let begun = Position { stream: "S".to_owned(), created: 7, sequence: 499 };
+        for (positions, begun) in [(vec![], vec![]), (vec![begun], vec!["S".to_owned()])] {
+            let mut claim = Claim { positions, begun, ..Claim::default() };
+            place("h", &mut claim, &[input(600, 900)], OnLostEvents::Stop).unwrap();
+            assert_eq!((claim.positions[0].sequence, claim.counts.lost), (599, 0));
+        }
     }
 
     #[test]
     fn another_stream_of_the_same_name_and_an_older_backup_stop() {
         let anew = placed(7, 6, input(1, 20), OnLostEvents::Continue);
-        assert_eq!(anew, Err(Error::Remade { stream: "S".to_owned(), decided: 7 }));
+        assert_eq!(anew, Err(Error::Remade { stream: "S".to_owned(), decided: 7, handler: "h".to_owned() }));
         let backup = placed(7, 7, input(1, 5), OnLostEvents::Continue);
         assert_eq!(backup, Err(Error::Restored { stream: "S".to_owned(), last: 5, decided: 7 }));
     }
@@ -118,7 +136,7 @@ mod tests {
     fn inputs_set_the_order_and_unread_streams_keep_their_positions() {
         let position = |stream: &str, sequence| Position { stream: stream.to_owned(), created: 7, sequence };
         let mut claim = Claim { positions: vec![position("OLD", 4), position("S", 3)], ..Claim::default() };
-        place(&mut claim, &[input(1, 9), Input { stream: "NEW".to_owned(), ..input(1, 9) }], OnLostEvents::Stop)
+        place("h", &mut claim, &[input(1, 9), Input { stream: "NEW".to_owned(), ..input(1, 9) }], OnLostEvents::Stop)
             .unwrap();
         assert_eq!(claim.positions, [position("S", 3), position("NEW", 0), position("OLD", 4)]);
     }

@@ -28,6 +28,7 @@ use crate::handler::{Handler, Unsettled};
 use crate::journal::{self, Journal, Standing};
 use crate::outline::Outline;
 use crate::registry::{self, Deployment, Registry};
+use crate::sandbox::Digest;
 use crate::version::Version;
 use phase::{Phase, phase};
 use pour::Mark;
@@ -307,8 +308,9 @@ impl Promoting {
         let (mut revision, current) =
             current.ok_or_else(|| Error::Other(anyhow::anyhow!("{name} is not deployed any more")))?;
         let Shadow { digest, label, subjects, signature, .. } = self.shadow.clone();
-        let note = format!("generation {} was promoted", self.promotion.to);
+        let note = note(self.promotion.to);
         let deployment = Deployment { digest, label, subjects, signature, note, ..current.clone() };
+        let kept = self.kept(before.digest, &deployment).await?;
         self.tell_heir(&deployment).await?;
         if deployment != current {
             revision = self.registry.deploy(name, &deployment).await?;
@@ -323,8 +325,8 @@ impl Promoting {
             written: self.written,
             pause_milliseconds: self.paused_for(before).await?,
             revision,
+            time: clock::now(),
         };
-        let kept = Shadow { digest: before.digest, since: clock::now(), ..self.promotion.before.clone() };
         let keep = deployment.settings.keep_generations;
         let done = |ledger: &mut Ledger| {
             ledger.promoted(ending.clone(), kept.clone(), keep);
@@ -334,6 +336,17 @@ impl Promoting {
         crash::point("promoted");
         self.leave_shadow(after).await;
         Ok(())
+    }
+
+    /// What was live, as a shadow. Another module may have been deployed since the promotion was asked for; and where this is done once
+    /// more after a crash, the heir is deployed already.
+    async fn kept(&self, digest: Digest, heir: &Deployment) -> Result<Shadow, Error> {
+        let name = &self.before.name;
+        let ran = self.registry.those_that_ran(name).await?;
+        let past = self.registry.history(name).await?.into_iter();
+        let past = past.filter_map(|past| Some((past.revision, past.deployment?.ok()?)));
+        let past = past.filter(|(_, deployment)| deployment != heir).collect();
+        Ok(Shadow { since: clock::now(), ..as_deployed(digest, &self.promotion.before, past, &ran) })
     }
 
     /// Says which version is live before the deployment does, so that whoever keeps the handler takes it for what runs.
@@ -374,6 +387,25 @@ impl Promoting {
         if let Err(error) = self.registry.forget_generation(&self.before.name, self.promotion.to).await {
             tracing::warn!(handler = self.before.name, %error, "what was said of a shadow could not be removed");
         }
+    }
+}
+
+/// The note of the deployment with which a promotion ends.
+pub(crate) fn note(generation: u32) -> String {
+    format!("generation {generation} was promoted")
+}
+
+/// A shadow of this module with label, subjects and signature of one deployment of it: the newest that ran, or else the one that was
+/// live when the promotion was asked for, or else the newest. `past` begins with the newest. A host may have refused one of the same
+/// module for its signature.
+fn as_deployed(digest: Digest, asked: &Shadow, past: Vec<(u64, Deployment)>, ran: &[u64]) -> Shadow {
+    let of_module: Vec<(u64, Deployment)> = past.into_iter().filter(|(_, past)| past.digest == digest).collect();
+    let newest = (asked.digest != digest).then_some(0);
+    let place = of_module.iter().position(|(revision, _)| ran.contains(revision)).or(newest);
+    let shadow = Shadow { digest, ..asked.clone() };
+    match place.and_then(|place| of_module.into_iter().nth(place)) {
+        Some((_, Deployment { label, subjects, signature, .. })) => Shadow { label, subjects, signature, ..shadow },
+        None => shadow,
     }
 }
 
@@ -435,4 +467,47 @@ pub(crate) fn instances_differ(keys: &[String]) -> String {
 
 fn created(bucket: &Stream) -> i64 {
     i64::try_from(bucket.cached_info().created.unix_timestamp_nanos()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generation::ledger::Wanted;
+    use crate::policy::Signature;
+    use crate::registry::Desired;
+    use crate::settings::Settings;
+
+    #[test]
+    fn what_is_kept_is_of_one_deployment() {
+        let signed = |label: &str| Some(Signature { by: label.to_owned(), signature: String::new() });
+        let deployed = |revision: u64, module: u8, label: &str| {
+            let (label, signature, desired) = (label.to_owned(), signed(label), Desired::Running);
+            let (digest, subjects, settings) = (Digest([module; 32]), vec![label.clone()], Settings::default());
+            (revision, Deployment { digest, label, subjects, settings, desired, note: String::new(), signature })
+        };
+        let asked = Shadow {
+            number: 1,
+            digest: Digest([1; 32]),
+            label: "asked".to_owned(),
+            subjects: vec!["asked".to_owned()],
+            signature: signed("asked"),
+            throttle: 0,
+            wanted: Wanted::Kept,
+            since: 5,
+        };
+        let past = [deployed(9, 2, "refused"), deployed(7, 2, "newer"), deployed(5, 1, "again"), deployed(3, 2, "old")];
+        for (module, ran, label) in [
+            (2, &[3, 5, 7][..], "newer"),
+            (2, &[3], "old"),
+            (2, &[], "refused"),
+            (1, &[5], "again"),
+            (1, &[], "asked"),
+            (3, &[3, 5, 7], "asked"),
+        ] {
+            let kept = as_deployed(Digest([module; 32]), &asked, past.to_vec(), ran);
+            let (number, digest, wanted, since) = (1, Digest([module; 32]), Wanted::Kept, 5);
+            let (label, subjects, signature) = (label.to_owned(), vec![label.to_owned()], signed(label));
+            assert_eq!(kept, Shadow { number, digest, label, subjects, signature, throttle: 0, wanted, since });
+        }
+    }
 }

@@ -208,6 +208,14 @@ pub enum Error {
         /// As found.
         found: Digest,
     },
+    /// The bucket of deployments was removed by hand.
+    #[error(
+        "bucket {} is gone, though hosts have reported on {}; hint: deploy each handler again with `millstream deploy`; hosts go on with \
+         what they run until they are started again",
+        names::HANDLERS,
+        .0.join(", ")
+    )]
+    Gone(Vec<String>),
     /// A deployment that is not one.
     #[error("deployment of {handler} cannot be read: {reason}")]
     Malformed {
@@ -284,6 +292,23 @@ impl Registry {
             Some(_) => Self::open(jetstream).await.map(Some),
             None => Ok(None),
         }
+    }
+
+    /// The same for whoever shows what is deployed: where the deployments are gone, hosts may still run what they said.
+    ///
+    /// # Errors
+    /// When the deployments are gone though hosts have reported on handlers, or the server is away.
+    pub async fn look(jetstream: &Context) -> Result<Option<Self>, Error> {
+        const WHAT: &str = "read all states";
+        if let Some(registry) = Self::peek(jetstream).await? {
+            return Ok(Some(registry));
+        }
+        let Some(status) = buckets::peek(jetstream, names::STATUS).await.map_err(unreachable(WHAT))? else {
+            return Ok(None);
+        };
+        let said = latest::of(jetstream, &status, "*").await.map_err(unreachable(WHAT))?;
+        let handlers: Vec<String> = said.into_iter().map(|latest| latest.key).collect();
+        if handlers.is_empty() { Ok(None) } else { Err(Error::Gone(handlers)) }
     }
 
     /// Stores a module unless it is there already, whole.
@@ -582,6 +607,15 @@ impl Registry {
         let begun = self.handlers.stream.cached_info().created;
         let said = entry.filter(|entry| entry.operation == Operation::Put && entry.created >= begun);
         Ok(said.and_then(|entry| serde_json::from_slice(&entry.value).ok()))
+    }
+
+    /// When the bucket of deployments was made, nanoseconds since 1970.
+    ///
+    /// # Errors
+    /// When the server is away.
+    pub(crate) async fn made_at(&self) -> Result<i64, Error> {
+        let info = self.handlers.stream.get_info().await.map_err(unreachable("look at the deployments"))?;
+        Ok(i64::try_from(info.created.unix_timestamp_nanos()).unwrap_or_default())
     }
 
     /// Resolves when the bucket of deployments is another than at the first look: its revisions count anew.

@@ -54,7 +54,7 @@ impl Ground {
     /// The lag of a handler that stands at these positions, a row per input stream.
     ///
     /// # Errors
-    /// When the server does not answer or the handler's inputs cannot be found.
+    /// When the server does not answer, the handler's inputs cannot be found, or one of them is not the stream that it has read.
     pub(crate) async fn lag(
         &self,
         jetstream: &Context,
@@ -70,8 +70,7 @@ impl Ground {
         let said = Said::of(report);
         let mut rows = Vec::with_capacity(inputs.len());
         for input in &inputs {
-            let position = positions.iter().find(|position| position.stream == input.stream);
-            let position = position.map_or(0, |position| position.sequence);
+            let position = position_in(input, positions)?;
             let sample = sample(jetstream, input, position).await?;
             // The streams were listed a moment before the record was read.
             let sample = Sample { decided: !positions.is_empty(), head: sample.head.max(position), ..sample };
@@ -85,6 +84,20 @@ impl Ground {
             rows.push(lag::lag(name, &input.stream, &sample, &said, now).with(rates));
         }
         Ok(rows)
+    }
+}
+
+/// Up to where this stream is decided. A sequence says nothing of another stream of the same name, so nobody can tell what waits there;
+/// but a saga sets its timers again in a stream that was made anew, and reads that from its beginning.
+fn position_in(input: &Input, positions: &[Position]) -> anyhow::Result<u64> {
+    let Input { stream, created, .. } = input;
+    match positions.iter().find(|position| position.stream == *stream) {
+        Some(known) if known.created == *created => Ok(known.sequence),
+        Some(_) if stream == names::TIMERS => Ok(0),
+        Some(known) => {
+            anyhow::bail!("stream {stream} was deleted and made anew since event {} was decided", known.sequence)
+        }
+        None => Ok(0),
     }
 }
 
@@ -125,6 +138,17 @@ pub(crate) async fn documents(jetstream: &Context, name: &str) -> anyhow::Result
     Ok(found)
 }
 
+/// Units that a generation has set aside, by its last record.
+///
+/// # Errors
+/// As [`decided`].
+pub(crate) async fn in_line(jetstream: &Context, name: &str, generation: u32) -> anyhow::Result<u64> {
+    match last_record(jetstream, name, generation).await? {
+        Some((sequence, record)) => Ok(Record::decode(&record, sequence)?.in_line),
+        None => Ok(0),
+    }
+}
+
 /// Why nobody can tell which generation of a handler is live: its ledger is gone, and by its journal it is not the first. None where all
 /// is well.
 ///
@@ -138,7 +162,8 @@ pub(crate) async fn lost_ledger(jetstream: &Context, name: &str) -> anyhow::Resu
     let last = numbers.iter().copied().max().unwrap_or_default();
     for number in numbers.into_iter().filter(|number| *number > 1) {
         let Some((sequence, record)) = last_record(jetstream, name, number).await? else { continue };
-        if Record::decode(&record, sequence)?.standing == Standing::Live {
+        // What cannot be read is no record of ours.
+        if Record::decode(&record, sequence).is_ok_and(|record| record.standing == Standing::Live) {
             return Ok(Some(format!(
                 "its entry in bucket {0} is gone, and by its journal generation {number} is live; hint: put it back with `nats kv put \
                  {0} {name} '{{\"live\":{number},\"last\":{last}}}'`, or with the generations that were kept, which `nats kv history \
@@ -219,4 +244,28 @@ async fn waiting_at_leader(jetstream: &Context, stream: &str, filter: &str, from
     }
     let oldest = stream.get_first_raw_message_by_subject(filter, from).await?;
     Ok(Waiting { messages, oldest: i64::try_from(oldest.time.unix_timestamp_nanos()).ok() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_counts_in_the_stream_that_it_was_taken_in() {
+        let input = |stream: &str, created| Input {
+            stream: stream.to_owned(),
+            filters: Vec::new(),
+            created,
+            first: 1,
+            last: 200,
+            direct: true,
+        };
+        let at = |stream: &str| Position { stream: stream.to_owned(), created: 7, sequence: 95 };
+        let positions = [at("S"), at(names::TIMERS)];
+        let told = |input: Input| position_in(&input, &positions).map_err(|error| error.to_string());
+        assert_eq!((told(input("S", 7)), told(input("NEW", 8))), (Ok(95), Ok(0)));
+        let anew = "stream S was deleted and made anew since event 95 was decided";
+        assert_eq!(told(input("S", 8)), Err(anew.to_owned()));
+        assert_eq!((told(input(names::TIMERS, 7)), told(input(names::TIMERS, 8))), (Ok(95), Ok(0)), "it begins anew");
+    }
 }

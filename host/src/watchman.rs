@@ -107,14 +107,14 @@ impl Watchman {
         let mut done = self.catch_up(&posted, &settings).await;
         let usual = Settings::default();
         for handler in &overview.handlers {
-            let near = self.limits.near(handler);
+            let fullness = self.limits.fullness(handler);
             let sight = Sight {
                 handler,
                 settings: settings.get(&handler.handler).unwrap_or(&usual),
                 rebuilding: rebuilding.contains(&handler.handler),
-                near: near.as_deref(),
+                fullness: fullness.as_ref(),
             };
-            let raised = |alarm: Alarm| find(&posted, &handler.handler, alarm.name()).map(|posted| posted.alert.events);
+            let raised = |alarm: Alarm| find(&posted, &handler.handler, alarm.name()).map(Posted::raised);
             let begin = if self.has_looked { Watch::of_new } else { Watch::default };
             let watch = self.watches.entry(handler.handler.clone()).or_insert_with(begin);
             let changes = watch.look(overview.time, &sight, raised);

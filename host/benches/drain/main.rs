@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench -p millstream --bench drain -- [--events N] [--keys K] [--spread zipf] [--json FILE] [--chart FILE] [--gate FILE] [--short]
-//! cargo bench -p millstream --bench drain -- --sweep keys,size,batch,handlers,backlog,older,rebuild,recovery,start [--short]
+//! cargo bench -p millstream --bench drain -- --sweep keys,size,batch,handlers,backlog,older,rebuild,recovery,start,poison [--short]
 //! ```
 //!
 //! bare: the client counts messages (the floor). plain: get, put, ack for each event. native: the projection compiled into

@@ -3,8 +3,10 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use anyhow::ensure;
 use clap::ValueEnum;
 use millstream::generation::Generation;
+use millstream::names;
 use millstream::settings::Settings;
 use serde::Serialize;
 
@@ -12,7 +14,7 @@ use crate::figures::table;
 use crate::floor;
 use crate::guest;
 use crate::ours::{self, Candidate, Running};
-use crate::shop::{BODY_BYTES, Shop, Spread};
+use crate::shop::{BODY_BYTES, Order, Shop, Spread};
 use crate::world::{Run, SUBJECT, World};
 
 /// Documents, where something else is changed.
@@ -43,6 +45,8 @@ pub(crate) enum Sweep {
     Recovery,
     /// A module never seen before, until its first document is there.
     Start,
+    /// A key whose second event cannot be applied: it is parked, with all that follow it.
+    Poison,
 }
 
 /// One value.
@@ -122,6 +126,13 @@ pub(crate) async fn run(world: &World, sweep: Sweep, scale: u64) -> anyhow::Resu
                 points.push(bench.start(number).await?);
             }
         }
+        Sweep::Poison => {
+            let shop = Shop::new(Spread::Uniform, KEYS);
+            for _ in 0..3 {
+                points.push(bench.poison("no key", u64::MAX, &shop, 500_000 / scale).await?);
+                points.push(bench.poison("one key", second_of_a_customer(&shop), &shop, 500_000 / scale).await?);
+            }
+        }
     }
     Ok(points)
 }
@@ -160,6 +171,12 @@ pub(crate) fn print(points: &[Point]) {
         "GUEST MB",
     ];
     println!("{}", table(&header, 1, rows.collect()));
+}
+
+/// The second order of whoever ordered first.
+fn second_of_a_customer(shop: &Shop) -> u64 {
+    let customer = shop.order(0).customer;
+    (1..).find(|index| shop.order(*index).customer == customer).unwrap_or(u64::MAX)
 }
 
 fn wasm() -> anyhow::Result<Candidate> {
@@ -251,6 +268,27 @@ impl Bench<'_> {
             before = revisions;
             tokio::time::sleep(BETWEEN_LOOKS).await;
         }
+    }
+
+    /// All orders, of which one asks for more than a sum can hold: the documents of all other customers are as ever.
+    async fn poison(&self, value: &str, bad: u64, shop: &Shop, events: u64) -> anyhow::Result<Point> {
+        let order = |index: u64| match index == bad {
+            true => Order { cents: u64::MAX, ..shop.order(index) },
+            false => shop.order(index),
+        };
+        self.world.empty().await?;
+        self.world.append(events, |index| (SUBJECT.to_owned(), order(index).body(BODY_BYTES))).await?;
+        let bare = floor::bare(self.world, events).await?;
+        let is_parked = |index: u64| index >= bad && shop.order(index).customer == shop.order(bad).customer;
+        let expected = shop.fold_of((0..events).filter(|index| !is_parked(*index)));
+        let ours = ours::drain(self.world, &self.wasm, events, &expected).await?;
+        if bad < events {
+            let letters = self.world.jetstream.get_stream(names::DEAD).await?.cached_info().state.messages;
+            let parked = (0..events).filter(|index| is_parked(*index)).count();
+            ensure!(letters == parked as u64, "{letters} dead letters instead of {parked}");
+            self.world.jetstream.delete_stream(names::DEAD).await?;
+        }
+        Ok(self.point(value, Some(bare), ours))
     }
 
     /// A stream that has held so many messages of others for long.

@@ -14,7 +14,7 @@ pub enum Alarm {
     Stuck,
     /// It should run, and nobody says that it does.
     NotReporting,
-    /// It stopped.
+    /// It stopped, or does nothing but try again.
     Failing,
     /// Keys are parked.
     Parked,
@@ -93,7 +93,9 @@ impl Alarm {
     pub(super) fn clear_after(self) -> i64 {
         match self {
             Self::Parked | Self::CompensationsFailed | Self::EventsLost | Self::DeadLetters | Self::LimitNear => 0,
-            Self::Stuck | Self::NotReporting | Self::Failing | Self::OutcomesDiffer => 3 * SECOND,
+            // Its opposite is that it has run for a while.
+            Self::Failing => 0,
+            Self::Stuck | Self::NotReporting | Self::OutcomesDiffer => 3 * SECOND,
             Self::Lag | Self::LagGrowing | Self::Undelivered | Self::TimersOverdue => 10 * SECOND,
         }
     }

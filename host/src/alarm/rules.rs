@@ -2,7 +2,7 @@
 //! lies in between changes nothing. Pure. Never: raises two alerts for one cause where the other one says more.
 
 use super::trail::Going;
-use super::{Alarm, Growth, Near, SECOND, Sight, Watch, words};
+use super::{AWAY, Alarm, Fullness, Growth, Near, SECOND, Sight, Watch, words};
 use crate::lag::{FAILING, RUNNING, SILENT_AFTER_SECONDS};
 use crate::numbers::Census;
 use crate::overview::Handler;
@@ -23,6 +23,12 @@ const MOVES: i64 = 10 * SECOND;
 
 /// Whoever has been trying again for so long needs a person: a server that restarts, or changes its leader, is back before.
 const RETRIES: i64 = 30 * SECOND;
+
+/// Whoever has run for so long in one go does not try again any more: a document that cannot be put stops a claim after 2 s.
+const RAN: i64 = 10 * SECOND;
+
+/// A sample that is no older tells of now, nanoseconds.
+const SAMPLED: u64 = 5_000_000_000;
 
 /// What is this full is nearly full, and below that it is not any more.
 pub(crate) const NEARLY: f64 = 0.9;
@@ -79,7 +85,7 @@ impl Watch {
             Alarm::NotReporting => self.not_reporting(now, handler),
             Alarm::Failing => match handler.state.as_str() {
                 FAILING => Verdict::Bad(words::failing(handler)),
-                RUNNING => Verdict::Good,
+                RUNNING if self.has_run(now) && now - self.turned(alarm) >= RAN => Verdict::Good,
                 _ => Verdict::Unclear,
             },
             Alarm::Parked => match handler.numbers.parked_keys {
@@ -94,19 +100,25 @@ impl Watch {
             Alarm::Undelivered if self.is_silent(now, handler) => Verdict::Unclear,
             Alarm::Undelivered => bad_if(handler.undelivered_effects > 0, || words::undelivered(handler)),
             Alarm::TimersOverdue => instances(handler, |census| census.timers_overdue, words::timers_overdue),
-            Alarm::LimitNear => match sight.near {
-                Some(near) => near_limits(near),
-                None => Verdict::Unclear,
+            Alarm::LimitNear => match sight.fullness {
+                // Each host asks when its turn comes, and not at each look.
+                Some(Fullness { taken, near }) if *taken >= self.turned(alarm).max(self.first) => near_limits(near),
+                _ => Verdict::Unclear,
             },
             Alarm::OutcomesDiffer => bad_if(!handler.counts.add_up(), || words::outcomes(handler)),
         }
     }
 
-    /// Since when it has been trying again, and why, where that is too long.
+    /// Whether it has been running for so long that it goes on.
+    pub(super) fn has_run(&self, now: i64) -> bool {
+        self.ran.is_some_and(|since| now - since >= RAN)
+    }
+
+    /// Since when it has been trying again, and why, where that is too long. Not while it may have got over it.
     fn retried(&self, now: i64) -> Option<(i64, &str)> {
         self.retrying
             .as_ref()
-            .filter(|(since, _)| now - since >= RETRIES)
+            .filter(|(since, _)| self.ran.is_none() && now - since >= RETRIES)
             .map(|(since, reason)| (*since, reason.as_str()))
     }
 
@@ -137,7 +149,8 @@ impl Watch {
             going => match self.peak {
                 None if going == Going::Rest => Verdict::Good,
                 // A lag that grows in waves rests between them. It has come down, or does not grow any more for long.
-                Some(peak) if sight.handler.events() <= peak / 2 || self.trail.has_stopped() => Verdict::Good,
+                Some(peak) if sight.handler.events() <= peak / 2 => Verdict::Good,
+                Some(_) if self.trail.has_stopped_since(self.turned(Alarm::LagGrowing)) => Verdict::Good,
                 _ => Verdict::Unclear,
             },
         }
@@ -155,7 +168,7 @@ impl Watch {
         let Some(since) = self.still else { return Verdict::Unclear };
         if now - since < after {
             // Whoever has seen nothing decided does not know that anything is.
-            let moves = self.moved.is_some_and(|moved| now - moved <= after / 2);
+            let moves = self.moved.is_some_and(|moved| now - moved <= after / 2 && moved > self.turned(Alarm::Stuck));
             return if moves { Verdict::Good } else { Verdict::Unclear };
         }
         Verdict::Bad(words::stuck(sight.handler, now - since))
@@ -183,15 +196,24 @@ impl Watch {
         }
     }
 
-    /// Whoever has not watched for as long as it is news cannot know that it is none.
+    /// Whoever has not watched for as long as it is news cannot know that it is none. Another host may have seen it sooner: what somebody
+    /// raised it for may be new, and what was seen before somebody cleared it was told, but for what came with the last look before.
     fn grew(&self, alarm: Alarm, now: i64, lasts: i64, text: fn(u64) -> String) -> Verdict {
         let Some(Growth { before, count, since, grew }) = self.grew.get(&alarm) else { return Verdict::Unclear };
+        let turned = self.turned(alarm);
         match grew {
-            Some(when) if now - when < lasts => Verdict::Bad(text(count - before)),
-            None if now - since < lasts => Verdict::Unclear,
+            Some(when) if now - when < lasts && turned - when <= AWAY => Verdict::Bad(text(count - before)),
+            _ if now - turned.max(*since) < lasts => Verdict::Unclear,
             _ => Verdict::Good,
         }
     }
+}
+
+/// Whether its host began with it a moment ago: the first samples of a claim tell no rates. A handler whose claims end soon may be seen
+/// to run at each look, because it waits shortly between two tries.
+pub(super) fn has_just_begun(handler: &Handler, now: i64) -> bool {
+    let streams = &handler.numbers.streams;
+    streams.iter().any(|sample| sample.rates.is_none() && now.abs_diff(sample.time) <= SAMPLED)
 }
 
 /// What a saga's census says; a projection has none, and where nobody counted, nobody knows.

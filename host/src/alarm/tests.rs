@@ -1,6 +1,6 @@
 use super::*;
 use crate::lag::Lag;
-use crate::numbers::Census;
+use crate::numbers::{Census, Measured, Rates};
 use crate::registry::Desired;
 
 const START: i64 = 1_700_000_000 * SECOND;
@@ -18,8 +18,9 @@ struct Case {
     told: Vec<(i64, Alarm, bool)>,
     /// How many events waited when lag was said to grow.
     then: u64,
-    /// What was said last of each that was raised.
+    /// What was said last of each that was raised, and since when it was.
     texts: HashMap<Alarm, String>,
+    since: HashMap<Alarm, i64>,
 }
 
 impl Case {
@@ -41,6 +42,7 @@ impl Case {
             told,
             then: 0,
             texts: HashMap::new(),
+            since: HashMap::new(),
         }
     }
 
@@ -55,14 +57,16 @@ impl Case {
 
     /// Looks, and goes on two seconds.
     fn look(&mut self) {
-        let near = Some(self.near.as_slice());
-        let sight = Sight { handler: &self.handler, settings: &self.settings, rebuilding: self.rebuilding, near };
-        let (raised, then) = (self.raised.clone(), self.then);
+        let fullness = Fullness { taken: self.now, near: self.near.clone() };
+        let (handler, settings, rebuilding) = (&self.handler, &self.settings, self.rebuilding);
+        let sight = Sight { handler, settings, rebuilding, fullness: Some(&fullness) };
+        let (raised, then) = (self.raised.clone(), Raised { revision: 1, events: self.then });
         for change in self.watch.look(self.now, &sight, |alarm| raised.contains(&alarm).then_some(then)) {
             let at = (self.now - START) / SECOND;
             match change {
-                Change::Raise { alarm, text, .. } => {
+                Change::Raise { alarm, text, since } => {
                     self.texts.insert(alarm, text);
+                    self.since.insert(alarm, since);
                     if alarm == Alarm::LagGrowing {
                         self.then = self.handler.events();
                     }
@@ -94,6 +98,32 @@ impl Case {
             self.waits(all as u64, if decides > 0.0 { all / decides } else { all });
             self.decided((2.0 * decides) as u64);
             self.look();
+        }
+    }
+
+    /// Looks once while it tries again.
+    fn tries(&mut self) {
+        self.handler.state = RETRYING.to_owned();
+        self.handler.reason = "bucket chain refused: no answer within 2s".to_owned();
+        self.look();
+    }
+
+    /// Looks once while it runs, and its host has sampled it: in a claim that has just begun no rates are known.
+    fn runs(&mut self, has_just_begun: bool) {
+        self.handler.state = RUNNING.to_owned();
+        self.handler.reason.clear();
+        let rates = (!has_just_begun).then(Rates::default);
+        self.handler.numbers.streams = vec![Measured { time: self.now, rates, ..Measured::default() }];
+        self.decided(10);
+        self.look();
+    }
+
+    /// Claims that end soon, for so long: so many looks see it try again, and so many see it run.
+    fn flaps(&mut self, tries: usize, runs: usize, has_just_begun: bool, seconds: i64) {
+        let ends = self.now + seconds * SECOND;
+        while self.now < ends {
+            (0..tries).for_each(|_| self.tries());
+            (0..runs).for_each(|_| self.runs(has_just_begun));
         }
     }
 
@@ -184,6 +214,24 @@ fn noise_never_raises_and_neither_do_bursts() {
             case.flows(&mut lag, (0.0, decides), 2, || 0.0);
         }
         assert_eq!(case.told, [], "{burst} every {every} s");
+    }
+}
+
+#[test]
+fn bursts_that_passed_hide_no_lag_that_grows_above_them() {
+    let cases = [(20.0, 300.0, 20.0), (20.0, 300.0, 10.0), (20.0, 300.0, 5.0), (90.0, 1000.0, 50.0)];
+    for (decides, burst, grows) in cases {
+        let (mut case, mut lag, mut throw) = (Case::new(), 0.0, dice(9));
+        case.flows(&mut lag, (0.0, decides), 40, || 0.0);
+        for _ in 0..2 {
+            lag += burst;
+            case.flows(&mut lag, (0.0, decides), 20, || 0.0);
+        }
+        assert_eq!((case.told.clone(), lag), (Vec::new(), 0.0));
+        let passes = case.since_start() + (burst / grows) as i64;
+        case.flows(&mut lag, (decides + grows, decides), 120, || 5.0 * throw());
+        let [(at, Alarm::LagGrowing, true)] = case.told[..] else { panic!("{grows}: {:?}", case.told) };
+        assert!(at - passes <= 28, "{grows}: {} s after it was above them", at - passes);
     }
 }
 
@@ -441,12 +489,212 @@ fn whoever_has_not_watched_for_long_clears_nothing_that_takes_long_to_know() {
     case.waits(5, 30.0);
     case.stays(58);
     // Silence is told by the words of the one that stopped; all else is as it was found.
-    assert_eq!(case.told, [(0, Alarm::NotReporting, false)]);
+    assert_eq!(case.told, [(2, Alarm::NotReporting, false)]);
     case.stays(4);
     assert_eq!(case.told[1..], [(60, Alarm::DeadLetters, false)]);
     case.stays(540);
     assert_eq!(case.told[2..], [(600, Alarm::EventsLost, false)]);
     assert_eq!(case.raised, [Alarm::Stuck, Alarm::Failing]);
+}
+
+/// What hosts that look at one handler see of each other: the alerts that are raised, with revision and since when.
+#[derive(Default)]
+struct Shared {
+    raised: HashMap<Alarm, (u64, i64)>,
+    revision: u64,
+    /// Raised and cleared, and since when.
+    told: Vec<(Alarm, bool, i64)>,
+}
+
+impl Shared {
+    fn look(&mut self, watch: &mut Watch, now: i64, handler: &Handler, fullness: &Fullness) {
+        let settings = Settings::default();
+        let sight = Sight { handler, settings: &settings, rebuilding: false, fullness: Some(fullness) };
+        let stand = self.raised.clone();
+        let raised = |alarm: Alarm| stand.get(&alarm).map(|(revision, _)| Raised { revision: *revision, events: 0 });
+        for change in watch.look(now, &sight, raised) {
+            match change {
+                Change::Raise { alarm, since, .. } => {
+                    self.revision += 1;
+                    self.raised.insert(alarm, (self.revision, since));
+                    self.told.push((alarm, true, since));
+                }
+                Change::Clear { alarm } => {
+                    let (_, since) = self.raised.remove(&alarm).expect("it was raised");
+                    self.told.push((alarm, false, since));
+                }
+            }
+        }
+    }
+
+    /// What was told, which is one alert and its end.
+    fn once(&self, alarm: Alarm) -> bool {
+        matches!(self.told[..], [(raised, true, since), (cleared, false, same)]
+            if raised == alarm && cleared == alarm && since == same)
+    }
+}
+
+#[test]
+fn a_limit_is_told_once_by_hosts_that_ask_at_different_times() {
+    for offset in 0..30 {
+        let (mut shared, handler) = (Shared::default(), Case::new().handler);
+        let share = |at: i64| if (100..250).contains(&at) { 0.95 } else { 0.1 };
+        let mut hosts = [(0, Watch::default()), (offset, Watch::default())];
+        for at in 0..500 {
+            for (begun, watch) in hosts.iter_mut().filter(|(begun, _)| at >= *begun && (at - begun) % 2 == 0) {
+                let asked = at - (at - *begun) % 30;
+                let near = vec![Near { share: share(asked), text: String::new() }];
+                let fullness = Fullness { taken: START + asked * SECOND, near };
+                shared.look(watch, START + at * SECOND, &handler, &fullness);
+            }
+            let is_raised = shared.raised.contains_key(&Alarm::LimitNear);
+            // Whoever sees it last may do something about it as late.
+            let settles = [100, 250].iter().any(|turn| (*turn..*turn + 32).contains(&at));
+            assert!(settles || is_raised == (share(at) > NEARLY), "{offset}: {at}: {:?}", shared.told);
+        }
+        assert!(shared.once(Alarm::LimitNear), "{offset}: {:?}", shared.told);
+    }
+}
+
+#[test]
+fn a_host_that_was_away_raises_nothing_on_what_it_knew_before() {
+    let (mut case, mut watch, mut shared) = (Case::new(), Watch::default(), Shared::default());
+    let full = |taken| Fullness { taken, near: vec![Near { share: 0.95, text: String::new() }] };
+    shared.look(&mut watch, case.now, &case.handler, &full(START));
+    assert_eq!(shared.told, [(Alarm::LimitNear, true, START)]);
+    // Meanwhile another host clears it.
+    shared.raised.clear();
+    case.now += GAP + SECOND;
+    for _ in 0..5 {
+        shared.look(&mut watch, case.now, &case.handler, &full(START));
+        case.now += 2 * SECOND;
+    }
+    assert_eq!(shared.told.len(), 1, "{:?}", shared.told);
+    shared.look(&mut watch, case.now, &case.handler, &full(case.now));
+    assert_eq!(shared.told[1..], [(Alarm::LimitNear, true, case.now)]);
+}
+
+#[test]
+fn a_dead_letter_is_told_once_by_hosts_that_look_one_after_the_other() {
+    // The second one looks a moment later, or is told of it later.
+    for (seed, late) in (1..20).flat_map(|seed| [(seed, 0), (seed, 20)]) {
+        let (mut shared, mut handler, mut throw) = (Shared::default(), Case::new().handler, dice(seed));
+        let fullness = Fullness { taken: i64::MAX, near: Vec::new() };
+        let (mut one, mut other) = (Watch::default(), Watch::default());
+        for round in 0..100 {
+            for (watch, offset, sees) in [(&mut one, 0, 10), (&mut other, SECOND, 10 + late)] {
+                handler.counts.parked = u64::from(round >= sees);
+                handler.counts.delivered = 1000 + handler.counts.parked;
+                let now = START + round * 2 * SECOND + offset + (throw() * 50_000_000.0) as i64;
+                shared.look(watch, now, &handler, &fullness);
+            }
+        }
+        assert!(shared.once(Alarm::DeadLetters), "{seed}, {late}: {:?}", shared.told);
+    }
+}
+
+#[test]
+fn a_look_that_began_before_an_alert_was_raised_or_cleared_does_not_do_the_opposite() {
+    let mut case = Case::new();
+    case.handler.numbers.parked_keys = Some(0);
+    case.stays(10);
+    // It is parked, and another host raises it, while this one looks.
+    case.raised = vec![Alarm::Parked];
+    case.look();
+    case.handler.numbers.parked_keys = Some(1);
+    case.stays(10);
+    // It is taken up again, and the other one clears it.
+    case.raised.clear();
+    case.look();
+    case.handler.numbers.parked_keys = Some(0);
+    case.stays(10);
+    assert_eq!(case.told, []);
+    // What this one has seen since is another thing.
+    case.raised = vec![Alarm::Parked];
+    case.stays(4);
+    case.handler.numbers.parked_keys = Some(1);
+    case.stays(4);
+    assert_eq!(case.told, [(36, Alarm::Parked, false), (40, Alarm::Parked, true)]);
+}
+
+#[test]
+fn what_was_seen_before_another_host_raised_an_alert_does_not_clear_it() {
+    let begin = |alarm: Alarm, seconds: i64| {
+        let mut case = Case::new();
+        case.waits(5000, 10.0);
+        for _ in 0..seconds / 2 {
+            case.runs(false);
+        }
+        assert_eq!(case.told, []);
+        case.raised = vec![alarm];
+        case
+    };
+    let mut runs = begin(Alarm::Failing, 40);
+    (0..5).for_each(|_| runs.runs(false));
+    assert_eq!(runs.told, [], "it has run for 8 s since");
+    runs.runs(false);
+    assert_eq!(runs.told, [(50, Alarm::Failing, false)]);
+
+    let mut takes = begin(Alarm::Undelivered, 40);
+    (0..5).for_each(|_| takes.runs(false));
+    assert_eq!(takes.told, [], "for 8 s since");
+    takes.runs(false);
+    assert_eq!(takes.told, [(50, Alarm::Undelivered, false)]);
+
+    let mut parks = begin(Alarm::DeadLetters, 100);
+    (0..30).for_each(|_| parks.runs(false));
+    assert_eq!(parks.told, [], "none was parked for 58 s since");
+    parks.runs(false);
+    assert_eq!(parks.told, [(160, Alarm::DeadLetters, false)]);
+
+    let mut stands = begin(Alarm::LagGrowing, 400);
+    stands.then = 5000;
+    (0..150).for_each(|_| stands.runs(false));
+    assert_eq!(stands.told, [], "it has stood still for less than five minutes since");
+    (0..10).for_each(|_| stands.runs(false));
+    assert_eq!(stands.told, [(710, Alarm::LagGrowing, false)]);
+
+    let mut stuck = begin(Alarm::Stuck, 40);
+    stuck.stays(20);
+    assert_eq!(stuck.told, [], "nothing was decided since");
+    stuck.decided(1);
+    stuck.stays(10);
+    assert_eq!(stuck.told, [(64, Alarm::Stuck, false)]);
+}
+
+#[test]
+fn an_alert_that_comes_back_has_another_since() {
+    type Turn = fn(&mut Case);
+    let stuck: Turn = |case| case.waits(5, 3.0);
+    let fails: Turn = |case| {
+        case.handler.state = RETRYING.to_owned();
+        case.handler.reason = "no stream".to_owned();
+    };
+    let full: Turn = |case| case.near = vec![Near { share: 0.95, text: String::new() }];
+    let parked: Turn = |case| case.handler.numbers.parked_keys = Some(1);
+    let lost: Turn = |case| case.handler.counts.lost += 1;
+    let alarms = [
+        (Alarm::Stuck, stuck),
+        (Alarm::Failing, fails),
+        (Alarm::LimitNear, full),
+        (Alarm::Parked, parked),
+        (Alarm::EventsLost, lost),
+    ];
+    for (alarm, happens) in alarms {
+        let mut case = Case::new();
+        case.stays(10);
+        let mut last = 0;
+        for _ in 0..3 {
+            happens(&mut case);
+            case.stays(60);
+            assert_eq!(case.raised, [alarm], "{:?}", case.told);
+            let since = case.since[&alarm];
+            assert!(since > last, "{alarm:?}: {since} after {last}");
+            last = since;
+            // Another host clears it, and is mistaken.
+            case.raised.clear();
+        }
+    }
 }
 
 #[test]
@@ -653,6 +901,65 @@ fn a_handler_that_tries_again_for_long_fails_and_says_why() {
     assert!(case.texts[&Alarm::Failing].ends_with("no stream holds subject `told.>`"), "{:?}", case.texts);
     case.handler.state = crate::lag::RUNNING.to_owned();
     case.stays(20);
+    assert_eq!(case.raised, []);
+}
+
+#[test]
+fn a_handler_whose_claims_end_soon_fails_though_it_runs_and_decides_between_two_tries() {
+    // Under load it tries again at once, and is seldom seen to.
+    for (tries, runs, has_just_begun) in [(1, 1, true), (2, 2, true), (1, 20, true), (1, 1, false), (1, 4, false)] {
+        let what = format!("{tries} looks see it try again, {runs} see it run");
+        let mut case = Case::new();
+        (0..30).for_each(|_| case.runs(false));
+        case.flaps(tries, runs, has_just_begun, 300);
+        let [(at, Alarm::Failing, true)] = case.told[..] else { panic!("{what}: {:?}", case.told) };
+        assert!((90..=105).contains(&at), "{what}: after {} s", at - 60);
+        let text = &case.texts[&Alarm::Failing];
+        let (begin, end) = ("it has been trying again for ", "s: bucket chain refused: no answer within 2s");
+        assert!(text.starts_with(begin) && text.ends_with(end), "{text}");
+        case.runs(true);
+        (0..5).for_each(|_| case.runs(false));
+        assert_eq!(case.raised, [Alarm::Failing], "{what}: it has run for 8 s");
+        case.runs(false);
+        assert_eq!(case.raised, [], "{what}");
+    }
+}
+
+#[test]
+fn a_handler_that_goes_on_after_it_tried_again_does_not_fail() {
+    // Servers are restarted one after the other.
+    let mut case = Case::new();
+    for _ in 0..20 {
+        case.flaps(1, 1, true, 2);
+        (0..6).for_each(|_| case.runs(false));
+    }
+    assert_eq!(case.told, []);
+    // One takes longer.
+    (0..13).for_each(|_| case.tries());
+    case.runs(true);
+    (0..60).for_each(|_| case.runs(false));
+    assert_eq!(case.told, []);
+}
+
+#[test]
+fn a_fresh_host_does_not_take_a_moment_between_two_tries_for_an_end() {
+    for has_just_begun in [true, false] {
+        let mut case = Case::new();
+        case.raised = vec![Alarm::Failing];
+        case.runs(has_just_begun);
+        case.flaps(1, 4, has_just_begun, 100);
+        assert_eq!(case.told, []);
+    }
+}
+
+#[test]
+fn a_host_whose_clock_is_wrong_or_that_samples_seldom_does_not_keep_an_alert() {
+    let mut case = Case::new();
+    case.flaps(1, 1, true, 60);
+    assert_eq!(case.raised, [Alarm::Failing]);
+    case.handler.state = RUNNING.to_owned();
+    // What it sampled last has no rates, and is never of now.
+    case.stays(30);
     assert_eq!(case.raised, []);
 }
 

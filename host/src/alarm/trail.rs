@@ -3,7 +3,8 @@
 //!
 //! A window is cut into four quarters, and each is known by its lowest lag. Lag rises where each quarter's lowest is well above the one
 //! before, by more than the lag moves to and fro within a quarter, and the oldest event gets older. A short window finds a steep rise
-//! within half a minute, unless there were several like it that passed; a long one finds a rise that is slow, or hidden by bursts.
+//! within half a minute, unless there were several like it that passed and it is not well above them; a long one finds a rise that is
+//! slow, or hidden by bursts.
 
 use std::collections::VecDeque;
 
@@ -16,8 +17,10 @@ const LONG: (i64, f64) = (300 * SECOND, 2.0);
 /// By how much a rise must exceed what the lag moves beside it.
 const OVER_NOISE: f64 = 3.0;
 
-/// So many rises of half the size that passed make another one nothing new.
+/// So many rises of half the size that passed make another one nothing new, until it is above them all by this part of itself: a burst
+/// that is only somewhat higher than those before is no rise.
 const USUAL: usize = 2;
+const ABOVE: f64 = 0.75;
 
 /// Points kept at most: one a second, and some.
 const POINTS: usize = 400;
@@ -46,6 +49,15 @@ pub(super) enum Going {
     Rest,
 }
 
+/// A rise all through a window.
+#[derive(Clone, Copy, Debug)]
+struct Rise {
+    span: i64,
+    by: f64,
+    /// Lowest lag of the last quarter.
+    to: f64,
+}
+
 /// A quarter of a window.
 #[derive(Clone, Copy, Debug)]
 struct Quarter {
@@ -71,11 +83,10 @@ impl Trail {
         if last.events == 0.0 {
             return Going::Rest;
         }
-        let short =
-            self.rises(SHORT).filter(|rise| self.passed(SHORT.0, rise / 2.0) < USUAL).map(|rise| (rise, SHORT.0));
-        if let Some((rise, span)) = short.or_else(|| self.rises(LONG).map(|rise| (rise, LONG.0))) {
+        let short = self.rises(SHORT).filter(|rise| !self.is_usual(rise));
+        if let Some(Rise { span, by, .. }) = short.or_else(|| self.rises(LONG)) {
             // From the middle of the first quarter to that of the last.
-            return Going::Up(rise / (span as f64 / SECOND as f64 * 0.75));
+            return Going::Up(by / (span as f64 / SECOND as f64 * 0.75));
         }
         match self.quarters(SHORT.0) {
             Some([_, second, third, fourth]) => {
@@ -86,13 +97,14 @@ impl Trail {
         }
     }
 
-    /// Whether it has not risen all through the long window.
-    pub(super) fn has_stopped(&self) -> bool {
-        self.quarters(LONG.0).is_some_and(|[first, .., fourth]| fourth.lowest <= first.lowest)
+    /// Whether it has not risen all through the long window, which has begun no sooner than at that time.
+    pub(super) fn has_stopped_since(&self, time: i64) -> bool {
+        let is_within = self.points.back().is_some_and(|last| last.time - time >= LONG.0);
+        is_within && self.quarters(LONG.0).is_some_and(|[first, .., fourth]| fourth.lowest <= first.lowest)
     }
 
-    /// By how much it rises, if it does all through the window.
-    fn rises(&self, (span, older): (i64, f64)) -> Option<f64> {
+    /// Its rise, if it rises all through the window.
+    fn rises(&self, (span, older): (i64, f64)) -> Option<Rise> {
         let quarters = self.quarters(span)?;
         let [first, second, third, fourth] = quarters;
         let rise = fourth.lowest - first.lowest;
@@ -101,18 +113,27 @@ impl Trail {
         // A steady rise moves by a third of itself within a quarter.
         let noise = quarters.iter().map(|quarter| quarter.range).sum::<f64>() / 4.0 - rise / 3.0;
         let rises = rise >= 2.0 && steady && rise >= OVER_NOISE * noise && fourth.youngest - first.youngest >= older;
-        rises.then_some(rise)
+        rises.then_some(Rise { span, by: rise, to: fourth.lowest })
     }
 
-    /// How often it went up by so much and down again before the window.
-    fn passed(&self, span: i64, by: f64) -> usize {
-        let Some(last) = self.points.back() else { return 0 };
+    /// Whether there were several like it that passed, and it is not well above them.
+    fn is_usual(&self, rise: &Rise) -> bool {
+        let peaks = self.passed(rise.span, rise.by / 2.0);
+        let highest = peaks.iter().copied().fold(0.0, f64::max);
+        peaks.len() >= USUAL && rise.to <= highest + ABOVE * rise.by
+    }
+
+    /// How high it was each time that it went up by so much and down again before the window.
+    fn passed(&self, span: i64, by: f64) -> Vec<f64> {
+        let mut passed = Vec::new();
+        let Some(last) = self.points.back() else { return passed };
         let before = self.points.iter().take_while(|point| point.time <= last.time - span).map(|point| point.events);
-        let (mut passed, mut turn, mut is_up) = (0, f64::INFINITY, false);
+        let (mut turn, mut is_up) = (f64::INFINITY, false);
         for events in before {
             turn = if is_up { turn.max(events) } else { turn.min(events) };
             if is_up && turn - events >= by {
-                (passed, turn, is_up) = (passed + 1, events, false);
+                passed.push(turn);
+                (turn, is_up) = (events, false);
             } else if !is_up && events - turn >= by {
                 (turn, is_up) = (events, true);
             }

@@ -22,6 +22,9 @@ pub(super) struct Abandon {
     /// Which generation; what is removed must be named.
     #[arg(long, value_name = "N")]
     generation: Option<u32>,
+    /// As for other commands that remove something; nothing is asked here.
+    #[arg(long, hide = true)]
+    yes: bool,
     /// How long to wait for a host to do it.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     timeout: u64,

@@ -1,7 +1,6 @@
 //! `millstream dead`: which keys are parked, and why. In: a handler, or none for all. Out: a row for each parked key, or one of them as a
 //! capsule file. Never: takes anything up, or removes it.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use async_nats::jetstream::{self, Context};
@@ -140,17 +139,16 @@ impl Parked {
         let mut census: Vec<(Option<String>, u64)> = census.into_iter().collect();
         census.sort();
         census.truncate(most);
-        let attempts = match self.wishes.entry().await {
-            Ok(entry) => entry.attempts,
+        let tried = match self.wishes.entry().await {
+            Ok(entry) => entry,
             // What is parked can be told without it.
-            Err(wishes::Error::Unreadable { .. }) => BTreeMap::new(),
+            Err(wishes::Error::Unreadable { .. }) => wishes::Entry::default(),
             Err(error) => return Err(Fault::failed(error)),
         };
         let now = clock::now();
         let mut rows = Vec::new();
         for (key, units) in census {
             let most = if key.is_some() { 1 } else { most };
-            let failed = key.as_ref().and_then(|key| attempts.get(key)).copied().unwrap_or_default();
             let letters = match self.dead.letters(key.as_deref(), units, most, CAPSULE_BYTES).await {
                 Ok(letters) => letters,
                 // Of one key: the others can be told.
@@ -169,7 +167,7 @@ impl Parked {
                     letter: letter.sequence,
                     class: letter.class,
                     age_seconds: (now - letter.parked).max(0) as f64 / 1e9,
-                    attempts: failed + 1,
+                    attempts: tried.failed(key.as_deref(), &letter.stream, letter.event.sequence),
                     reason: letter.reason,
                     backtrace: letter.backtrace,
                     digest: letter.digest,

@@ -10,7 +10,7 @@ use crate::generation::ledger;
 use crate::journal::Counts;
 use crate::overview::{self, Handler};
 use crate::progress::Refused;
-use crate::registry::{Deployment, Registry};
+use crate::registry::Registry;
 
 /// List the deployed handlers.
 #[derive(Debug, Args)]
@@ -51,6 +51,9 @@ struct Row {
     has_before: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     promotion: Option<Promoting>,
+    /// Why nobody can tell its generations.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    ledger_fault: String,
 }
 
 /// A generation that shall take over.
@@ -72,7 +75,7 @@ impl List {
             return hosts::print(&jetstream, json).await;
         }
         let mut rows = Vec::new();
-        if let Some(registry) = Registry::peek(&jetstream).await? {
+        if let Some(registry) = Registry::look(&jetstream).await? {
             for handler in overview::read(&jetstream).await?.handlers {
                 rows.push(row(&jetstream, &registry, handler).await?);
             }
@@ -123,26 +126,40 @@ impl List {
         for row in rows.iter().filter(|row| !row.reason.is_empty()) {
             eprintln!("{}: {}", row.handler, reasons::with_hint(&row.handler, &row.state, &row.reason, row.has_before));
         }
-        for row in &rows {
-            if let Some(Promoting { generation, reason }) = row.promotion.as_ref().filter(|it| !it.reason.is_empty()) {
-                let reason = output::legible(reason);
-                eprintln!("{}: generation {generation} is being promoted, and waits: {reason}", row.handler);
-            }
-            if let Some(wanted) = &row.wanted {
-                eprintln!("{}: {}", row.handler, wanted.sentence());
-                continue;
-            }
-            // A handler that runs nothing says so in its reason.
-            if let Some(refused) = row.refused.as_ref().filter(|refused| refused.reason != row.reason) {
-                eprintln!("{}: {:.12} was refused: {}", row.handler, refused.digest, output::legible(&refused.reason));
-            }
-        }
+        rows.iter().flat_map(remarks).for_each(|line| eprintln!("{line}"));
         Ok(())
     }
 }
 
+/// What else people should know of a handler: what is being promoted, and what is deployed and does not run.
+fn remarks(row: &Row) -> Vec<String> {
+    let Row { handler, promotion, ledger_fault, wanted, refused, reason, .. } = row;
+    let mut lines = Vec::new();
+    if !ledger_fault.is_empty() {
+        lines.push(format!("{handler}: {}", output::legible(ledger_fault)));
+    }
+    if let Some(Promoting { generation, reason }) = promotion.as_ref().filter(|it| !it.reason.is_empty()) {
+        let reason = output::legible(reason);
+        lines.push(format!("{handler}: generation {generation} is being promoted, and waits: {reason}"));
+    }
+    // A handler that runs nothing says so in its reason.
+    let refused = refused.as_ref().filter(|refused| refused.reason != *reason).map(|refused| refusal(handler, refused));
+    let instead = wanted.as_ref().map(Instead::sentence).or(refused);
+    lines.extend(instead.map(|sentence| format!("{handler}: {sentence}")));
+    lines
+}
+
+/// What was refused, in words. A deployment that cannot be read names no module.
+fn refusal(handler: &str, Refused { revision, digest, reason }: &Refused) -> String {
+    let reason = output::legible(reason);
+    match digest.is_empty() {
+        true => format!("revision {revision} was refused: {reason}; hint: {}", versions::instead(handler)),
+        false => format!("{digest:.12} was refused: {reason}"),
+    }
+}
+
 async fn row(jetstream: &jetstream::Context, registry: &Registry, handler: Handler) -> Result<Row, Fault> {
-    // One that cannot be read has nothing more to tell.
+    // Of one that cannot be read it is told already what runs.
     let deployed = registry.current(&handler.handler).await.ok().flatten();
     let running = match &deployed {
         Some((revision, deployed)) => {
@@ -151,16 +168,16 @@ async fn row(jetstream: &jetstream::Context, registry: &Registry, handler: Handl
         }
         None => None,
     };
+    let (promotion, ledger_fault) = promotion(jetstream, registry, &handler).await?;
     let state_in_words = handler.state_in_words();
-    let Handler { handler, state, reason, wanted_digest, label, subjects, host, refused, counts, numbers, .. } =
-        handler;
+    let Handler { handler, state, reason, digest, label, subjects, host, refused, counts, numbers, .. } = handler;
     let has_before = verdicts::has_before(registry, &handler).await;
     let known = Row {
         handler,
         state,
         state_in_words,
         reason,
-        digest: wanted_digest,
+        digest,
         label,
         wanted: None,
         subjects,
@@ -170,22 +187,28 @@ async fn row(jetstream: &jetstream::Context, registry: &Registry, handler: Handl
         parked_keys: numbers.parked_keys,
         oldest_parked: numbers.oldest_parked,
         has_before,
-        promotion: None,
+        promotion,
+        ledger_fault,
     };
     let Some(Running { deployment, wanted, .. }) = running else { return Ok(known) };
-    let promotion = promotion(jetstream, registry, &known.handler, &deployment).await?;
     let subjects = deployment.filters().to_vec();
-    Ok(Row { digest: deployment.digest.to_string(), label: deployment.label, wanted, subjects, promotion, ..known })
+    Ok(Row { digest: deployment.digest.to_string(), label: deployment.label, wanted, subjects, ..known })
 }
 
-/// The promotion that a handler waits for.
+/// The promotion that a handler waits for; and why nobody can tell, where that is so.
 async fn promotion(
     jetstream: &jetstream::Context,
     registry: &Registry,
-    name: &str,
-    deployment: &Deployment,
-) -> Result<Option<Promoting>, Fault> {
-    let Some(promotion) = ledger::look(jetstream, name).await?.promotion else { return Ok(None) };
-    let reason = underway::what_holds(registry, name, deployment.desired, &promotion).await?;
-    Ok(Some(Promoting { generation: promotion.to, reason }))
+    handler: &Handler,
+) -> Result<(Option<Promoting>, String), Fault> {
+    let Handler { handler, desired, .. } = handler;
+    let promotion = match ledger::look(jetstream, handler).await {
+        Ok(ledger) => ledger.promotion,
+        // The other handlers are told all the same.
+        Err(error @ ledger::Error::Malformed { .. }) => return Ok((None, error.to_string())),
+        Err(error) => return Err(error.into()),
+    };
+    let Some(promotion) = promotion else { return Ok((None, String::new())) };
+    let reason = underway::what_holds(registry, handler, *desired, &promotion).await?;
+    Ok((Some(Promoting { generation: promotion.to, reason }), String::new()))
 }

@@ -12,6 +12,7 @@ use super::dead::{Parked, Row};
 use super::{Fault, connect, deploy, output, versions};
 use crate::claim;
 use crate::clock;
+use crate::hint;
 use crate::parking::CLASSES;
 use crate::parking::capsule::{Failed, Replayed};
 use crate::parking::wishes::{self, Left, Outcome, What, Wish};
@@ -28,9 +29,6 @@ pub(super) struct Redrive {
     handler: String,
     #[command(flatten)]
     meant: Meant,
-    /// All of them.
-    #[arg(long, conflicts_with_all = ["key", "letter", "class"])]
-    all: bool,
     /// Only say what would become of them under the module that is deployed.
     #[arg(long)]
     dry_run: bool,
@@ -71,6 +69,9 @@ struct Meant {
     /// Keys whose first event is guilty of that.
     #[arg(long, conflicts_with_all = ["key", "letter"], value_parser = CLASSES)]
     class: Option<String>,
+    /// All of them.
+    #[arg(long, conflicts_with_all = ["key", "letter", "class"])]
+    all: bool,
     /// Of this generation; none: of the live one.
     #[arg(long, value_name = "N")]
     generation: Option<u32>,
@@ -122,14 +123,14 @@ fn reason(text: &str) -> Result<String, String> {
 }
 
 impl Meant {
-    fn what(&self, all: bool) -> Result<What, Fault> {
+    fn what(&self) -> Result<What, Fault> {
         match (&self.key, self.letter, &self.class) {
             (Some(key), _, _) => Ok(What::Key { key: key.clone() }),
             (_, Some(sequence), _) => Ok(What::Letter { sequence }),
             (_, _, Some(class)) => Ok(What::Class { class: class.clone() }),
-            _ if all => Ok(What::All),
+            _ if self.all => Ok(What::All),
             _ => Err(Fault::usage(anyhow::anyhow!("it is not said which keys"))
-                .hint("say --key KEY, --letter NUMBER, --class CLASS, or --all where there is one")),
+                .hint("say --key KEY, --letter NUMBER, --class CLASS, or --all")),
         }
     }
 }
@@ -150,7 +151,7 @@ impl Redrive {
             let parked = Parked::open(&jetstream, &self.handler, self.meant.generation).await?;
             return take_back(&parked, json).await;
         }
-        let what = self.meant.what(self.all)?;
+        let what = self.meant.what()?;
         let jetstream = jetstream::new(super::open(connection).await?);
         let parked = Parked::open(&jetstream, &self.handler, self.meant.generation).await?;
         let rows = meant(&parked, &what).await?;
@@ -164,7 +165,7 @@ impl Redrive {
 
 impl Discard {
     pub(super) async fn run(self, connection: &connect::Connection, json: bool) -> Result<(), Fault> {
-        let what = self.meant.what(false)?;
+        let what = self.meant.what()?;
         let jetstream = jetstream::new(super::open(connection).await?);
         let parked = Parked::open(&jetstream, &self.handler, self.meant.generation).await?;
         let rows = meant(&parked, &what).await?;
@@ -288,13 +289,23 @@ fn tell(handler: &str, outcome: &Outcome, done: &str, json: bool) -> Result<(), 
         eprintln!("{} events of {} parked keys {done}", outcome.units, outcome.keys);
     }
     let Some(Left { key, stream, sequence, class, reason, attempt }) = outcome.left.first() else { return Ok(()) };
-    let key = key.as_deref().map_or_else(|| "an event without a key".to_owned(), |key| format!("key {key:?}"));
+    let (what, which) = match key {
+        Some(key) => (format!("key {key:?}"), "--key KEY"),
+        None => ("an event without a key".to_owned(), "--letter NUMBER"),
+    };
+    let stay = outcome.left.len();
+    // What is wrong with its letters is no event's, and cannot be taken home.
+    if *sequence == 0 {
+        let (matter, hint) = hint::split(reason);
+        let fault = anyhow::anyhow!("{stay} stay parked; first {what}, attempt {attempt}: {class}: {matter}");
+        let look = || format!("see what is parked with `millstream dead {handler}`");
+        return Err(Fault::failed(fault).hint(hint.map_or_else(look, str::to_owned)));
+    }
     Err(Fault::failed(anyhow::anyhow!(
-        "{} stay parked; first {key}, at event {stream}:{sequence}, attempt {attempt}: {class}: {reason}",
-        outcome.left.len()
+        "{stay} stay parked; first {what}, at event {stream}:{sequence}, attempt {attempt}: {class}: {reason}"
     ))
     .hint(format!(
-        "take it home with `millstream dead {handler} --key KEY --save FILE` and try modules with `millstream replay`"
+        "take it home with `millstream dead {handler} {which} --save FILE` and try modules with `millstream replay`"
     )))
 }
 

@@ -9,9 +9,10 @@ use clap::Args;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Fault, connect, output, versions};
+use super::{Fault, connect, generations, output, versions};
 use crate::board;
-use crate::generation::{Generation, ledger};
+use crate::generation::Generation;
+use crate::generation::ledger::{self, Ledgers, Refusal};
 use crate::inputs;
 use crate::intake;
 use crate::names;
@@ -24,6 +25,9 @@ use crate::survey;
 /// How long hosts have to end it.
 const WAIT: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What whoever waits for a promotion hears when its handler is removed.
+const REMOVED: &str = "the handler was removed";
 
 /// Take a handler off its hosts.
 #[derive(Debug, Args)]
@@ -71,6 +75,7 @@ impl Remove {
 
         registry.remove(name).await?;
         self.wait_for_hosts(&registry).await?;
+        self.take_promotion_back(&jetstream).await?;
         for stream in &consumers {
             delete_consumer(&jetstream, stream, name).await?;
         }
@@ -197,6 +202,20 @@ impl Remove {
         }
         Err(Fault::usage(anyhow::anyhow!("`{}` is not its name; nothing was removed", answer.trim()))
             .hint("try again, or use --yes"))
+    }
+
+    /// Takes back a promotion that is asked for: whatever is deployed under this name next, nobody wants it of that. One whose cut is
+    /// decided goes through at the next start.
+    async fn take_promotion_back(&self, jetstream: &Context) -> Result<(), Fault> {
+        let name = &self.handler;
+        if ledger::look(jetstream, name).await?.promotion.is_none() {
+            return Ok(());
+        }
+        let ledgers = Ledgers::open(jetstream).await?;
+        match ledgers.change(name, |ledger| ledger.take_back(name, None, REMOVED)).await {
+            Ok(_) | Err(ledger::Error::Refused(Refusal::NothingUnderWay(_) | Refusal::IsCut { .. })) => Ok(()),
+            Err(error) => Err(generations::told(error)),
+        }
     }
 
     /// Every live host forgets what it said of the handler when it has ended it.

@@ -12,6 +12,7 @@ use super::running::{self, Running};
 use super::{Fault, connect, deploy, output, verdicts, versions};
 use crate::generation::ledger::{Ending, Ledger, Wanted};
 use crate::hint;
+use crate::promotion;
 use crate::registry::{self, Deployment, Desired, Past, Registry};
 use crate::sandbox::Digest;
 use crate::version::Succession;
@@ -87,7 +88,7 @@ pub(crate) async fn roll_back(jetstream: &Context, handler: &str, to: Option<&st
                 }
             })?))
         }
-        None => before(&registry, handler, (revision, &current), &runs, history, &ledger).await?,
+        None => before(&registry, handler, &current, &runs, history, &ledger).await?,
     };
     let way = match way {
         Way::Deploy(target) => check(&registry, handler, &runs.deployment, *target, &ledger).await?,
@@ -145,7 +146,7 @@ async fn promote(jetstream: &Context, handler: &str, from: String, generation: u
 async fn before(
     registry: &Registry,
     handler: &str,
-    current: (u64, &Deployment),
+    current: &Deployment,
     runs: &Running,
     history: Vec<Past>,
     ledger: &Ledger,
@@ -155,29 +156,51 @@ async fn before(
         return Ok(Way::Deploy(Box::new(runs.deployment.clone())));
     }
     let ran = registry.those_that_ran(handler).await?;
-    let last = last_that_ran(history, &ran, current.1);
-    let promoted = ledger.ended.as_ref().filter(|ended| ended.revision > 0 && ended.to == ledger.live);
-    if let Some(Ending { from, to, revision, .. }) = promoted
-        && last.as_ref().is_none_or(|(last, _)| last < revision)
-    {
-        let is_kept = ledger.shadow(*from).is_some_and(|shadow| shadow.wanted == Wanted::Kept);
-        return if is_kept { Ok(Way::Promote(*from)) } else { Err(not_kept(handler, (*from, *to), ledger, last)) };
+    let past = since_removal(history);
+    let last = past.iter().find(|(revision, past)| ran.contains(revision) && past.differs(current)).cloned();
+    let promoted = ledger.ended.as_ref().filter(|ended| ended.to == ledger.live && is_there(ended, &past));
+    match (last, promoted) {
+        (Some((revision, last)), promoted) if promoted.is_none_or(|ended| revision >= ended.revision) => {
+            Ok(Way::Deploy(Box::new(last)))
+        }
+        (last, Some(ended)) if is_last(ended, &past, &ran, current) => over_promotion(handler, ended, ledger, last),
+        _ => Err(no_earlier(handler)),
     }
-    last.map(|(_, last)| Way::Deploy(Box::new(last))).ok_or_else(|| no_earlier(handler))
+}
+
+/// Deployments with their revisions, newest first. A handler that was removed has no past, and one that cannot be read never ran.
+fn since_removal(history: Vec<Past>) -> Vec<(u64, Deployment)> {
+    let past = history.into_iter().map_while(|past| Some((past.revision, past.deployment?)));
+    past.filter_map(|(revision, past)| Some((revision, past.ok()?))).collect()
+}
+
+/// Whether the deployment is there with which this promotion ended. Where the bucket was made anew, its revision is another's, or nobody's.
+fn is_there(ended: &Ending, past: &[(u64, Deployment)]) -> bool {
+    let note = promotion::note(ended.to);
+    past.iter().any(|(revision, past)| *revision == ended.revision && past.note == note)
+}
+
+/// Whether nothing else ran since this promotion. Where it is not known of itself that it ran, nobody knows which of those since did.
+fn is_last(ended: &Ending, past: &[(u64, Deployment)], ran: &[u64], current: &Deployment) -> bool {
+    let mut since = past.iter().filter(|(revision, _)| *revision >= ended.revision);
+    ran.contains(&ended.revision) || since.all(|(_, past)| !past.differs(current))
+}
+
+/// The way to the generation that was live before a promotion.
+fn over_promotion(
+    handler: &str,
+    ended: &Ending,
+    ledger: &Ledger,
+    last: Option<(u64, Deployment)>,
+) -> Result<Way, Fault> {
+    let is_kept = ledger.shadow(ended.from).is_some_and(|shadow| shadow.wanted == Wanted::Kept);
+    if is_kept { Ok(Way::Promote(ended.from)) } else { Err(not_kept(handler, (ended.from, ended.to), ledger, last)) }
 }
 
 fn no_earlier(handler: &str) -> Fault {
     Fault::usage(anyhow::anyhow!("handler {handler} has no earlier version that ran")).hint(format!(
         "see what there was with `millstream list --versions {handler}`, and name one with `millstream rollback {handler} VERSION`"
     ))
-}
-
-/// The newest deployment that ran and is another than this one.
-fn last_that_ran(history: Vec<Past>, ran: &[u64], current: &Deployment) -> Option<(u64, Deployment)> {
-    // A handler that was removed has no past.
-    let past = history.into_iter().map_while(|past| Some((past.revision, past.deployment?)));
-    past.filter_map(|(revision, past)| Some((revision, past.ok()?)))
-        .find(|(revision, past)| ran.contains(revision) && past.differs(current))
 }
 
 /// What ran before the last promotion has no documents any more.

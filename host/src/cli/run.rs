@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use async_nats::jetstream;
+use async_nats::{Client, jetstream};
 use clap::Args;
 use tokio::task::JoinSet;
 
@@ -70,10 +70,10 @@ struct Web {
 impl Web {
     /// Listens, if that is wanted. Before anything else: an address that cannot be had stops the start.
     async fn door(&self) -> Result<Option<(Door, Option<String>)>, Fault> {
-        let Some(text) = self.http.as_deref().filter(|text| !text.is_empty()) else { return Ok(None) };
-        // In the environment it is how people say that there is none.
-        let is_of_environment = std::env::var_os("MILLSTREAM_HTTP_TOKEN").is_some_and(|token| token.is_empty());
-        if self.http_token.as_deref() == Some("") && !is_of_environment {
+        let Some(text) = self.http.as_deref().filter(|text| !text.is_empty()) else {
+            return self.stays_off().map(|()| None);
+        };
+        if self.has_empty_token() {
             let error = anyhow::anyhow!("the token for HTTP is empty");
             return Err(Fault::usage(error).hint("make one with `openssl rand -hex 32`, or leave out --http-token"));
         }
@@ -91,6 +91,24 @@ impl Web {
             Fault::failed(fault).hint("give another address with --http; port 0 takes any that is free")
         })?;
         Ok(Some((door, token)))
+    }
+
+    /// Without HTTP nobody shows a token. Who gives one wants HTTP, unless it is turned off in words, with an empty address.
+    fn stays_off(&self) -> Result<(), Fault> {
+        let has_file = self.http_token_file.as_ref().is_some_and(|file| !file.as_os_str().is_empty());
+        let has_token = self.http_token.as_ref().is_some_and(|token| !token.is_empty());
+        if self.http.is_some() || !(has_file || has_token || self.has_empty_token()) {
+            return Ok(());
+        }
+        let error = anyhow::anyhow!("there is a token for HTTP, but no HTTP to show it to");
+        Err(Fault::usage(error)
+            .hint("add --http, or leave out --http-token, --http-token-file and what sets them in the environment"))
+    }
+
+    /// A token that is empty on the command line is a mistake; in the environment it is how people say that there is none.
+    fn has_empty_token(&self) -> bool {
+        let is_of_environment = std::env::var_os("MILLSTREAM_HTTP_TOKEN").is_some_and(|token| token.is_empty());
+        self.http_token.as_deref() == Some("") && !is_of_environment
     }
 
     /// The names under which it acts: what it is told, and what the machine calls itself.
@@ -161,9 +179,8 @@ impl Run {
         let host = self.host.unwrap_or_else(host_name);
         let exporting = self.otlp.start(&host)?;
         let client = super::open(connection).await?;
-        let info = client.server_info();
-        let address = format!("{}:{}", info.host, info.port);
-        tracing::info!(host, server = %address, "running the deployed handlers; end with Ctrl-C");
+        let server = address_of(&client).await;
+        tracing::info!(host, server, "running the deployed handlers; end with Ctrl-C");
         let jetstream = jetstream::new(client);
         let only = self.handlers.clone();
         let supervisor = Supervisor::new(jetstream.clone(), host.clone(), Cache::for_user(), policy, self.handlers)
@@ -224,6 +241,16 @@ async fn serve(door: Door, asked: Asked) {
     }
 }
 
+/// Where this client is connected: what the server says of itself is where it listens, which may be 0.0.0.0.
+pub(super) async fn address_of(client: &Client) -> String {
+    let pool = client.server_pool().await.unwrap_or_default();
+    let (host, port) = match pool.iter().find(|server| server.did_connect) {
+        Some(server) => (server.addr.host().to_owned(), server.addr.port()),
+        None => (client.server_info().host, client.server_info().port),
+    };
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 /// Machine and process: two hosts on one machine are told apart.
 pub(super) fn host_name() -> String {
     let machine = machine();
@@ -243,5 +270,25 @@ async fn told_to_stop() {
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
         }
         _ => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::Server;
+
+    #[tokio::test]
+    async fn the_address_is_the_one_that_was_connected_to() {
+        let server = Server::builder().start().await.unwrap();
+        let port = server.port();
+        for (given, shown) in [
+            (format!("nats://127.0.0.1:{port}"), format!("127.0.0.1:{port}")),
+            // The server says of itself that it is 127.0.0.1.
+            (format!("nats://127.0.0.1:1,nats://ann:pw@localhost:{port}"), format!("localhost:{port}")),
+        ] {
+            let client = connect::Connection::to(&given).connect().await.unwrap();
+            assert_eq!(address_of(&client).await, shown);
+        }
     }
 }

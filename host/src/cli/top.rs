@@ -14,7 +14,7 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use tokio::sync::{mpsc, watch};
 
-use super::{Fault, connect};
+use super::{Fault, connect, run};
 use crate::overview::{Glance, Glimpse};
 use crate::registry::{Past, Registry};
 use state::{Next, State};
@@ -49,8 +49,7 @@ impl Top {
                 .hint("for plain text use `millstream lag --watch`"));
         }
         let client = super::open(connection).await?;
-        let info = client.server_info();
-        let server = format!("{}:{}", info.host, info.port);
+        let server = run::address_of(&client).await;
         let jetstream = jetstream::new(client);
         let (opened, opens) = watch::channel(None);
         let (sees, seen) = mpsc::channel(1);

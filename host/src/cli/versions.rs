@@ -10,7 +10,7 @@ use crate::registry::{self, Deployment, Past, Registry};
 /// The registry, if anything was ever deployed here.
 pub(super) async fn registry(connection: &connect::Connection, handler: &str) -> Result<Registry, Fault> {
     let jetstream = jetstream::new(super::open(connection).await?);
-    Registry::peek(&jetstream).await?.ok_or_else(|| not_deployed(handler))
+    Registry::look(&jetstream).await?.ok_or_else(|| not_deployed(handler))
 }
 
 /// The registry, and what is deployed under this name, with its revision.
@@ -24,11 +24,14 @@ pub(super) async fn found(jetstream: &Context, handler: &str) -> Result<(Registr
 pub(super) async fn deployed(registry: &Registry, handler: &str) -> Result<(u64, Deployment), Fault> {
     match registry.current(handler).await {
         Ok(current) => current.ok_or_else(|| not_deployed(handler)),
-        Err(error @ registry::Error::Malformed { .. }) => Err(Fault::usage(error).hint(format!(
-            "go back with `millstream rollback {handler}`, or deploy a module with `millstream deploy`"
-        ))),
+        Err(error @ registry::Error::Malformed { .. }) => Err(Fault::usage(error).hint(instead(handler))),
         Err(error) => Err(error.into()),
     }
+}
+
+/// What to do about a deployment that cannot be read.
+pub(super) fn instead(handler: &str) -> String {
+    format!("go back with `millstream rollback {handler}`, or deploy a module with `millstream deploy`")
 }
 
 pub(crate) fn not_deployed(handler: &str) -> Fault {

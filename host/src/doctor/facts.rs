@@ -164,6 +164,8 @@ pub struct Handler {
     pub stopped: Option<String>,
     /// Why nobody can tell which of its generations is live; none where that is known. All of them count as wanted then.
     pub lost_ledger: Option<String>,
+    /// Dead letters of its live generation that somebody removed by hand.
+    pub letters_gone: u64,
 }
 
 /// What is known of a handler's module.
@@ -266,5 +268,6 @@ pub(super) fn handler(name: &str) -> Handler {
         fault: None,
         stopped: None,
         lost_ledger: None,
+        letters_gone: 0,
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
 /// What a host finds at its next claim, by the same sum.
 fn lost(handler: &Handler, input: &Input, stream: &Stream) -> Option<Finding> {
     let lost = stream.first.saturating_sub(input.position + 1);
-    if input.position == 0 || lost == 0 || handler.on_lost == OnLostEvents::Continue {
+    if lost == 0 || handler.on_lost == OnLostEvents::Continue {
         return None;
     }
     let (name, digest) = (&handler.name, &handler.digest);

@@ -3,6 +3,7 @@
 use super::facts::{Facts, Handler, Module};
 use super::finding::Finding;
 use crate::hint;
+use crate::legible::counted;
 use crate::registry::Desired;
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
@@ -36,6 +37,14 @@ fn told(facts: &Facts, handler: &Handler) -> Vec<Finding> {
             Finding::error("stopped", thing(), reason)
                 .why("it decides nothing until somebody mends that")
                 .mend(hint.map_or_else(|| format!("millstream rollback {name}"), str::to_owned)),
+        );
+    }
+    if handler.letters_gone > 0 {
+        let gone = counted(handler.letters_gone, "dead letter was", "dead letters were");
+        findings.push(
+            Finding::error("letters-gone", thing(), format!("{gone} removed by hand"))
+                .why("documents lack their events, and later ones of their keys must not be taken up without them")
+                .mend(format!("millstream rebuild {name}")),
         );
     }
     let is_looked_after = facts.hosts.iter().any(|host| host.looks_after(name));
@@ -83,6 +92,7 @@ mod tests {
             Handler { module: Module::Unusable("x".into()), fault: Some(("y".into(), "z".into())), ..handler() };
         assert_eq!(checks(broken, &[&[]]), ["module", "inputs"]);
         assert_eq!(checks(Handler { stopped: Some("x; hint: y".into()), ..handler() }, &[&[]]), ["stopped"]);
+        assert_eq!(checks(Handler { letters_gone: 2, ..handler() }, &[&[]]), ["letters-gone"]);
         let (lost, stopped) = (Some("x; hint: y".into()), Some("x; hint: y".into()));
         assert_eq!(checks(Handler { lost_ledger: lost, stopped, ..handler() }, &[&[]]), ["lost-ledger"]);
     }

@@ -125,7 +125,7 @@ impl Family {
                     return Ok(());
                 }
                 let ledger = ledger.unwrap_or_default();
-                self.is_current(&ledger)?;
+                self.is_current(&ledger).await?;
                 self.follow(&ledgers, &ledger, &stop).await
             };
             // What a stop leaves half done, the next start takes up, as after a crash.
@@ -180,13 +180,16 @@ impl Family {
 
     /// Whether the version that runs is the live generation's: another host may have promoted one with a module of its own while this
     /// one stood still, or since it read the deployment.
-    fn is_current(&mut self, ledger: &Ledger) -> Result<(), promotion::Error> {
+    async fn is_current(&mut self, ledger: &Ledger) -> Result<(), promotion::Error> {
         let promoted = ledger.ended.as_ref().filter(|ending| ending.reason.is_empty());
-        let is_current = match self.known {
-            Some(known) => known == ledger.live,
-            None => {
+        let is_current = match (self.known, promoted) {
+            (Some(known), _) => known == ledger.live,
+            (None, None) => true,
+            (None, Some(ending)) => {
                 let runs = self.live.version().revision();
-                runs == 0 || promoted.is_none_or(|ending| runs >= ending.revision)
+                runs == 0
+                    || runs >= ending.revision
+                    || !ending.counts_in(self.maker.registry.made_at().await.map_err(anyhow::Error::from)?)
             }
         };
         self.known = Some(ledger.live);

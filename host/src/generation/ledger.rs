@@ -131,13 +131,23 @@ pub struct Ending {
     /// Revision of the deployment that names the new module; 0 where it was given up.
     #[serde(default)]
     pub revision: u64,
+    /// When it was through, nanoseconds since 1970; 0 where it was given up.
+    #[serde(default)]
+    pub time: i64,
 }
 
 impl Ending {
+    /// Whether its revision is one of the bucket of deployments that was made at `created`, nanoseconds since 1970: one that was made anew
+    /// since counts anew.
+    #[must_use]
+    pub(crate) fn counts_in(&self, created: i64) -> bool {
+        self.time == 0 || created <= self.time
+    }
+
     /// The other is not live, for this reason.
     #[must_use]
     pub fn given_up(id: u64, from: u32, to: u32, reason: String) -> Self {
-        Self { id, from, to, reason, positions: Vec::new(), written: 0, pause_milliseconds: 0, revision: 0 }
+        Self { id, from, to, reason, positions: Vec::new(), written: 0, pause_milliseconds: 0, revision: 0, time: 0 }
     }
 }
 
@@ -414,7 +424,11 @@ pub enum Error {
         reason: String,
     },
     /// Not readable.
-    #[error("the generations of {handler} cannot be read: {reason}")]
+    #[error(
+        "the generations of {handler} cannot be read: {reason}; hint: look with `nats kv history {bucket} {handler}`, and put a value back \
+         that is whole with `nats kv revert {bucket} {handler} REVISION` or `nats kv put {bucket} {handler} VALUE`",
+        bucket = names::GENERATIONS
+    )]
     Malformed {
         /// The handler.
         handler: String,
@@ -646,6 +660,16 @@ mod tests {
             abandoned.sort_unstable();
             assert_eq!(abandoned, gone, "keep {keep}");
         }
+    }
+
+    #[test]
+    fn a_value_that_is_cut_off_is_told_with_the_way_to_a_whole_one() {
+        let told = parse("h", br#"{"live":"#).unwrap_err().to_string();
+        let (matter, hint) = crate::hint::split(&told);
+        assert!(matter.starts_with("the generations of h cannot be read: EOF"), "{matter}");
+        let hint = hint.expect("a hint");
+        assert!(hint.starts_with("look with `nats kv history MILLSTREAM_GENERATIONS h`"), "{hint}");
+        assert!(hint.contains("`nats kv revert MILLSTREAM_GENERATIONS h REVISION`"), "{hint}");
     }
 
     #[test]

@@ -127,7 +127,7 @@ impl Handler {
 
     /// The reason to try again, or why that is of no use.
     fn classed(&self, error: &Error) -> Result<String, Unsettled> {
-        let reason = error.explain(self.versions.borrow().saga.is_some());
+        let reason = error.explain(self.versions.borrow().saga.is_some(), &self.generation);
         match error.class() {
             Class::Fence => Err(Unsettled::Fenced(reason)),
             Class::Stop => {

@@ -169,7 +169,8 @@ impl DeadLetters {
                 "key": unit.key, "class": unit.class, "reason": unit.reason, "digest": origin.digest,
                 "stream": park.stream, "sequence": park.sequence, "subject": park.subject,
             });
-            let id = format!("{}.parked.{}.{}.{ordinal}", origin.handler, origin.generation, origin.journal);
+            let Origin { handler, generation, journal, time, .. } = origin;
+            let id = format!("{handler}.parked.{generation}.{journal}.{ordinal}.{time}");
             let news = alerts::News { id: &id, time: origin.time, body: &told };
             let told = alerts::tell_once(&self.jetstream, origin.handler, KEY_PARKED, self.replicas, &news).await;
             if let Err(error) = told {

@@ -84,7 +84,8 @@ pub struct Letter {
 pub fn publication(origin: Origin<'_>, ordinal: u64, park: &Park, unit: &ParkedUnit, counts: bool) -> Publication {
     let Origin { handler, generation, digest, journal, time } = origin;
     let mut headers = HeaderMap::new();
-    headers.insert(NATS_MESSAGE_ID, format!("{handler}.{generation}.{journal}.{ordinal}"));
+    // With the time: a journal that is made anew counts from one again.
+    headers.insert(NATS_MESSAGE_ID, format!("{handler}.{generation}.{journal}.{ordinal}.{time}"));
     headers.insert(HANDLER, handler);
     headers.insert(GENERATION, generation.to_string());
     if let Some(key) = &unit.key {
@@ -222,7 +223,7 @@ mod tests {
         let origin = Origin { handler: "h", generation: 2, digest: "d", journal: 9, time: 1_700_000_000_000_000_000 };
         let Publication { subject, headers, payload } = publication(origin, 4, &park, &unit, true);
         assert_eq!(subject, "millstream.dead.h.2.C=2042.x");
-        assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), "h.2.9.4");
+        assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), "h.2.9.4.1700000000000000000");
         let letter = Letter::read(Last { subject, sequence: 3, stored: 0, headers, payload }).unwrap();
         assert_eq!((letter.key.as_deref(), letter.first, letter.place), (Some("C 42.x"), true, (9, 4)));
         assert_eq!(

@@ -2,7 +2,7 @@
 //! wish, written by compare-and-set. Out: the same for the owner of the handler, and for people what came of it. Never: does it; puts a
 //! wish in the place of another that waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -19,6 +19,9 @@ const TRIES: usize = 10;
 
 /// Keys of which is told that they are still parked.
 const LEFT: usize = 100;
+
+/// Events without a key whose attempts are counted: as many as are parked at most by default.
+const EVENTS: usize = 1000;
 
 /// Something that is wanted of parked keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +103,54 @@ pub struct Entry {
     pub done: Option<Outcome>,
     /// How often keys that are still parked failed again.
     pub attempts: BTreeMap<String, u32>,
+    /// The same of events that never got as far as a key, by stream and sequence.
+    pub events: BTreeMap<String, u32>,
+}
+
+/// An event as it is counted by.
+fn event(stream: &str, sequence: u64) -> String {
+    format!("{stream}:{sequence}")
+}
+
+impl Entry {
+    /// How often a parked key has failed, or this event, where it never got as far as one; being parked was the first time.
+    #[must_use]
+    pub fn failed(&self, key: Option<&str>, stream: &str, sequence: u64) -> u32 {
+        let again = match key {
+            Some(key) => self.attempts.get(key),
+            None => self.events.get(&event(stream, sequence)),
+        };
+        again.copied().unwrap_or_default().saturating_add(1)
+    }
+
+    /// What was wanted is done: counts the attempts, and takes down what came of it.
+    fn ends(&mut self, mut outcome: Outcome, is_parked: &dyn Fn(&str) -> bool) -> Outcome {
+        let wish = self.wanted.take();
+        self.attempts.retain(|key, _| is_parked(key));
+        let keyless = outcome.left.iter().filter(|left| left.key.is_none());
+        let named: HashSet<String> = keyless.map(|left| event(&left.stream, left.sequence)).collect();
+        // Only where all were meant are those that it does not name known to be parked no more.
+        let names_all = wish.is_some_and(|wish| wish.what == What::All);
+        let new = named.iter().filter(|event| !self.events.contains_key(*event)).count();
+        if names_all || self.events.len() + new > EVENTS {
+            self.events.retain(|event, _| named.contains(event));
+        }
+        for left in &mut outcome.left {
+            let failed = match &left.key {
+                Some(key) => self.attempts.entry(key.clone()),
+                None => self.events.entry(event(&left.stream, left.sequence)),
+            };
+            let failed = failed.or_default();
+            *failed = failed.saturating_add(1);
+            left.attempt = failed.saturating_add(1);
+        }
+        while self.events.len() > EVENTS {
+            self.events.pop_last();
+        }
+        outcome.left.truncate(LEFT);
+        self.done = Some(outcome.clone());
+        outcome
+    }
 }
 
 impl Wish {
@@ -313,19 +364,7 @@ impl Wishes {
             if entry.wanted.as_ref().is_none_or(|wish| wish.id != outcome.id) {
                 return Ok(outcome);
             }
-            let mut outcome = outcome.clone();
-            entry.attempts.retain(|key, _| is_parked(key));
-            for left in &mut outcome.left {
-                left.attempt = 2;
-                if let Some(key) = &left.key {
-                    let failed = entry.attempts.entry(key.clone()).or_default();
-                    *failed += 1;
-                    left.attempt = *failed + 1;
-                }
-            }
-            outcome.left.truncate(LEFT);
-            entry.wanted = None;
-            entry.done = Some(outcome.clone());
+            let outcome = entry.ends(outcome.clone(), is_parked);
             if self.write(&store, &entry, revision).await?.is_some() {
                 return Ok(outcome);
             }
@@ -342,5 +381,69 @@ impl Wishes {
             Some(store) => store.purge(&self.key).await.map_err(unreachable),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(key: Option<&str>, sequence: u64) -> Left {
+        Left {
+            key: key.map(str::to_owned),
+            stream: "S".to_owned(),
+            sequence,
+            class: "undecodable".to_owned(),
+            reason: String::new(),
+            attempt: 0,
+        }
+    }
+
+    /// What such a wish leaves, key by key or event by event; answers which attempt each of them was.
+    fn leaves(entry: &mut Entry, what: What, left: Vec<Left>) -> Vec<u32> {
+        entry.wanted = Some(Wish { id: 1, what, discard: None, since: 0 });
+        let outcome = entry.ends(Outcome { id: 1, left, ..Outcome::default() }, &|key| key == "k");
+        assert_eq!((&entry.wanted, &entry.done), (&None, &Some(outcome.clone())));
+        outcome.left.iter().map(|left| left.attempt).collect()
+    }
+
+    #[test]
+    fn attempts_are_counted_by_key_or_else_by_event_as_long_as_it_is_parked() {
+        let mut entry = Entry::default();
+        let all = || vec![left(Some("k"), 5), left(None, 7), left(None, 8)];
+        assert_eq!(leaves(&mut entry, What::All, all()), [2, 2, 2]);
+        assert_eq!(leaves(&mut entry, What::Letter { sequence: 1 }, vec![left(None, 8)]), [3]);
+        assert_eq!(leaves(&mut entry, What::All, all()), [3, 3, 4]);
+        assert_eq!(leaves(&mut entry, What::Class { class: "trap".to_owned() }, Vec::new()), [0; 0]);
+        let failed = |entry: &Entry| {
+            [(Some("k"), 5), (None, 7), (None, 8), (None, 9)].map(|(key, sequence)| entry.failed(key, "S", sequence))
+        };
+        assert_eq!(failed(&entry), [3, 3, 4, 1], "those that were not meant are as they were");
+        assert_eq!(entry.failed(None, "OTHER", 7), 1);
+        assert_eq!(leaves(&mut entry, What::All, vec![left(None, 8)]), [5]);
+        assert_eq!(failed(&entry), [3, 1, 5, 1]);
+        assert_eq!(leaves(&mut entry, What::All, Vec::new()), [0; 0]);
+        assert_eq!(entry.events, BTreeMap::new());
+    }
+
+    #[test]
+    fn events_are_counted_up_to_a_bound_and_those_that_failed_last_stay() {
+        let mut entry = Entry::default();
+        let many = |from: u64, count: usize| (from..).take(count).map(|sequence| left(None, sequence)).collect();
+        let one_class = || What::Class { class: "undecodable".to_owned() };
+        leaves(&mut entry, one_class(), many(1, EVENTS));
+        assert_eq!(entry.events.len(), EVENTS);
+        leaves(&mut entry, one_class(), many(5, EVENTS / 2));
+        assert_eq!((entry.events.len(), entry.failed(None, "S", 5)), (EVENTS, 3));
+        leaves(&mut entry, one_class(), many(EVENTS as u64, 2));
+        assert_eq!((entry.events.len(), entry.failed(None, "S", EVENTS as u64)), (2, 3));
+        leaves(&mut entry, one_class(), many(1, EVENTS + 50));
+        assert_eq!(entry.events.len(), EVENTS);
+    }
+
+    #[test]
+    fn what_was_written_before_events_were_counted_is_read() {
+        let entry: Entry = serde_json::from_str(r#"{"wanted":null,"done":null,"attempts":{"k":2}}"#).unwrap();
+        assert_eq!((entry.failed(Some("k"), "S", 1), entry.failed(None, "S", 1)), (3, 1));
     }
 }

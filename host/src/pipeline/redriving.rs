@@ -20,7 +20,7 @@ use crate::names;
 use crate::parking::aside::Culprits;
 use crate::parking::letter::Letter;
 use crate::parking::wishes::{Left, Outcome, Waiting, What, Wishes};
-use crate::parking::{self, Parked};
+use crate::parking::{self, FOLLOWS, Parked};
 
 /// How often to look whether somebody wants something, while there is something parked.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -93,6 +93,17 @@ fn gone(key: &str, left: u64, units: u64) -> Left {
         "{} of its {units} dead letters are gone, and nobody took them up or gave them up; hint: give up the rest with \
          `millstream discard`, or build the documents anew with `millstream rebuild`",
         units - left
+    );
+    tracing::warn!(key, reason, "a key cannot be taken up");
+    let (class, stream) = ("gone".to_owned(), String::new());
+    Left { key: Some(key.to_owned()), stream, sequence: 0, class, reason, attempt: 0 }
+}
+
+/// Letters are gone, and what this key has left only followed something.
+fn without_first(key: &str, missing: u64) -> Left {
+    let reason = format!(
+        "its first dead letter followed another one, and {missing} of the handler's are gone; hint: give up the rest with `millstream \
+         discard`, or build the documents anew with `millstream rebuild`"
     );
     tracing::warn!(key, reason, "a key cannot be taken up");
     let (class, stream) = ("gone".to_owned(), String::new());
@@ -231,6 +242,9 @@ impl Pipeline {
             }
         }
         let Some(first) = letters.first() else { return Ok(Portion::Nothing) };
+        if self.parked.missing() > 0 && first.class == FOLLOWS {
+            return Ok(Portion::Fails(without_first(key, self.parked.missing())));
+        }
         let (stream, counts) = (first.stream.clone(), first.counts);
         let alike = letters.iter().take_while(|letter| letter.stream == stream && letter.counts == counts).count();
         letters.truncate(blame.take(alike));

@@ -1,5 +1,6 @@
 //! Which deployments of a handler ran, for whoever goes back: the last ones, under `<handler>.deployments.ran` in the bucket of
-//! states. In: revisions, from the host that runs them. Out: the same, the oldest first. Never: one that was refused or given up.
+//! states. In: revisions, from the host that runs them. Out: the same, the oldest first. Never: one that was refused or given up, or
+//! of a bucket of deployments that is gone.
 
 use async_nats::jetstream::kv;
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,12 @@ impl Ran {
 
     fn remove(&mut self, revision: u64) {
         self.revisions.retain(|other| *other != revision);
+    }
+
+    /// Leaves out what the bucket of deployments has not counted to.
+    fn up_to(mut self, last: u64) -> Self {
+        self.revisions.retain(|revision| *revision <= last);
+        self
     }
 }
 
@@ -76,12 +83,20 @@ impl Registry {
         Err(unreachable(WHAT)("others write to it all the time"))
     }
 
-    /// What is there, and its revision; 0 where nothing is. What cannot be read is written anew.
+    /// What is there, and its revision; 0 where nothing is. What cannot be read is written anew, and so is what was said before
+    /// deployments were lost: it names revisions of another count.
     async fn read(&self, handler: &str) -> Result<(Ran, u64), Error> {
-        let entry = self.status.entry(key(handler)).await.map_err(unreachable("read what ran"))?;
-        Ok(entry.map_or_else(Default::default, |entry| {
-            (serde_json::from_slice(&entry.value).unwrap_or_default(), entry.revision)
-        }))
+        const WHAT: &str = "read what ran";
+        let Some(entry) = self.status.entry(key(handler)).await.map_err(unreachable(WHAT))? else {
+            return Ok(Default::default());
+        };
+        // Asked anew: a host has opened the bucket long ago.
+        let deployments = self.handlers.stream.get_info().await.map_err(unreachable(WHAT))?;
+        if entry.created < deployments.created {
+            return Ok((Ran::default(), entry.revision));
+        }
+        let ran: Ran = serde_json::from_slice(&entry.value).unwrap_or_default();
+        Ok((ran.up_to(deployments.state.last_sequence), entry.revision))
     }
 }
 
@@ -105,5 +120,6 @@ mod tests {
             ran.add(revision);
         }
         assert_eq!((ran.revisions.len(), ran.revisions.first(), ran.revisions.last()), (64, Some(&136), Some(&199)));
+        assert_eq!(ran.up_to(137).revisions, [136, 137]);
     }
 }

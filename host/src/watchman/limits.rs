@@ -1,6 +1,6 @@
 //! How full streams, buckets and the account are. In: handlers, by whose names and input streams they are found; the server's own
-//! figures, a few requests at a time. Out: shares of their limits, in numbers and words. Never: calls a stream full that drops its oldest
-//! messages on purpose, unless undecided ones are next.
+//! figures, a few requests at a time. Out: shares of their limits, in numbers and words, and how old they are. Never: calls a stream full
+//! that drops its oldest messages on purpose, unless undecided ones are next.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::context::GetStreamError;
 use async_nats::jetstream::stream::DiscardPolicy;
 
-use crate::alarm::Near;
+use crate::alarm::{Fullness, Near};
 use crate::inputs;
 use crate::names;
 use crate::overview::Handler;
@@ -34,8 +34,8 @@ pub(super) struct Limits {
 #[derive(Default)]
 struct Known {
     asked: i64,
-    /// What the server said last: none before it ever did, none inside where the stream is not there.
-    fill: Option<Option<Fill>>,
+    /// What the server said last, and when: none before it ever did.
+    told: Option<(i64, Option<Fill>)>,
 }
 
 /// What a stream holds of what it may.
@@ -53,7 +53,7 @@ impl Limits {
         Self { jetstream, streams: HashMap::new(), account: 0 }
     }
 
-    /// Asks about those that were not asked about for the longest time.
+    /// Asks about those that were not asked about for the longest time. `now` is no later than any answer.
     pub(super) async fn look(&mut self, handlers: &[Handler], now: i64) {
         let wanted: HashSet<String> = handlers.iter().flat_map(streams).collect();
         self.streams.retain(|stream, _| wanted.contains(stream));
@@ -66,7 +66,7 @@ impl Limits {
             let known = self.streams.entry(stream).or_default();
             known.asked = now;
             match told {
-                Ok(Ok(fill)) => known.fill = Some(fill),
+                Ok(Ok(fill)) => known.told = Some((now, fill)),
                 Ok(Err(_)) => {}
                 Err(_) => return,
             }
@@ -95,14 +95,15 @@ impl Limits {
     }
 
     /// How near a handler's streams are to their limits; none before all were asked about.
-    pub(super) fn near(&self, handler: &Handler) -> Option<Vec<Near>> {
-        let mut near = Vec::new();
+    pub(super) fn fullness(&self, handler: &Handler) -> Option<Fullness> {
+        let mut fullness = Fullness { taken: i64::MAX, near: Vec::new() };
         for stream in streams(handler) {
+            let (taken, fill) = self.streams.get(&stream)?.told.as_ref()?;
+            fullness.taken = fullness.taken.min(*taken);
             // One that is not there, or does not tell, has no limits.
-            let Some(fill) = self.streams.get(&stream)?.fill.as_ref()? else { continue };
-            near.extend(fill.near(&stream, handler));
+            fullness.near.extend(fill.as_ref().and_then(|fill| fill.near(&stream, handler)));
         }
-        Some(near)
+        Some(fullness)
     }
 
     /// How full the account's storage is, now and then.

@@ -1,11 +1,13 @@
 //! Alerts: what a person should know is told in time, once, and is over when it is over; what is only a state is never told.
 
 use std::cell::Cell;
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures::TryStreamExt as _;
+use async_nats::jetstream::stream::{Config, DiscardPolicy};
+use futures::{StreamExt as _, TryStreamExt as _};
 use millstream::board;
 use millstream::overview::Alert;
 use millstream::webhook::Secret;
@@ -460,4 +462,102 @@ async fn what_stands_is_not_cleared_by_who_does_not_know() {
     told(&world, "fragile", "not-reporting", &["raised", "cleared"]).await;
     assert_eq!(states(&world, "fragile", "parked").await, ["raised"], "once");
     assert!(raised(&world).contains(&"fragile parked".to_owned()), "{:?}", raised(&world));
+}
+
+/// A request of a connection, with how many messages it was told that a stream holds; none where it asked about the account.
+struct Call {
+    connection: u64,
+    held: Option<u64>,
+}
+
+/// What is asked of JetStream, as the server tells of it.
+#[derive(Clone, Default)]
+struct Asked(Arc<Mutex<Vec<Call>>>);
+
+impl Asked {
+    /// Listens to what is asked about this stream and the account.
+    async fn about(stream: &str, world: &World) -> Self {
+        let client = world.jetstream.client();
+        let mut calls = client.subscribe("$JS.EVENT.ADVISORY.API").await.expect("subscribed");
+        client.flush().await.expect("the server knows");
+        let (asked, subject) = (Self::default(), format!("$JS.API.STREAM.INFO.{stream}"));
+        let Self(into) = asked.clone();
+        tokio::spawn(async move {
+            while let Some(call) = calls.next().await {
+                let call: Value = serde_json::from_slice(&call.payload).expect("JSON");
+                let is_of_stream = call["subject"] == subject.as_str();
+                if is_of_stream || call["subject"] == "$JS.API.INFO" {
+                    let answer: Value = serde_json::from_str(call["response"].as_str().expect("text")).expect("JSON");
+                    let held = is_of_stream.then(|| answer["state"]["messages"].as_u64().expect("a number"));
+                    let connection = call["client"]["id"].as_u64().expect("a number");
+                    into.lock().expect("nobody panicked").push(Call { connection, held });
+                }
+            }
+        });
+        asked
+    }
+
+    /// So many hosts were told that the stream holds so many messages, and did with it what they do: they ask about the account last.
+    async fn by(&self, hosts: usize, messages: u64) {
+        until(&format!("{hosts} hosts have seen {messages} messages"), async || {
+            let asked = self.0.lock().expect("nobody panicked");
+            let (mut told, mut done) = (HashSet::new(), HashSet::new());
+            for Call { connection, held } in asked.iter() {
+                if *held == Some(messages) {
+                    told.insert(*connection);
+                } else if held.is_none() && told.contains(connection) {
+                    done.insert(*connection);
+                }
+            }
+            (done.len() >= hosts).then_some(())
+        })
+        .await;
+    }
+
+    /// What was asked until now counts no more.
+    fn forget(&self) {
+        self.0.lock().expect("nobody panicked").clear();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_is_told_once_though_hosts_ask_about_it_at_different_times() {
+    let world = World::new().await;
+    let config = Config {
+        name: "ORDERS".to_owned(),
+        subjects: vec!["orders.>".to_owned()],
+        max_messages: 100,
+        discard: DiscardPolicy::New,
+        allow_direct: true,
+        ..Config::default()
+    };
+    let stream = world.jetstream.create_stream(config).await.expect("stream is made");
+    world.deploy("order-chain", "chain", &[]);
+    let asked = Asked::about("ORDERS", &world).await;
+    let _first = world.host(&[("MILLSTREAM_HOST", "h1")]);
+    asked.by(1, 0).await;
+    // The other one's turn comes some looks later.
+    let said = async || world.report("chain").await?["time"].as_i64();
+    let begun = until("the first says something", said).await;
+    until("it has said something for eight seconds", async || (said().await? - begun > 8_000_000_000).then_some(()))
+        .await;
+    let _second = world.host(&[("MILLSTREAM_HOST", "w2"), ("MILLSTREAM_HANDLER", "nothing-here")]);
+    asked.by(2, 0).await;
+
+    world.publish(&orders(0, 95)).await;
+    is_raised(&world, "chain limit-near").await;
+    asked.by(2, 95).await;
+    assert_eq!(states(&world, "chain", "limit-near").await, ["raised"], "it stands for both");
+    assert_eq!(raised(&world), ["chain limit-near"]);
+
+    world.caught_up("chain").await;
+    asked.forget();
+    stream.purge().await.expect("purged");
+    is_over(&world, "chain limit-near").await;
+    asked.by(2, 0).await;
+    assert_eq!(states(&world, "chain", "limit-near").await, ["raised", "cleared"], "it is over for both");
+    let news = news(&world, "chain", "limit-near").await;
+    assert_eq!(news[0]["since"], news[1]["since"]);
+    assert!(news[1]["at"].as_str() > news[0]["at"].as_str(), "{news:?}");
+    assert_eq!(raised(&world), Vec::<String>::new(), "nothing else was the matter");
 }

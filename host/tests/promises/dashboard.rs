@@ -320,6 +320,32 @@ async fn what_is_unknown_counts_as_unknown_and_what_fails_as_failing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_paused_handler_has_no_trend_and_an_unknown_lag_no_figure() {
+    let Some(mut browser) = Browser::start() else { return };
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.deploy("order-chain", "chain", &[]);
+    let (_host, address) = web_host(&world, &[]).await;
+    world.in_state("chain", "running").await;
+    browser.look(DESKTOP.0, DESKTOP.1, "dark");
+    browser.open(&format!("{}#/handler/chain", page(address)));
+    browser.until("document.querySelector('#figures .scale') && drawn === 'handler/chain'");
+    // As if its host said so. What is told of it: in the table, in the drawer, and beside the chart.
+    let told = "((state, events) => { const news = structuredClone(overview), [chain] = news.handlers; chain.state = state;
+        chain.totals = { events, seconds: events && 9, rates: { in_rate: 5, out_rate: 1, trend: 4, eta_seconds: null } };
+        take(news);
+        return [document.querySelector('tr[data-handler=chain] [data-field=eta]').textContent,
+            [...document.querySelectorAll('#figures dt')].some((name) => name.textContent === 'Trend'),
+            document.querySelector('#figures .scale').children[1].textContent]; })";
+    let mut is = |state: &str, events: &str| browser.is(&format!("{told}('{state}', {events})"));
+    assert_eq!(is("running", "7"), json!(["grows", true, "at most 7 behind"]));
+    assert_eq!(is("paused", "7"), json!(["–", false, "at most 7 behind"]));
+    assert_eq!(is("failing", "7"), json!(["grows", true, "at most 7 behind"]));
+    assert_eq!(is("failing", "null"), json!(["–", true, ""]));
+    assert_eq!(browser.errors, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_page_acts_with_the_token_and_not_without() {
     let Some(mut browser) = Browser::start() else { return };
     let world = World::new().await;

@@ -141,6 +141,7 @@ async fn a_generation_that_another_host_had_for_a_moment_begins_again() {
             standing: Standing::Shadow,
             id: claim::fresh_id(),
             held: false,
+            begins: Vec::new(),
         };
         claim::take(&journal, &other, bucket).await.expect("it is taken away");
         world.publish(&events[part * 300..(part + 1) * 300]).await;

@@ -13,6 +13,7 @@ use crate::harness::{Host, World, chains, module, orders, spend, spend_v2, until
 use crate::hostile::{Mischief, NEVER_PARK, SOUND, file, wasm};
 use crate::promotion::{promote, rebuild_v2, shop};
 use crate::reload::{deploy, variant, verdict};
+use crate::taken_back::{asked, somebody_s_bucket};
 
 /// A host that allows batches of a thousand events at most.
 fn narrow(world: &World) -> Host {
@@ -39,6 +40,18 @@ async fn settings(world: &World, handler: &str) -> millstream::settings::Setting
 
 fn roll_back(world: &World, handler: &str) -> Value {
     serde_json::from_str(&world.ok(&["rollback", handler, "--json"])).expect("JSON")
+}
+
+/// Somebody's public key, and the file with his seed.
+fn signer(folder: &tempfile::TempDir) -> (String, String) {
+    let pair = nkeys::KeyPair::new_user();
+    let seed = file(folder, "seed", pair.seed().expect("a seed").as_bytes());
+    (pair.public_key(), seed.to_str().expect("path").to_owned())
+}
+
+/// The digest of a module, in hexadecimal.
+fn digest(path: &std::path::Path) -> String {
+    Digest::of(&std::fs::read(path).expect("a module")).to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,14 +128,9 @@ async fn a_label_that_was_refused_is_not_shown_for_what_runs() {
     let world = World::new().await;
     world.stream("ORDERS", &["orders.>"]).await;
     let folder = tempfile::tempdir().expect("a folder");
-    let pair = nkeys::KeyPair::new_user();
-    let seed = folder.path().join("seed");
-    std::fs::write(&seed, pair.seed().expect("a seed")).expect("a file");
-    let key = pair.public_key();
+    let (key, seed) = signer(&folder);
     let _host = world.host(&[("MILLSTREAM_REQUIRE_SIGNED", &key)]);
-    let path = module("order-chain");
-    let sign = ["--sign-with", seed.to_str().expect("path")];
-    deploy(&world, &path, &[&["--name", "chain", "--label", "signed"][..], &sign].concat());
+    deploy(&world, &module("order-chain"), &["--name", "chain", "--label", "signed", "--sign-with", &seed]);
     // Module and settings are the same, and nobody vouches for it.
     let registry = Registry::open(&world.jetstream).await.expect("the registry");
     let runs = registry.deployment("chain").await.expect("an answer").expect("a deployment");
@@ -164,7 +172,7 @@ async fn rollback_takes_a_promotion_back() {
     let done = roll_back(&world, "spend");
     assert_eq!((&done["generation"], settings(&world, "spend").await.batch_events), (&Value::Null, 500), "{done}");
     // A version that is named is gone back to the same way.
-    let second = Digest::of(&std::fs::read(module("customer-spend-v2")).expect("a module")).to_string();
+    let second = digest(&module("customer-spend-v2"));
     let done: Value = serde_json::from_str(&world.ok(&["rollback", "spend", &second[..12], "--json"])).expect("JSON");
     assert_eq!((&done["generation"], &done["to"]), (&json!(2), &json!(second)), "{done}");
     world.settled("spend", &spend_v2(&events)).await;
@@ -182,7 +190,7 @@ async fn what_is_not_kept_is_not_promised() {
     is(&world, "spend", 2, "ready").await;
     let told = String::from_utf8(world.cli(&["promote", "spend"]).stderr).expect("text");
     assert!(told.contains("generation 1 is not kept") && !told.contains("take it back"), "{told}");
-    let first = Digest::of(&std::fs::read(module("customer-spend")).expect("a module")).to_string();
+    let first = digest(&module("customer-spend"));
     let told = world.refused(2, &["rollback", "spend"]);
     assert!(told.contains("generation 1 of spend, which was live before generation 2, is not kept"), "{told}");
     let hint = format!("`nats object get MILLSTREAM_MODULES {first} --output before.wasm`");
@@ -522,4 +530,202 @@ async fn deployments_count_anew_where_their_bucket_is_made_anew() {
     world.publish(&orders(20, 20)).await;
     world.ok(&["resume", "chain"]);
     world.settled("chain", &chains(&orders(0, 40))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_on_beside_a_deployment_that_nobody_can_read_is_listed() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    let _host = world.host(&[("MILLSTREAM_HOST", "left")]);
+    let path = module("order-chain");
+    deploy(&world, &path, &["--name", "chain", "--label", "one"]);
+    deploy(&world, &path, &["--name", "other"]);
+    world.publish(&orders(0, 100)).await;
+    world.settled("chain", &chains(&orders(0, 100))).await;
+    let handlers = world.jetstream.get_key_value("MILLSTREAM_HANDLERS").await.expect("the deployments");
+    let revision = handlers.put("chain", r#"{"digest":"zz""#.into()).await.expect("put");
+    world.publish(&orders(100, 100)).await;
+    world.settled("chain", &chains(&orders(0, 200))).await;
+    let row = world.in_state("chain", "running").await;
+    assert_eq!((&row["digest"], &row["label"], &row["host"]), (&json!(digest(&path)), &json!("one"), &json!("left")));
+    assert_eq!((&row["counts"]["delivered"], &row["refused"]["revision"]), (&json!(200), &json!(revision)), "{row}");
+    assert_eq!((&row["refused"]["digest"], &row["subjects"]), (&json!(""), &json!(["orders.>"])), "{row}");
+    let lag = world.lag("chain");
+    assert_eq!((lag.len(), &lag[0]["events"], &lag[0]["position"]), (1, &json!(0), &json!(200)));
+    let output = world.cli(&["list"]);
+    let told = String::from_utf8(output.stderr).expect("text");
+    let begins = format!("chain: revision {revision} was refused: deployment of chain cannot be read: ");
+    let line = told.lines().find(|line| line.starts_with(&begins)).unwrap_or_else(|| panic!("{told}"));
+    assert!(output.status.success() && line.contains("; hint: go back with `millstream rollback chain`"), "{told}");
+    assert_eq!(world.listed("other")["state"], "running");
+    assert_eq!(roll_back(&world, "chain")["label"], "one");
+    assert_eq!(world.listed("chain")["refused"], Value::Null);
+}
+
+/// While a promotion is asked for, another module is deployed, with a name and a signature of its own; and the host may die where both
+/// the deployment and the ledger tell of the new generation, but for the last word.
+async fn what_ran_is_kept(dies: bool) {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (key, seed) = signer(&folder);
+    let trusts = ("MILLSTREAM_REQUIRE_SIGNED", key.as_str());
+    let stops = [trusts, ("MILLSTREAM_STOP_AT", "deployed:1")];
+    let mut host = world.host(if dies { &stops[..] } else { &stops[..1] });
+    deploy(&world, &module("customer-spend"), &["--name", "spend", "--label", "one", "--sign-with", &seed]);
+    let events = orders(0, 400);
+    world.publish(&events[..200]).await;
+    world.settled("spend", &spend(&events[..200])).await;
+    let v2 = module("customer-spend-v2");
+    world.ok(&["rebuild", "spend", "--module", v2.to_str().expect("path"), "--sign-with", &seed]);
+    is(&world, "spend", 2, "ready").await;
+    somebody_s_bucket(&world, "spend_g1").await;
+    let waits = asked(&world, "spend", 2);
+    until("it is held up", async || {
+        listed(&world, "spend")[1]["reason"].as_str().is_some_and(|reason| reason.contains("spend_g1")).then_some(())
+    })
+    .await;
+    let other = file(&folder, "other", &variant("customer-spend", "other"));
+    deploy(&world, &other, &["--name", "spend", "--label", "other", "--sign-with", &seed]);
+    world.publish(&events[200..]).await;
+    world.settled("spend", &spend(&events)).await;
+    world.jetstream.delete_key_value("spend_g1").await.expect("it is moved away");
+    if dies {
+        until("the heir is deployed", async || host.is_stopped().then_some(())).await;
+        host.kill();
+        host = world.host(&[trusts]);
+    }
+    let output = waits.await.expect("it ends");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    world.settled("spend", &spend_v2(&events)).await;
+
+    let done = roll_back(&world, "spend");
+    assert_eq!((&done["generation"], &done["label"]), (&json!(1), &json!("other")), "{done}");
+    assert_eq!(done["to"], digest(&other), "{done}");
+    world.settled("spend", &spend(&events)).await;
+    drop(host);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_live_is_kept_with_the_name_and_the_signature_of_the_deployment_that_ran() {
+    what_ran_is_kept(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_live_is_kept_as_it_ran_though_the_host_dies_before_the_ledger_says_so() {
+    what_ran_is_kept(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_way_leads_to_another_generation_over_what_was_deployed_since() {
+    let world = shop().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let events = orders(0, 300);
+    world.publish(&events).await;
+    let _host = world.host(&[]);
+    world.settled("spend", &spend(&events)).await;
+    rebuild_v2(&world);
+    is(&world, "spend", 2, "ready").await;
+    promote(&world, "spend", &[]);
+    assert_eq!(roll_back(&world, "spend")["generation"], 1);
+    is(&world, "spend", 1, "live").await;
+    let other = file(&folder, "other", &variant("customer-spend", "other"));
+    deploy(&world, &other, &["--name", "spend", "--label", "other"]);
+    // With what hosts said it is lost what ran.
+    world.jetstream.delete_key_value("MILLSTREAM_STATUS").await.expect("deleted");
+    let told = world.refused(2, &["rollback", "spend"]);
+    assert!(told.contains("handler spend has no earlier version that ran"), "{told}");
+    let first = digest(&module("customer-spend"));
+    let done: Value = serde_json::from_str(&world.ok(&["rollback", "spend", &first[..12], "--json"])).expect("JSON");
+    assert_eq!((&done["generation"], &done["to"]), (&Value::Null, &json!(first)), "{done}");
+    is(&world, "spend", 1, "live").await;
+    assert_eq!(world.documents("spend").await, spend(&events));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_since_a_promotion_bars_no_way_back() {
+    let world = shop().await;
+    let events = orders(0, 300);
+    world.publish(&events).await;
+    let _host = narrow(&world);
+    world.settled("spend", &spend(&events)).await;
+    rebuild_v2(&world);
+    is(&world, "spend", 2, "ready").await;
+    promote(&world, "spend", &[]);
+    until("it is known that it ran", async || {
+        versions(&world, "spend").iter().any(|row| row["ran"] == true && row["note"].is_string()).then_some(())
+    })
+    .await;
+    let v2 = module("customer-spend-v2");
+    let greedy = ["--name", "spend", "--label", "greedy", "--set", "batch_events=1001"];
+    world.refused(1, &[&["deploy", v2.to_str().expect("path")][..], &greedy].concat());
+    let done = roll_back(&world, "spend");
+    assert_eq!((&done["generation"], &done["to"]), (&Value::Null, &json!(digest(&v2))), "{done}");
+    assert_eq!(roll_back(&world, "spend")["generation"], 1);
+    world.settled("spend", &spend(&events)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revisions_of_a_bucket_that_is_gone_are_nothing_to_go_back_by() {
+    let world = shop().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let events = orders(0, 300);
+    world.publish(&events).await;
+    let _host = world.host(&[]);
+    world.settled("spend", &spend(&events)).await;
+    rebuild_v2(&world);
+    is(&world, "spend", 2, "ready").await;
+    promote(&world, "spend", &[]);
+    world.settled("spend", &spend_v2(&events)).await;
+    world.jetstream.delete_stream("KV_MILLSTREAM_HANDLERS").await.expect("deleted");
+
+    let same = ["--name", "spend", "--set", "batch_events=500", "--label"];
+    deploy(&world, &module("customer-spend-v2"), &[&same[..], &["anew"]].concat());
+    until("it runs", async || (labels(&world, "spend", "ran") == ["anew"]).then_some(())).await;
+    let told = world.refused(2, &["rollback", "spend"]);
+    assert!(told.contains("handler spend has no earlier version that ran"), "{told}");
+    // The promotion was revision 2 as well.
+    let other = file(&folder, "other", &variant("customer-spend-v2", "other"));
+    deploy(&world, &other, &[&same[..], &["other"]].concat());
+    let rows = versions(&world, "spend");
+    let known: Vec<(&Value, &Value)> = rows.iter().map(|row| (&row["revision"], &row["label"])).collect();
+    assert_eq!(known, [(&json!(2), &json!("other")), (&json!(1), &json!("anew"))]);
+    let done = roll_back(&world, "spend");
+    assert_eq!((&done["generation"], &done["label"]), (&Value::Null, &json!("anew")), "{done}");
+    is(&world, "spend", 2, "live").await;
+    assert_eq!(world.documents("spend").await, spend_v2(&events));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deployments_that_are_gone_are_told_while_hosts_go_on() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    let _host = world.host(&[]);
+    let path = module("order-chain");
+    for name in ["chain", "other", "removed"] {
+        deploy(&world, &path, &["--name", name]);
+    }
+    world.ok(&["remove", "removed", "--yes", "--with-documents"]);
+    world.jetstream.delete_stream("KV_MILLSTREAM_HANDLERS").await.expect("deleted");
+    let gone =
+        "error: bucket MILLSTREAM_HANDLERS is gone, though hosts have reported on chain, other\nhint: deploy each ";
+    for command in [&["list"][..], &["list", "--json"], &["lag"], &["lag", "chain"], &["list", "--versions", "chain"]] {
+        let told = world.refused(1, command);
+        assert!(told.starts_with(gone), "{command:?}: {told}");
+    }
+    world.publish(&orders(0, 100)).await;
+    for name in ["chain", "other"] {
+        world.settled(name, &chains(&orders(0, 100))).await;
+        deploy(&world, &path, &["--name", name]);
+        assert_eq!(world.in_state(name, "running").await["counts"]["delivered"], 100);
+    }
+    // Where all are removed in the ordinary way, nothing is deployed, and nothing is amiss.
+    for name in ["chain", "other"] {
+        world.ok(&["remove", name, "--yes", "--with-documents"]);
+    }
+    for command in ["list", "lag"] {
+        let output = world.cli(&[command]);
+        let told = String::from_utf8(output.stderr).expect("text");
+        assert!(output.status.success() && told.starts_with("nothing is deployed here"), "{command}: {told}");
+    }
 }

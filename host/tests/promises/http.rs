@@ -11,6 +11,9 @@ use crate::harness::{Dice, Host, World, orders, refused, until};
 
 const TOKEN: &str = "a token of some length";
 
+/// No server is there.
+const NOWHERE: &str = "nats://127.0.0.1:1";
+
 async fn shop(environment: &[(&str, &str)]) -> (World, Host, SocketAddr) {
     let world = World::new().await;
     world.stream("ORDERS", &["orders.>"]).await;
@@ -156,7 +159,7 @@ async fn a_token_in_a_file_opens_as_well_and_a_bad_file_stops_the_start() {
         ("--webhook-secret-file", ["--webhook", "http://127.0.0.1:9/"]),
     ] {
         let arguments = ["run", needs[0], needs[1], option, "/nowhere/to/be/found"];
-        let told = refused("nats://127.0.0.1:1", 2, &arguments);
+        let told = refused(NOWHERE, 2, &arguments);
         assert!(told.contains("cannot be read from /nowhere/to/be/found") && told.contains("hint: "), "{told}");
     }
 }
@@ -359,6 +362,26 @@ async fn an_address_that_cannot_be_had_stops_the_start_before_anything_is_touche
     let said = refused(&world.server.url(), 2, &["run", "--http", "0", "--http-token", ""]);
     assert!(said.contains("the token for HTTP is empty\nhint: "), "{said}");
     assert_eq!(world.traces().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_without_http_stops_the_start() {
+    let told = "there is a token for HTTP, but no HTTP to show it to\nhint: add --http, ";
+    for (option, value) in [("--http-token", TOKEN), ("--http-token", ""), ("--http-token-file", "/some/file")] {
+        let said = refused(NOWHERE, 2, &["run", option, value]);
+        assert!(said.contains(told) && !said.contains(TOKEN), "{option}: {said}");
+    }
+    // In the environment it may be left over, and is turned off there.
+    for (environment, code) in [
+        (&[("MILLSTREAM_HTTP_TOKEN", TOKEN)][..], 2),
+        (&[("MILLSTREAM_HTTP_TOKEN_FILE", "/some/file")], 2),
+        (&[("MILLSTREAM_HTTP_TOKEN", TOKEN), ("MILLSTREAM_HTTP", "")], 1),
+        (&[("MILLSTREAM_HTTP_TOKEN", ""), ("MILLSTREAM_HTTP_TOKEN_FILE", "")], 1),
+    ] {
+        let mut host = Host::start(NOWHERE, environment);
+        assert_eq!(host.end().await.code(), Some(code), "{environment:?}: {}", host.log());
+        assert_eq!(host.log().contains(told), code == 2, "{environment:?}: {}", host.log());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

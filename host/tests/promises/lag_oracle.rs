@@ -1,12 +1,16 @@
 //! Lag against an oracle that counts in another way: with a consumer, from the position in the last record on. What `millstream lag`
 //! says, and what the host says that samples, are both compared.
 
+use std::net::SocketAddr;
+
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::stream;
 use millstream::journal::Record;
-use serde_json::Value;
+use millstream::overview::{Glance, Totals};
+use serde_json::{Value, json};
 
-use crate::harness::{Event, World, orders, pause, until};
+use crate::harness::web::{get, web_host};
+use crate::harness::{Event, Host, World, orders, pause, until};
 
 /// Messages under these filters from a sequence on.
 async fn waiting(world: &World, stream: &str, filters: &[&str], from: u64) -> u64 {
@@ -279,4 +283,93 @@ async fn a_stream_without_direct_reads_is_sampled_too_and_no_consumer_is_left() 
         (stream.cached_info().state.consumer_count == 1).then_some(())
     })
     .await;
+}
+
+/// Exit code, stdout and the first line of stderr.
+fn told(world: &World, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = world.cli(arguments);
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    let first = text(output.stderr).lines().next().unwrap_or_default().to_owned();
+    (output.status.code(), text(output.stdout), first)
+}
+
+/// What the host says of the one stream of `chain`, once it says so much of it; `decided` is its own count.
+async fn says_nothing_measured(world: &World, decided: u64) {
+    let nothing = json!({
+        "stream": "ORDERS", "decided": decided, "time": 0, "events": 0, "oldest": null, "position": 0, "head": 0, "rates": null,
+    });
+    until("nothing is measured", async || {
+        (world.report("chain").await?["numbers"]["streams"] == json!([nothing])).then_some(())
+    })
+    .await;
+}
+
+async fn hosted(world: &World) -> (Host, SocketAddr) {
+    web_host(world, &[("MILLSTREAM_HOST", "here")]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lag_on_a_stream_that_was_made_anew_is_unknown_and_not_zero() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.deploy("order-chain", "chain", &[]);
+    world.publish(&orders(0, 95)).await;
+    let (mut host, mut address) = hosted(&world).await;
+    let all = ["orders.>"];
+    until("all is decided", async || (position(&world, "chain", "ORDERS").await == 95).then_some(())).await;
+    assert_eq!((sampled(&world, "chain", "ORDERS", &all).await, check(&world, "chain", "ORDERS", &all).await), (0, 0));
+
+    world.jetstream.delete_stream("ORDERS").await.expect("it is deleted");
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.publish(&orders(95, 10)).await;
+    let why = "stream ORDERS was deleted and made anew since event 95 was decided";
+    // While the host runs that had decided them, and when another has begun.
+    for decided in [95, 0] {
+        let untold = format!("error: the lag of some handlers cannot be told: chain: {why}");
+        assert_eq!(told(&world, &["lag", "--json"]), (Some(1), String::new(), untold));
+        for limit in ["--max-lag=5", "--max-lag=1000000", "--max-age=1h"] {
+            let exceeded = format!("error: too far behind: the lag cannot be told of chain: {why}");
+            assert_eq!(told(&world, &["lag", "--json", limit]), (Some(1), String::new(), exceeded), "{limit}");
+        }
+        until("it fails", async || world.report("chain").await.filter(|report| report["state"] == "failing")).await;
+        says_nothing_measured(&world, decided).await;
+        let glimpse = Glance::new(world.jetstream.clone(), usize::MAX).look().await.expect("a look");
+        let seen = &glimpse.overview.handlers[0];
+        assert_eq!((seen.lag_fault.as_str(), seen.lag.len(), seen.totals), (why, 0, Totals::default()));
+        let known = "millstream_handler_lag_known{handler=\"chain\",host=\"here\"} ";
+        let lines = until("metrics say so", async || {
+            let page = get(address, "/metrics").body;
+            let line = page.lines().find_map(|line| line.strip_prefix(known))?.to_owned();
+            let lags = page.lines().filter(|line| line.starts_with("millstream_handler_lag_events{")).count();
+            (line == "0").then_some(lags)
+        })
+        .await;
+        assert_eq!(lines, 0, "and no figure");
+        if decided > 0 {
+            host.kill();
+            let before = world.report("chain").await.expect("a report")["time"].as_i64();
+            (host, address) = hosted(&world).await;
+            until("another reports", async || {
+                world.report("chain").await.filter(|report| report["time"].as_i64() > before)
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_was_paused_has_no_end_though_it_decided_a_moment_ago() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    world.deploy("order-chain", "chain", &["--set", "throttle_events_per_second=100"]);
+    world.publish(&orders(0, 5000)).await;
+    let _host = world.host(&[]);
+    until("an end is in sight", async || world.lag("chain")[0]["rates"]["eta_seconds"].as_f64()).await;
+    world.ok(&["pause", "chain"]);
+    let row =
+        until("it is paused", async || Some(world.lag("chain").remove(0)).filter(|row| row["state"] == "paused")).await;
+    assert_eq!((row["rates"].is_object(), &row["rates"]["eta_seconds"]), (true, &Value::Null), "{row}");
+    let glimpse = Glance::new(world.jetstream.clone(), usize::MAX).look().await.expect("a look");
+    let lag = &glimpse.overview.handlers[0].lag[0];
+    assert_eq!((lag.state.as_str(), lag.rates.map(|rates| rates.eta_seconds)), ("paused", Some(None)), "{lag:?}");
 }

@@ -309,3 +309,104 @@ async fn a_handler_whose_ledger_is_gone_goes_on_and_is_not_begun_as_another_gene
     world.in_state("spend", "running").await;
     drop(host);
 }
+
+/// A copy of a stream, as `nats stream backup` makes it.
+fn backup(world: &World, stream: &str, folder: &std::path::Path) {
+    nats(world, &["stream", "backup", stream, folder.join(stream).to_str().expect("path"), "--no-progress"]);
+}
+
+/// Deletes a stream and restores its copy.
+async fn restore(world: &World, stream: &str, folder: &std::path::Path) {
+    world.jetstream.delete_stream(stream).await.expect("deleted");
+    nats(world, &["stream", "restore", folder.join(stream).to_str().expect("path"), "--no-progress"]);
+}
+
+fn nats(world: &World, arguments: &[&str]) {
+    let run = std::process::Command::new("nats").arg("--server").arg(world.server.url()).args(arguments).output();
+    let run = run.expect("the nats CLI runs");
+    assert!(run.status.success(), "nats {arguments:?}: {}", String::from_utf8_lossy(&run.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_restored_from_a_backup_is_gone_on_with_once_somebody_says_so() {
+    if std::process::Command::new("nats").arg("--version").output().is_err() {
+        println!("skipped: loss::what_was_restored_from_a_backup: the nats CLI is not installed");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let world = decided(60).await;
+    let said = world.refused(2, &["adopt", "chain", "--yes"]);
+    assert!(said.contains("none of them was restored"), "{said}");
+    let older = folder.path().join("older");
+    backup(&world, "ORDERS", &older);
+    backup(&world, "KV_chain", &older);
+    let mut events = orders(0, 60);
+    let mut host = world.host(&[]);
+    // The last record says that the documents of the one before are shown.
+    for from in [60, 80] {
+        let more = orders(from, 20);
+        world.publish(&more).await;
+        events.extend(more);
+        world.settled("chain", &chains(&events)).await;
+    }
+    host.signal("TERM");
+    assert!(host.end().await.success(), "it ends well:\n{}", host.log());
+    let newer = folder.path().join("newer");
+    for stream in ["ORDERS", "KV_chain", "MILLSTREAM_JOURNAL_chain"] {
+        backup(&world, stream, &newer);
+    }
+
+    // What is older than what is decided is not gone on with, whoever says so.
+    restore(&world, "ORDERS", &older).await;
+    refused(&world, "chain", "millstream adopt chain").await;
+    let said = world.refused(2, &["adopt", "chain", "--yes"]);
+    assert!(said.contains("stream ORDERS ends at 60, before the decided event 100"), "{said}");
+    restore(&world, "ORDERS", &newer).await;
+    restore(&world, "KV_chain", &older).await;
+    let said = world.refused(2, &["adopt", "chain", "--yes"]);
+    assert!(said.contains("bucket chain does not fit its journal"), "{said}");
+
+    // All of one moment: asked for, it goes on where it stood.
+    for stream in ["KV_chain", "MILLSTREAM_JOURNAL_chain"] {
+        restore(&world, stream, &newer).await;
+    }
+    let _host = world.host(&[]);
+    world.in_state("chain", "failing").await;
+    let said = world.refused(2, &["adopt", "chain"]);
+    assert!(said.contains("nobody is there to be asked"), "{said}");
+    world.ok(&["adopt", "chain", "--yes"]);
+    let more = orders(100, 50);
+    world.publish(&more).await;
+    events.extend(more);
+    world.settled("chain", &chains(&events)).await;
+    let (_, counts, _) = world.last_record("chain").await.expect("a record");
+    assert_eq!((counts.delivered, counts.applied, counts.lost), (150, 150, 0), "each once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_dropped_before_a_handler_decided_any_are_lost_all_the_same() {
+    let world = World::new().await;
+    let config = stream::Config {
+        name: "ORDERS".to_owned(),
+        subjects: vec!["orders.>".to_owned()],
+        max_messages: 50,
+        ..stream::Config::default()
+    };
+    world.jetstream.create_stream(config).await.expect("a stream");
+    world.deploy("order-chain", "chain", &[]);
+    let mut host = world.host(&[]);
+    world.in_state("chain", "running").await;
+    until("it has claimed", async || world.last_record("chain").await).await;
+    host.signal("TERM");
+    assert!(host.end().await.success(), "it ends well:\n{}", host.log());
+    world.publish(&orders(0, 80)).await;
+    refused(&world, "chain", "so 30 messages after the decided event 0 are gone").await;
+    // To a handler that comes later, what was dropped before is nobody's.
+    world.deploy("order-chain", "late", &[]);
+    let _host = world.host(&[]);
+    let counts = until("the late one has decided what is left", async || {
+        world.last_record("late").await.map(|(_, counts, _)| counts).filter(|counts| counts.delivered == 50)
+    })
+    .await;
+    assert_eq!((counts.applied, counts.lost), (50, 0));
+}

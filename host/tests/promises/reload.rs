@@ -207,6 +207,32 @@ async fn a_deployment_that_cannot_run_is_refused_and_the_running_one_does_not_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_begins_with_documents_of_another_kind_or_state_version_runs_what_made_them() {
+    let world = World::new().await;
+    world.stream("ORDERS", &["orders.>"]).await;
+    let good = variant("order-chain", "good");
+    let host = world.host(&[]);
+    put(&world, "chain", &good).await;
+    let mut events = orders(0, 100);
+    world.publish(&events).await;
+    world.settled("chain", &chains(&events)).await;
+    drop(host);
+    let others =
+        [wasm(Mischief { words: &[(1044, &[9])], ..SOUND }), std::fs::read(module("reminder")).expect("a module")];
+    for other in &others {
+        put(&world, "chain", other).await;
+        let _host = world.host(&[]);
+        let more = orders(events.len() as u64, 50);
+        world.publish(&more).await;
+        events.extend(more);
+        world.settled("chain", &chains(&events)).await;
+        let row = world.in_state("chain", "running").await;
+        assert_eq!(row["digest"], Digest::of(&good).to_string(), "{row}");
+        assert_eq!(row["refused"]["digest"], Digest::of(other).to_string(), "{row}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_module_that_fails_at_its_first_events_gives_way_to_the_one_before() {
     let world = World::new().await;
     world.stream("ORDERS", &["orders.>"]).await;

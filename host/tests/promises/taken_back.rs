@@ -13,7 +13,7 @@ use crate::harness::{Dice, Event, World, module, orders, pause, spend, spend_v2,
 use crate::promotion::{promote, rebuild_v2, receipts, shop};
 
 /// A promotion that somebody waits for.
-fn asked(world: &World, handler: &'static str, number: u64) -> JoinHandle<Output> {
+pub fn asked(world: &World, handler: &'static str, number: u64) -> JoinHandle<Output> {
     let url = world.server.url();
     let number = number.to_string();
     tokio::task::spawn_blocking(move || {
@@ -167,7 +167,7 @@ async fn a_promotion_that_nobody_carries_out_says_so_and_is_taken_back() {
 }
 
 /// Makes a bucket where Millstream needs one of its own.
-async fn somebody_s_bucket(world: &World, name: &str) {
+pub async fn somebody_s_bucket(world: &World, name: &str) {
     let _ = world.jetstream.delete_key_value(name).await;
     let config = kv::Config { bucket: name.to_owned(), ..kv::Config::default() };
     world.jetstream.create_key_value(config).await.expect("a bucket");
@@ -212,4 +212,89 @@ async fn a_promotion_that_is_tried_again_and_again_says_why() {
     world.publish(&orders(600, 100)).await;
     world.settled("spend", &spend_v2(&orders(0, 700))).await;
     world.settled("spend_g1", &spend(&orders(0, 700))).await;
+}
+
+/// A handler that was removed, and deployed again, while its second generation was being promoted: its host died at this point. Somebody
+/// waits for the promotion; and whether it is still asked for.
+async fn removed_at(point: &str) -> (World, JoinHandle<Output>, bool) {
+    let world = shop().await;
+    world.publish(&orders(0, 500)).await;
+    let mut host = world.host(&[("MILLSTREAM_STOP_AT", &format!("{point}:1"))]);
+    world.settled("spend", &spend(&orders(0, 500))).await;
+    rebuild_v2(&world);
+    is(&world, "spend", 2, "ready").await;
+    let waits = asked(&world, "spend", 2);
+    until("it has begun", async || host.is_stopped().then_some(())).await;
+    host.kill();
+    world.ok(&["remove", "spend", "--yes"]);
+    let is_asked_for = ledger::look(&world.jetstream, "spend").await.expect("the ledger").promotion.is_some();
+    world.deploy("customer-spend", "spend", &[]);
+    world.publish(&orders(500, 100)).await;
+    (world, waits, is_asked_for)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_that_is_asked_for_is_taken_back_when_its_handler_is_removed() {
+    let (world, waits, is_asked_for) = removed_at("aligned").await;
+    assert!(!is_asked_for);
+    let output = waits.await.expect("it ends");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.code() == Some(1) && told.contains("generation 1 goes on: the handler was removed"),
+        "{told}"
+    );
+    let _host = world.host(&[]);
+    world.settled("spend", &spend(&orders(0, 600))).await;
+    is(&world, "spend", 1, "live").await;
+    is(&world, "spend", 2, "ready").await;
+    let ended = ledger::look(&world.jetstream, "spend").await.expect("the ledger").ended.expect("how it ended");
+    assert_eq!((ended.to, ended.reason.as_str()), (2, "the handler was removed"));
+    assert_eq!(promote(&world, "spend", &[])["live"], 2, "and it can be promoted all the same");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_whose_cut_is_decided_goes_through_though_its_handler_was_removed_meanwhile() {
+    let (world, waits, is_asked_for) = removed_at("cutting").await;
+    assert!(is_asked_for);
+    let _host = world.host(&[]);
+    let output = waits.await.expect("it ends");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    world.settled("spend", &spend_v2(&orders(0, 600))).await;
+    is(&world, "spend", 2, "live").await;
+    is(&world, "spend", 1, "kept").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_nobody_can_read_hides_no_handler() {
+    let world = shop().await;
+    world.deploy("order-receipt", "receipt", &[]);
+    world.publish(&orders(0, 100)).await;
+    let _host = world.host(&[]);
+    world.settled("spend", &spend(&orders(0, 100))).await;
+    world.caught_up("receipt").await;
+    for handler in ["spend", "receipt"] {
+        world.in_state(handler, "running").await;
+    }
+    Ledgers::open(&world.jetstream).await.expect("the bucket is there");
+    let bucket = world.jetstream.get_key_value("MILLSTREAM_GENERATIONS").await.expect("the bucket");
+    bucket.put("spend", r#"{"live":"#.into()).await.expect("put");
+    let listed = |handler: &str| {
+        let row = world.listed(handler);
+        (row["state"].clone(), row["counts"]["delivered"].clone(), row["ledger_fault"].is_string())
+    };
+    assert_eq!(listed("spend"), (json!("running"), json!(100), true));
+    assert_eq!(listed("receipt"), (json!("running"), json!(100), false));
+    let output = world.cli(&["list"]);
+    let told = String::from_utf8(output.stderr).expect("text");
+    let line = told.lines().find(|line| line.starts_with("spend: the generations of spend cannot be read: "));
+    let look = "`nats kv history MILLSTREAM_GENERATIONS spend`";
+    assert!(output.status.success() && line.is_some_and(|line| line.contains(look)), "{told}");
+    let told = world.refused(1, &["rebuild", "spend", "--list"]);
+    assert!(told.contains("the generations of spend cannot be read") && told.contains(look), "{told}");
+    bucket.put("spend", r#"{"live":1,"last":1}"#.into()).await.expect("put");
+    assert_eq!(listed("spend"), (json!("running"), json!(100), false));
+    world.publish(&orders(100, 100)).await;
+    world.settled("spend", &spend(&orders(0, 200))).await;
+    rebuild_v2(&world);
+    is(&world, "spend", 2, "ready").await;
 }

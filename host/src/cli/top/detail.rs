@@ -190,8 +190,11 @@ fn deployments(lines: &mut Vec<String>, handler: &Handler, past: &[Past]) {
     let digest = cut_digest(&handler.digest);
     lines.push(format!("  {} of state version {}, module {digest}", legible(kind), handler.state_version));
     if let Some(refused) = &handler.refused {
-        let digest = cut_digest(&refused.digest);
-        lines.push(format!("  refused: module {digest}: {}", cut(&refused.reason, TEXT)));
+        let what = match refused.digest.is_empty() {
+            true => format!("revision {}", refused.revision),
+            false => format!("module {}", cut_digest(&refused.digest)),
+        };
+        lines.push(format!("  refused: {what}: {}", cut(&refused.reason, TEXT)));
     }
     for one in past {
         let time = clock::text(one.time);

@@ -2,23 +2,29 @@
 //! Never: runs a module on anything but nothing; makes a bucket that is missing.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Info;
 
 use crate::buckets;
 use crate::doctor::facts::{Facts, Handler, Input, Module};
+use crate::generation::Generation;
 use crate::generation::ledger::{self, Ledger};
 use crate::inputs;
 use crate::journal::Position;
 use crate::latest;
 use crate::names;
+use crate::parking::dead::DeadLetters;
 use crate::progress::State;
 use crate::registry::{self, Deployment, Desired, Host, Registry};
 use crate::sandbox::{Cache, Sandbox};
 use crate::settings::OnLostEvents;
 use crate::survey;
 use crate::version::Version;
+
+/// So long after a record its dead letters may be on their way.
+const STORED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why a handler's places cannot be told, and what to do about it.
 type Fault = (String, String);
@@ -82,16 +88,34 @@ async fn name_history(registry: &Registry, handler: &str, facts: &mut Facts) {
     }
 }
 
+/// How many dead letters of the live generation somebody removed by hand. A host stores them after the record that counts them.
+async fn letters_gone(jetstream: &Context, handler: &Handler) -> anyhow::Result<u64> {
+    let dead = DeadLetters::of(jetstream, &Generation::live(&handler.name, handler.live), 1);
+    let deadline = tokio::time::Instant::now() + STORED_WITHIN;
+    loop {
+        let in_line = survey::in_line(jetstream, &handler.name, handler.live).await?;
+        if in_line == 0 {
+            return Ok(0);
+        }
+        let (units, _) = dead.census().await?;
+        let gone = in_line.saturating_sub(units.values().sum());
+        if gone == 0 || tokio::time::Instant::now() >= deadline {
+            return Ok(gone);
+        }
+        tokio::time::sleep(STORED_WITHIN / 10).await;
+    }
+}
+
 /// The handler, with all of its generations where nobody can tell which is live.
 async fn lost(jetstream: &Context, handler: Handler, unseen: &mut Vec<(String, String)>) -> Handler {
     let looked = async {
         let lost_ledger = survey::lost_ledger(jetstream, &handler.name).await?;
         let all = if lost_ledger.is_some() { survey::generations(jetstream, &handler.name).await? } else { Vec::new() };
-        anyhow::Ok((lost_ledger, all))
+        anyhow::Ok((lost_ledger, all, letters_gone(jetstream, &handler).await?))
     };
     match looked.await {
-        Ok((None, _)) => handler,
-        Ok((lost_ledger, shadows)) => Handler { lost_ledger, shadows, ..handler },
+        Ok((None, _, letters_gone)) => Handler { letters_gone, ..handler },
+        Ok((lost_ledger, shadows, letters_gone)) => Handler { lost_ledger, shadows, letters_gone, ..handler },
         Err(error) => {
             unseen.push((format!("generations of {}", handler.name), format!("{error:#}")));
             handler
@@ -133,6 +157,7 @@ fn handler(
         fault,
         stopped: None,
         lost_ledger: None,
+        letters_gone: 0,
     }
 }
 
@@ -150,6 +175,7 @@ fn unreadable(name: &str, ledger: &Ledger, error: &registry::Error) -> Handler {
         fault: None,
         stopped: None,
         lost_ledger: None,
+        letters_gone: 0,
     }
 }
 
@@ -174,7 +200,7 @@ async fn places(
     let mut places = Vec::new();
     for input in &inputs {
         let position = positions.iter().find(|position| position.stream == input.stream);
-        let position = position.map_or(0, |position| position.sequence);
+        let position = position.map_or(input.first.saturating_sub(1), |position| position.sequence);
         let sample = survey::sample(jetstream, input, position).await.map_err(silent)?;
         let (stream, undecided, oldest) = (input.stream.clone(), sample.events, sample.oldest);
         places.push(Input { stream, position, undecided, oldest });

@@ -128,7 +128,8 @@ function fillRow(row, handler) {
   put(cells.events, unknown ? 'unknown' : thousands(lag)); cells.events.dataset.value = unknown ? '' : lag; cells.events.classList.toggle('zero', lag === 0);
   put(cells.seconds, unknown ? '–' : duration(age)); cells.seconds.dataset.value = unknown ? '' : age; cells.seconds.classList.toggle('zero', age === 0);
   put(cells.in, moves ? rate(moves.in_rate) : '–'); put(cells.out, moves ? rate(moves.out_rate) : '–');
-  put(cells.eta, moves && moves.eta_seconds != null ? duration(moves.eta_seconds) : lag > 0 && moves && moves.trend > 0 ? 'grows' : '–');
+  const grows = lag > 0 && moves && moves.trend > 0 && handler.state !== 'paused';
+  put(cells.eta, moves && moves.eta_seconds != null ? duration(moves.eta_seconds) : grows ? 'grows' : '–');
   put(cells.host, legible(handler.host)); cells.host.title = legible(handler.host);
   row.text = `${handler.handler} ${stateWords(handler)} ${handler.label} ${handler.kind} ${handler.host} ${handler.lag.map((one) => one.stream).join(' ')}`.toLowerCase();
   row.lag = lag; row.age = age; row.attention = attention(handler);
@@ -303,13 +304,13 @@ function figures() {
   box.replaceChildren(...[
     ...mine.map((alert) => el('p', { class: 'note bad' }, `${alert.alert} for ${ago(alert.since)}: ${alert.text}`)),
     handler.reason ? el('p', { class: `note ${tone(handler.state) === 'bad' ? 'bad' : ''}` }, handler.reason) : null,
-    handler.refused && handler.refused.reason !== handler.reason ? el('p', { class: 'note bad' }, `${short(handler.refused.digest)} was refused: ${handler.refused.reason}`) : null,
+    handler.refused && handler.refused.reason !== handler.reason ? el('p', { class: 'note bad' }, `${short(handler.refused.digest) || `revision ${handler.refused.revision}`} was refused: ${handler.refused.reason}`) : null,
     handler.outcomes_add_up ? null : el('p', { class: 'note bad' }, 'The outcomes do not add up to what was delivered: a defect of Millstream. Please report it.'),
     handler.lag_fault ? el('p', { class: 'note bad' }, `the lag cannot be told: ${handler.lag_fault}`) : null,
     facts(fact('State', stateWords(handler)), fact('Undecided', row.lag == null ? 'unknown' : counted(row.lag, 'event', 'events')), fact('Oldest', row.age == null ? 'unknown' : duration(row.age)),
-      fact('In', moves && `${rate(moves.in_rate)} / s`), fact('Out', moves && `${rate(moves.out_rate)} / s`), fact('Trend', moves && `${moves.trend > 0 ? '+' : ''}${moves.trend.toFixed(1)} / s`),
+      fact('In', moves && `${rate(moves.in_rate)} / s`), fact('Out', moves && `${rate(moves.out_rate)} / s`), fact('Trend', moves && handler.state !== 'paused' ? `${moves.trend > 0 ? '+' : ''}${moves.trend.toFixed(1)} / s` : null),
       fact('Done in', moves && moves.eta_seconds != null ? duration(moves.eta_seconds) : null), fact('Reported', handler.reported_seconds_ago == null ? 'never' : `${duration(handler.reported_seconds_ago)} ago`), fact('Host', handler.host)),
-    box.chart.drawing, el('div', { class: 'scale' }, el('span', {}, '2 min ago'), el('span', {}, `at most ${thousands(highest(row.points))} behind`), el('span', {}, 'now')),
+    box.chart.drawing, el('div', { class: 'scale' }, el('span', {}, '2 min ago'), el('span', {}, row.lag == null ? '' : `at most ${thousands(highest(row.points))} behind`), el('span', {}, 'now')),
   ].filter(Boolean));
   $('details').replaceChildren(...[
     ...handler.lag.flatMap((lag) => [el('h3', {}, `Stream ${lag.stream}`), facts(fact('Undecided', thousands(lag.events)), fact('Oldest', duration(lag.seconds)), fact('Position', thousands(lag.position)), fact('Head', thousands(lag.head)))]),
