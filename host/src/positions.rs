@@ -29,23 +29,26 @@ pub(crate) enum Error {
     Lost { stream: String, first: u64, lost: u64, decided: u64 },
 }
 
-/// Lines the claim's positions up with the inputs, and checks that each stream is still the one we know.
+/// Lines the claim's positions up with the inputs, and checks that each stream is still the one we know. Where one is not, all positions
+/// stay as they are: what is still told of the claim must lack none.
 ///
 /// # Errors
 /// A stream that is another one, an older one, or one that lost events where the handler may not go on without them.
 pub(crate) fn place(handler: &str, claim: &mut Claim, inputs: &[Input], on_lost: OnLostEvents) -> Result<(), Error> {
-    let mut known = std::mem::take(&mut claim.positions);
+    let (mut known, mut placed, mut all_lost) = (claim.positions.clone(), Vec::new(), 0);
     for input in inputs {
         let at = known.iter().position(|position| position.stream == input.stream);
         let position = at.map(|index| known.remove(index)).filter(|_| !claim.begun.contains(&input.stream));
         let mut position = position.unwrap_or_else(|| begin(input));
         let lost = check(handler, &position, input, on_lost)?;
-        claim.counts.lost += lost;
+        all_lost += lost;
         position.sequence += lost;
-        claim.positions.push(position);
+        placed.push(position);
     }
     // Streams that are no longer read keep their positions, in case they come back.
-    claim.positions.append(&mut known);
+    placed.append(&mut known);
+    claim.counts.lost += all_lost;
+    claim.positions = placed;
     Ok(())
 }
 
@@ -128,6 +131,10 @@ mod tests {
     fn another_stream_of_the_same_name_and_an_older_backup_stop() {
         let anew = placed(7, 6, input(1, 20), OnLostEvents::Continue);
         assert_eq!(anew, Err(Error::Remade { stream: "S".to_owned(), decided: 7, handler: "h".to_owned() }));
+        let position = |stream: &str| Position { stream: stream.to_owned(), created: 6, sequence: 7 };
+        let mut claim = Claim { positions: vec![position("T"), position("S")], ..Claim::default() };
+        place("h", &mut claim, &[input(1, 20)], OnLostEvents::Stop).unwrap_err();
+        assert_eq!(claim.positions, [position("T"), position("S")], "none is forgotten");
         let backup = placed(7, 7, input(1, 5), OnLostEvents::Continue);
         assert_eq!(backup, Err(Error::Restored { stream: "S".to_owned(), last: 5, decided: 7 }));
     }

@@ -376,7 +376,7 @@ async fn a_token_without_http_stops_the_start() {
         (&[("MILLSTREAM_HTTP_TOKEN", TOKEN)][..], 2),
         (&[("MILLSTREAM_HTTP_TOKEN_FILE", "/some/file")], 2),
         (&[("MILLSTREAM_HTTP_TOKEN", TOKEN), ("MILLSTREAM_HTTP", "")], 1),
-        (&[("MILLSTREAM_HTTP_TOKEN", ""), ("MILLSTREAM_HTTP_TOKEN_FILE", "")], 1),
+        (&[("MILLSTREAM_HTTP_TOKEN", "")], 1),
     ] {
         let mut host = Host::start(NOWHERE, environment);
         assert_eq!(host.end().await.code(), Some(code), "{environment:?}: {}", host.log());
