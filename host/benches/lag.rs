@@ -7,14 +7,18 @@
 //! eta: a backlog is worked off under a throttle; once half of it is gone, each ETA that `millstream lag` would show is compared with
 //! the time that it took. One that is off by more than a fifth fails the bench. cost: 100 handlers on one host, at rest and beside a
 //! busy stream that is not theirs, which has every sample ask the server; the CPU time of this process, the host, is that of reporting
-//! and sampling, and of publishing a little. reading: how long one look at all of them takes.
+//! and sampling, and of publishing a little. reading: how long one look at all of them takes. scrape: how long a host that looks after
+//! 1,000 handlers takes to answer `/metrics`, which tells of all of them.
 
 #[path = "figures.rs"]
 mod figures;
 #[path = "usage.rs"]
 mod usage;
 
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -41,6 +45,11 @@ const BETWEEN: f64 = 1.0;
 /// Handlers of which the cost is measured.
 const HANDLERS: usize = 100;
 
+/// Handlers of a host that is scraped, and how often it is; a scrape that takes longer is told.
+const SCRAPED: usize = 1000;
+const SCRAPES: usize = 20;
+const SCRAPE_MILLISECONDS: f64 = 100.0;
+
 /// Events a second that are not theirs.
 const BUSY: u64 = 100;
 
@@ -64,7 +73,8 @@ async fn main() -> anyhow::Result<()> {
     let module = std::fs::read(millstream::examples::module(root, "customer-spend"))?;
     eta(&module, seconds).await?;
     let window = Duration::from_secs(if arguments.short { 5 } else { 30 });
-    cost(&module, window).await
+    cost(&module, window).await?;
+    scrape(&module).await
 }
 
 /// A server with a stream of orders, and the handlers on it.
@@ -203,6 +213,56 @@ async fn cost(module: &[u8], window: Duration) -> anyhow::Result<()> {
     host.await??;
     server.stop().await;
     Ok(())
+}
+
+/// A host of its own process, for what it answers is what counts; its handlers are paused, for 1,000 that run would be about memory.
+async fn scrape(module: &[u8]) -> anyhow::Result<()> {
+    let handlers: Vec<_> = (0..SCRAPED).map(|number| (format!("spend-{number}"), Settings::default())).collect();
+    let (server, jetstream) = begin(module, &[]).await?;
+    let registry = Registry::open(&jetstream).await?;
+    for (name, settings) in handlers {
+        let paused = Deployment { desired: Desired::Paused, ..deployment(Digest::of(module), settings) };
+        registry.deploy(&name, &paused).await?;
+    }
+    publish(&jetstream, "orders.placed", 1000).await?;
+    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let mut host = Command::new(env!("CARGO_BIN_EXE_millstream"))
+        .args(["run", "--server", &server.url(), "--http", &address.to_string()])
+        .env("RUST_LOG", "error")
+        .spawn()?;
+    let told = |body: &str| body.lines().filter(|line| line.starts_with("millstream_handler_lag_known{")).count();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while get(address).map_or(0, |body| told(&body)) < SCRAPED {
+        ensure!(Instant::now() < deadline, "not all handlers are told");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let (mut took, mut bytes) = (Vec::new(), 0);
+    for _ in 0..SCRAPES {
+        let begun = Instant::now();
+        let body = get(address)?;
+        took.push(begun.elapsed().as_secs_f64() * 1000.0);
+        ensure!(told(&body) == SCRAPED, "a scrape lacks handlers");
+        bytes = body.len();
+    }
+    let longest = took.iter().copied().fold(0.0, f64::max);
+    println!("scrape of {SCRAPED} handlers, {} KiB: {} ms", bytes >> 10, figures::spread_of(took.into_iter(), 1));
+    if longest > SCRAPE_MILLISECONDS {
+        println!("that is more than the goal of {SCRAPE_MILLISECONDS:.0} ms");
+    }
+    host.kill()?;
+    host.wait()?;
+    server.stop().await;
+    Ok(())
+}
+
+/// What a host answers to a scrape.
+fn get(address: SocketAddr) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    ensure!(answer.starts_with("HTTP/1.1 200 "), "{}", answer.lines().next().unwrap_or_default());
+    Ok(answer)
 }
 
 fn server_cpu(server: &Server) -> anyhow::Result<f64> {
