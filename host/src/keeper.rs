@@ -10,11 +10,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
-use crate::alerts;
 use crate::clock;
 use crate::generation::Generation;
 use crate::generation::family::Family;
-use crate::generation::ledger;
 use crate::generation::maker::{Maker, Unprepared};
 use crate::handler::{Ended, Handler};
 use crate::journal::Makes;
@@ -26,7 +24,12 @@ use crate::progress::{Progress, Refused, State};
 use crate::registry::{Deployment, Desired, Outcome, Registry, Verdict};
 use crate::sandbox::{Cache, Digest, Sandbox};
 use crate::survey;
-use crate::version::{self, Succession, Version};
+use crate::version::{Succession, Version};
+
+mod going_back;
+mod probation;
+
+use probation::Probations;
 
 /// How often a running handler's numbers go to the status bucket, and how long to wait before a module is fetched again.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -64,8 +67,8 @@ struct Running {
     versions: watch::Sender<Arc<Version>>,
     stop: watch::Sender<bool>,
     task: JoinHandle<Ended>,
-    /// What the version, and those before it, have yet to show, its own last: what to go back to if it fails early.
-    probations: Vec<Probation>,
+    /// What to go back to if the version fails early.
+    probations: Probations,
     /// The live generation cannot go on; others do.
     failed: bool,
 }
@@ -77,27 +80,11 @@ impl Running {
         if !Arc::ptr_eq(&runs, &self.version) {
             self.version = runs;
             self.wanted = wanted.clone();
-            self.probations.clear();
+            self.probations = Probations::default();
             progress.try_until(0);
         }
     }
 }
-
-/// A version that has yet to show that it can take events.
-#[derive(Clone)]
-struct Probation {
-    /// Revision of its deployment.
-    revision: u64,
-    /// That of the deployment under which it ran first, where it was gone back to since.
-    first: Option<u64>,
-    /// The one that ran before.
-    before: Wanted,
-    /// Events decided before it.
-    from: u64,
-}
-
-/// So many versions in a row that were not trusted when the next one came are remembered.
-const UNTRUSTED: usize = 8;
 
 /// What a deployment that was refused waits for, beside another deployment.
 enum Lack {
@@ -205,22 +192,10 @@ impl Keeper {
             match ended {
                 Ok(Ended::Failing { reason, by_module }) => {
                     tracing::error!(handler = self.name, reason, "stopped");
-                    let delivered = self.progress.delivered();
-                    let mut probations = std::mem::take(&mut over.probations);
-                    let may_go_back = |probation: &Probation| {
-                        // One that reads more would never be given what this one passed.
-                        let before = probation.before.deployment.filters();
-                        probation.lasts(delivered, &over.version)
-                            && version::widened(over.version.filters(), before).is_none()
-                    };
-                    match probations.pop().filter(|probation| by_module && may_go_back(probation)) {
-                        Some(probation) => {
-                            *running = self.go_back(probation, probations, &over.version, &reason).await;
-                        }
-                        None => {
-                            self.last_word().await;
-                            *running = Some(self.without_live(over));
-                        }
+                    *running = if by_module { self.go_back(&mut over, &reason).await } else { None };
+                    if running.is_none() {
+                        self.last_word().await;
+                        *running = Some(self.without_live(over));
                     }
                 }
                 Ok(Ended::Fenced(reason)) => {
@@ -233,7 +208,7 @@ impl Keeper {
                     tracing::error!(handler = self.name, reason);
                     self.progress.set(State::Retrying, reason);
                     tokio::time::sleep(REPORT_EVERY).await;
-                    *running = Some(self.start(&over.wanted, over.version, Vec::new()));
+                    *running = Some(self.start(&over.wanted, over.version, Probations::default()));
                 }
             }
         }
@@ -360,38 +335,41 @@ impl Keeper {
             }
             Some(Succession::Swap) => {
                 let Some(running) = running else { return };
-                running.probations = self.probations(running, &wanted);
-                self.progress.try_until(Probation::end(running.probations.last(), &version));
+                running.probations = self.watched(running, &wanted, &version);
+                self.progress.try_until(running.probations.until());
                 running.version = Arc::clone(&version);
                 running.wanted = wanted.clone();
                 running.versions.send_replace(Arc::clone(&version));
             }
             Some(Succession::Reopen) => {
-                let probations = running.as_ref().map(|old| self.probations(old, &wanted)).unwrap_or_default();
+                let probations = running.as_ref().map(|old| self.watched(old, &wanted, &version)).unwrap_or_default();
                 end(running).await;
                 *running = Some(self.start(&wanted, Arc::clone(&version), probations));
             }
             None => {
-                if let Some(reason) = self.defect_on_documents(&version).await {
+                if let Some(reason) = self.defect_here(&version).await {
                     *running = self.fall_back(&wanted, &reason).await;
                     return self.refuse(&wanted, reason, running.is_some()).await;
                 }
-                *running = Some(self.start(&wanted, Arc::clone(&version), Vec::new()));
+                *running = Some(self.start(&wanted, Arc::clone(&version), Probations::default()));
             }
         }
         self.progress.refused(None);
-        let (outcome, reason) = self.taken(wanted.revision).await;
+        let (outcome, reason) = self.taken(&wanted).await;
         self.judge(&wanted, outcome, reason).await;
     }
 
     /// What has become of a version after a while: it decides, or waits for the server, for a batch to end, for a claim.
-    async fn taken(&self, revision: u64) -> (Outcome, String) {
+    async fn taken(&self, wanted: &Wanted) -> (Outcome, String) {
+        let digest = wanted.deployment.digest.to_string();
         let mut turns = self.progress.turns();
         let settled = async {
             loop {
                 let report = self.progress.report(0);
                 match report.state {
-                    State::Running if report.revision == revision => return (Outcome::Running, String::new()),
+                    State::Running if report.revision == wanted.revision && report.digest == digest => {
+                        return (Outcome::Running, String::new());
+                    }
                     State::StandingBy => return (Outcome::StandingBy, String::new()),
                     State::Failing => return (Outcome::Refused, report.reason),
                     State::Starting | State::Retrying | State::Running | State::Paused | State::Stopped => {
@@ -444,29 +422,17 @@ impl Keeper {
         }
     }
 
-    /// Why a version cannot go on with the documents that are there.
-    async fn defect_on_documents(&self, version: &Version) -> Option<String> {
-        let found = self.documents().await;
-        let other = found.first().filter(|_| !found.contains(&version.makes()))?;
-        Some(version::others_documents(*other, version.makes()))
-    }
-
-    fn probations(&self, running: &Running, wanted: &Wanted) -> Vec<Probation> {
-        let from = self.progress.delivered();
-        // Of a version that has shown itself, nothing before it matters.
-        let is_trusted = running.probations.last().is_none_or(|probation| !probation.lasts(from, &running.version));
-        let mut probations = if is_trusted { Vec::new() } else { running.probations.clone() };
-        if probations.len() >= UNTRUSTED {
-            // Never the first: it has the trusted version before it.
-            probations.remove(1);
-        }
-        probations.push(Probation { revision: wanted.revision, first: None, before: running.wanted.clone(), from });
+    /// What a version that follows what runs has to show, and those before it.
+    fn watched(&self, running: &Running, wanted: &Wanted, version: &Version) -> Probations {
+        let mut probations = running.probations.clone();
+        let (before, events) = (running.wanted.clone(), version.settings.probation_events);
+        probations.follow(wanted.revision, before, self.progress.delivered(), events);
         probations
     }
 
-    fn start(&self, wanted: &Wanted, version: Arc<Version>, probations: Vec<Probation>) -> Running {
+    fn start(&self, wanted: &Wanted, version: Arc<Version>, probations: Probations) -> Running {
         self.progress.makes(version.kind(), version.description.state_version);
-        self.progress.try_until(Probation::end(probations.last(), &version));
+        self.progress.try_until(probations.until());
         self.progress.set(State::Starting, "");
         self.run_family(wanted.clone(), version, probations, false)
     }
@@ -474,10 +440,10 @@ impl Keeper {
     /// The generations beside a live one that cannot go on: one of them may take its place.
     fn without_live(&self, over: Running) -> Running {
         let version = Arc::clone(&over.versions.borrow());
-        self.run_family(over.wanted, version, Vec::new(), true)
+        self.run_family(over.wanted, version, Probations::default(), true)
     }
 
-    fn run_family(&self, wanted: Wanted, version: Arc<Version>, probations: Vec<Probation>, failed: bool) -> Running {
+    fn run_family(&self, wanted: Wanted, version: Arc<Version>, probations: Probations, failed: bool) -> Running {
         let (versions, follows) = watch::channel(Arc::clone(&version));
         let (stop, stopped) = watch::channel(false);
         let live = Handler {
@@ -491,86 +457,6 @@ impl Keeper {
         let family = Family::new(self.jetstream.clone(), self.maker(), live, versions.clone(), failed);
         let task = tokio::spawn(family.run(stopped).in_current_span());
         Running { version, wanted, versions, stop, task, probations, failed }
-    }
-
-    /// Runs the version before again, and says so to everybody.
-    async fn go_back(
-        &self,
-        probation: Probation,
-        mut earlier: Vec<Probation>,
-        failed: &Version,
-        reason: &str,
-    ) -> Option<Running> {
-        let note = format!("went back from {}: {reason}", failed.digest.short());
-        let Wanted { mut revision, deployment } = probation.before;
-        let before = Deployment { note: note.clone(), ..deployment };
-        let digest = failed.digest.to_string();
-        self.progress.refused(Some(Refused { revision: probation.revision, digest, reason: reason.to_owned() }));
-        for revision in [Some(probation.revision), probation.first].into_iter().flatten() {
-            if let Err(error) = self.registry.gave_up(&self.name, revision).await {
-                tracing::warn!(handler = self.name, %error, "a rollback may choose the module that failed");
-            }
-        }
-        tracing::warn!(handler = self.name, from = failed.digest.short(), to = before.digest.short(), "going back");
-        let refused = Verdict {
-            host: self.host.clone(),
-            revision: probation.revision,
-            digest: failed.digest,
-            outcome: Outcome::Refused,
-            reason: reason.to_owned(),
-            pause_microseconds: None,
-        };
-        self.tell(&refused).await;
-        let told =
-            serde_json::json!({ "from": failed.digest, "to": before.digest, "host": self.host, "reason": reason });
-        let replicas = before.settings.replicas;
-        if let Err(error) = alerts::tell(&self.jetstream, &self.name, "went-back", replicas, &told).await {
-            tracing::warn!(handler = self.name, %error, "nobody is told that the handler went back");
-        }
-        // Later deployments are a person's word, and count.
-        match self.registry.replace(&self.name, probation.revision, &before).await {
-            Ok(new) => revision = new.unwrap_or(revision),
-            Err(error) => {
-                tracing::warn!(handler = self.name, %error, "the deployment still names the module that failed")
-            }
-        }
-        let before = Wanted { revision, deployment: before };
-        match self.prepared(&before).await {
-            Ok(version) => {
-                // It goes on being watched, from where it began.
-                if let Some(own) = earlier.last_mut() {
-                    own.first.get_or_insert(own.revision);
-                    own.revision = before.revision;
-                }
-                Some(self.start(&before, Arc::new(version), earlier))
-            }
-            Err(error) => {
-                self.progress.set(State::Failing, format!("{note}; and the one before cannot be run: {error}"));
-                None
-            }
-        }
-    }
-
-    /// At a host's start, with a deployment that cannot be run: the one that ran last, or else the newest before it that can.
-    async fn fall_back(&self, wanted: &Wanted, reason: &str) -> Option<Running> {
-        if self.lost_ledger().await.is_some() {
-            return None;
-        }
-        let ran = self.progress.report(0).revision;
-        let earlier = self.registry.earlier(&self.name, wanted.revision, ran).await.ok()?;
-        // What was deployed before a promotion is another generation's.
-        let ended = ledger::look(&self.jetstream, &self.name).await.ok()?.ended;
-        let made_at = self.registry.made_at().await.ok()?;
-        let promoted = ended.filter(|ended| ended.counts_in(made_at)).map_or(0, |ended| ended.revision);
-        let earlier = earlier.into_iter().map(|(revision, deployment)| Wanted { revision, deployment });
-        for past in earlier.filter(|past| past.revision >= promoted && past.deployment.desired == Desired::Running) {
-            let Ok(version) = self.prepared(&past).await else { continue };
-            if self.defect_on_documents(&version).await.is_none() {
-                tracing::warn!(handler = self.name, reason, runs = version.digest.short(), "running the one before");
-                return Some(self.start(&past, Arc::new(version), Vec::new()));
-            }
-        }
-        None
     }
 
     async fn refuse(&self, wanted: &Wanted, reason: String, runs: bool) {
@@ -647,17 +533,6 @@ impl Keeper {
         if self.progress.state() != State::StandingBy {
             let _ = self.registry.report(&self.name, &self.progress.report(clock::now())).await;
         }
-    }
-}
-
-impl Probation {
-    fn lasts(&self, delivered: u64, version: &Version) -> bool {
-        delivered < Self::end(Some(self), version)
-    }
-
-    /// Events decided when it ends.
-    fn end(probation: Option<&Self>, version: &Version) -> u64 {
-        probation.map_or(0, |probation| probation.from.saturating_add(version.settings.probation_events))
     }
 }
 

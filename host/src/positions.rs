@@ -39,6 +39,8 @@ pub(crate) fn place(handler: &str, claim: &mut Claim, inputs: &[Input], on_lost:
     for input in inputs {
         let at = known.iter().position(|position| position.stream == input.stream);
         let position = at.map(|index| known.remove(index)).filter(|_| !claim.begun.contains(&input.stream));
+        // Where nothing was decided, a stream that was made anew is as good as the one before.
+        let position = position.filter(|position| claim.counts.delivered > 0 || position.created == input.created);
         let mut position = position.unwrap_or_else(|| begin(input));
         let lost = check(handler, &position, input, on_lost)?;
         all_lost += lost;
@@ -83,6 +85,7 @@ fn check(handler: &str, position: &Position, input: &Input, on_lost: OnLostEvent
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::Counts;
 
     fn input(first: u64, last: u64) -> Input {
         Input { stream: "S".to_owned(), filters: vec!["s.>".to_owned()], created: 7, first, last, direct: true }
@@ -90,7 +93,8 @@ mod tests {
 
     fn placed(decided: u64, created: i64, input: Input, on_lost: OnLostEvents) -> Result<(u64, u64), Error> {
         let position = Position { stream: "S".to_owned(), created, sequence: decided };
-        let mut claim = Claim { positions: vec![position], ..Claim::default() };
+        let counts = Counts { delivered: decided, ..Counts::default() };
+        let mut claim = Claim { positions: vec![position], counts, ..Claim::default() };
         place("h", &mut claim, &[input], on_lost)?;
         Ok((claim.positions[0].sequence, claim.counts.lost))
     }
@@ -132,11 +136,17 @@ mod tests {
         let anew = placed(7, 6, input(1, 20), OnLostEvents::Continue);
         assert_eq!(anew, Err(Error::Remade { stream: "S".to_owned(), decided: 7, handler: "h".to_owned() }));
         let position = |stream: &str| Position { stream: stream.to_owned(), created: 6, sequence: 7 };
-        let mut claim = Claim { positions: vec![position("T"), position("S")], ..Claim::default() };
+        let counts = Counts { delivered: 14, ..Counts::default() };
+        let mut claim = Claim { positions: vec![position("T"), position("S")], counts, ..Claim::default() };
         place("h", &mut claim, &[input(1, 20)], OnLostEvents::Stop).unwrap_err();
         assert_eq!(claim.positions, [position("T"), position("S")], "none is forgotten");
         let backup = placed(7, 7, input(1, 5), OnLostEvents::Continue);
         assert_eq!(backup, Err(Error::Restored { stream: "S".to_owned(), last: 5, decided: 7 }));
+    }
+
+    #[test]
+    fn a_stream_made_anew_before_anything_was_decided_begins_where_it_begins() {
+        assert_eq!(placed(0, 6, input(31, 80), OnLostEvents::Stop), Ok((30, 0)));
     }
 
     #[test]

@@ -55,9 +55,13 @@ pub struct Supervisor {
     moves: Moves,
 }
 
+/// An entry of the deployments: its revision, and when it was put, nanoseconds since 1970. A bucket that is made anew counts from 1 again.
+type Told = (u64, i128);
+
 /// A handler's task.
 struct Kept {
     wanted: watch::Sender<Wanted>,
+    told: Told,
     is_ours: watch::Sender<bool>,
     /// Since when nobody looks after it, as far as this host knows.
     free_since: Instant,
@@ -273,8 +277,9 @@ impl Supervisor {
             self.end(&name).await;
             return;
         }
+        let told = (entry.revision, entry.created.unix_timestamp_nanos());
         match registry::parse(&name, &entry.value) {
-            Ok(deployment) => self.want(name, Wanted { revision: entry.revision, deployment }, view),
+            Ok(deployment) => self.want(name, Wanted { revision: entry.revision, deployment }, told, view),
             Err(error) => {
                 tracing::error!(handler = name, %error, "deployment ignored");
                 if self.kept.contains_key(&name) {
@@ -282,7 +287,7 @@ impl Supervisor {
                 }
                 match self.registry.earlier(&name, entry.revision, 0).await {
                     Ok(earlier) => match earlier.into_iter().next() {
-                        Some((revision, deployment)) => self.want(name, Wanted { revision, deployment }, view),
+                        Some((revision, deployment)) => self.want(name, Wanted { revision, deployment }, told, view),
                         None => self.vitals.take(&name, Taken::Unreadable),
                     },
                     Err(error) => {
@@ -295,15 +300,12 @@ impl Supervisor {
     }
 
     /// Hands a deployment to the handler's keeper. A watch that began anew tells what we know.
-    fn want(&mut self, name: String, wanted: Wanted, view: &View) {
-        if let Some(kept) = self.kept.get(&name) {
-            kept.wanted.send_if_modified(|old| {
-                let is_new = old.revision != wanted.revision;
-                if is_new {
-                    *old = wanted;
-                }
-                is_new
-            });
+    fn want(&mut self, name: String, wanted: Wanted, told: Told, view: &View) {
+        if let Some(kept) = self.kept.get_mut(&name) {
+            if kept.told != told {
+                kept.told = told;
+                kept.wanted.send_replace(wanted);
+            }
             return;
         }
         let progress = Arc::new(Progress::new(&self.me.name, ""));
@@ -333,7 +335,7 @@ impl Supervisor {
         let task = tokio::spawn(keeper.run(follows, placed, stopped).instrument(span));
         let taken = if is_placed { Taken::Kept(Arc::clone(&progress)) } else { Taken::Unplaced };
         self.vitals.take(&name, taken);
-        self.kept.insert(name, Kept { wanted, is_ours, free_since: now, is_placed, stop, progress, task });
+        self.kept.insert(name, Kept { wanted, told, is_ours, free_since: now, is_placed, stop, progress, task });
     }
 
     /// Ends a handler that was removed, and what this host said of it: who removed it waits for that.

@@ -479,7 +479,7 @@ async fn of_versions_that_have_yet_to_show_themselves_each_gives_way_to_the_one_
 async fn no_way_leads_back_to_subjects_that_were_passed() {
     let world = World::new().await;
     world.stream("ORDERS", &["orders.>"]).await;
-    let _host = world.host(&[]);
+    let mut host = world.host(&[]);
     let path = module("order-chain");
     deploy(&world, &path, &["--name", "chain", "--label", "wide"]);
     deploy(&world, &path, &["--name", "chain", "--label", "narrow", "--set", "subjects=orders.placed"]);
@@ -503,6 +503,17 @@ async fn no_way_leads_back_to_subjects_that_were_passed() {
         (said.outcome == Outcome::Refused && said.reason.contains("already passed")).then_some(())
     })
     .await;
+    // Nor does a host that begins with it forget what was passed.
+    host.kill();
+    others = orders(5, 5);
+    others.iter_mut().for_each(|order| order.subject = "orders.moved".to_owned());
+    world.publish(&others).await;
+    world.publish(&orders(30, 10)).await;
+    let _other = world.host(&[("MILLSTREAM_HOST", "other")]);
+    world.settled("chain", &chains(&orders(10, 30))).await;
+    let row = world.in_state("chain", "running").await;
+    assert_eq!((&row["host"], &row["refused"]["revision"]), (&json!("other"), &json!(revision)), "{row}");
+    assert_eq!(row["counts"]["delivered"], 30, "{row}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -714,11 +725,15 @@ async fn deployments_that_are_gone_are_told_while_hosts_go_on() {
         assert!(told.starts_with(gone), "{command:?}: {told}");
     }
     world.publish(&orders(0, 100)).await;
-    for name in ["chain", "other"] {
+    // Both have revision 1 again: one is as it was, the other is not.
+    for (name, settings) in [("chain", &[][..]), ("other", &["--set", "batch_events=77"])] {
         world.settled(name, &chains(&orders(0, 100))).await;
-        deploy(&world, &path, &["--name", name]);
+        let said = deploy(&world, &path, &[&["--name", name, "--label", "anew"][..], settings].concat());
+        assert!(said["state"].as_str().expect("a state").starts_with("running on "), "{said}");
         assert_eq!(world.in_state(name, "running").await["counts"]["delivered"], 100);
     }
+    let verdict = verdict(&world, "other", 1).await;
+    assert_eq!(verdict.outcome, Outcome::Running, "{}", verdict.reason);
     // Where all are removed in the ordinary way, nothing is deployed, and nothing is amiss.
     for name in ["chain", "other"] {
         world.ok(&["remove", name, "--yes", "--with-documents"]);
