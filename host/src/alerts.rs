@@ -70,7 +70,7 @@ pub(crate) struct News<'a> {
     pub(crate) body: &'a serde_json::Value,
 }
 
-/// Tells it. False: somebody has told it within the stream's duplicate window.
+/// Tells it. False: somebody else has told it within the stream's duplicate window.
 ///
 /// # Errors
 /// When the server refuses, or is away.
@@ -97,14 +97,15 @@ pub(crate) async fn tell_once(
     let publish = async || jetstream.publish_with_headers(subject.clone(), headers.clone(), body.clone()).await?.await;
     // To ask for the stream each time would cost the server a walk over all its streams. Where there is none, nobody acknowledges, and where
     // somebody listens there is not even an error.
-    let ack = match publish().await {
+    let (ack, was_silent) = match publish().await {
         Err(error) if matches!(error.kind(), PublishErrorKind::StreamNotFound | PublishErrorKind::TimedOut) => {
             open(jetstream, handler, replicas).await?;
-            publish().await
+            (publish().await, error.kind() == PublishErrorKind::TimedOut)
         }
-        answer => answer,
+        answer => (answer, false),
     };
-    ack.map(|ack| !ack.duplicate).map_err(|error| Error(error.to_string()))
+    // After silence it may be our own that is stored. Told twice is better than not at all.
+    ack.map(|ack| !ack.duplicate || was_silent).map_err(|error| Error(error.to_string()))
 }
 
 /// The id of the last news of this kind, if there is any.
@@ -123,5 +124,36 @@ pub(crate) async fn last_told(jetstream: &Context, handler: &str, what: &str) ->
         Ok(message) => Ok(message.headers.get("Nats-Msg-Id").map(ToString::to_string)),
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
         Err(error) => Err(Error(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::jetstream;
+
+    use super::*;
+    use crate::server::Server;
+
+    #[tokio::test]
+    async fn news_that_were_stored_but_not_acknowledged_in_time_were_told_by_us() {
+        let server = Server::builder().start().await.unwrap();
+        let mut jetstream = jetstream::new(async_nats::connect(server.url()).await.unwrap());
+        jetstream.set_timeout(Duration::from_secs(2));
+        let subjects = vec![names::event_subjects()];
+        let silent = Config { name: "NEWS".to_owned(), subjects, no_ack: true, ..Config::default() };
+        let stream = jetstream.create_stream(silent.clone()).await.unwrap();
+        let stored = async || stream.get_info().await.unwrap().state.messages;
+        let body = serde_json::json!({});
+        let news = News { id: "one", time: 1, body: &body };
+        let is_mended = async {
+            while stored().await == 0 {
+                tokio::task::yield_now().await;
+            }
+            jetstream.update_stream(Config { no_ack: false, ..silent }).await.unwrap();
+        };
+        let (told, ()) = tokio::join!(tell_once(&jetstream, "h", "key-parked", 1, &news), is_mended);
+        assert_eq!((told.unwrap(), stored().await), (true, 1), "nobody else did");
+        assert!(!tell_once(&jetstream, "h", "key-parked", 1, &news).await.unwrap(), "it is told");
+        assert_eq!(stored().await, 1);
     }
 }

@@ -1,12 +1,11 @@
 //! Taking a handler. In: its journal. Out: where the last record left off, under a claim record of our own that fences
-//! every earlier owner. Also: a host that comes back after trouble learns here whether it still owns the handler.
-//! Never: takes it back from a host that claimed later.
+//! every earlier owner. Also: a host that comes back after trouble learns here whether it still owns the handler, and a person who has
+//! restored a backup takes it from whoever has it (`adopt`). Never: lets a host take it back from one that claimed later.
 
 use bytes::Bytes;
 
 use crate::clock;
 use crate::journal::{Counts, Error, Journal, Kind, Makes, Parking, Position, Record, Standing};
-use crate::names;
 use crate::sandbox::Digest;
 
 /// Tries when hosts claim at the same moment; each loss means that another host got through.
@@ -71,21 +70,7 @@ pub async fn take(journal: &Journal, claimant: &Claimant, bucket: i64) -> Result
     for _ in 0..TRIES {
         let last = journal.last().await?;
         let mut claim = resume(last.as_ref(), claimant, bucket)?;
-        let record = Record {
-            time: clock::now(),
-            positions: claim.positions.clone(),
-            counts: claim.counts,
-            shown_through: claim.shown_through,
-            acted_through: claim.acted_through,
-            bucket: claim.bucket,
-            standing: claim.standing,
-            makes: claim.makes,
-            previous: claim.last,
-            parking: claim.parking.clone(),
-            in_line: claim.in_line,
-            ..Record::new(Kind::Claim, claim.id, &claimant.host, claimant.digest)
-        };
-        match journal.append(claim.last, record.encode()?).await {
+        match journal.append(claim.last, claim.record(&claimant.host, claimant.digest).encode()?).await {
             Ok(sequence) => {
                 claim.last = sequence;
                 return Ok(claim);
@@ -104,31 +89,55 @@ pub async fn take(journal: &Journal, claimant: &Claimant, bucket: i64) -> Result
 /// `Fenced` when somebody wrote since `last`; a record that cannot be read.
 pub(crate) async fn adopt(
     journal: &Journal,
-    bytes: &[u8],
+    before: Record<'_>,
     last: u64,
     positions: Vec<Position>,
     bucket: i64,
 ) -> Result<u64, Error> {
-    let before = Record::decode(bytes, last)?;
-    let parking = Parking { parks: Vec::new(), unparked: None, ..before.parking };
-    let record = Record {
-        time: clock::now(),
-        positions,
-        counts: before.counts,
-        shown_through: before.shown_through,
-        acted_through: before.acted_through,
-        bucket,
-        standing: before.standing,
-        makes: before.makes,
-        previous: last,
-        parking,
-        in_line: before.in_line,
-        ..Record::new(Kind::Claim, fresh_id(), before.host, Digest(before.digest))
-    };
-    journal.append(last, record.encode()?).await
+    let (host, digest) = (before.host, Digest(before.digest));
+    let claim = Claim { id: fresh_id(), positions, bucket, ..Claim::after(before, last) };
+    journal.append(last, claim.record(host, digest).encode()?).await
 }
 
-/// What a claim carries over from the last record.
+impl Claim {
+    /// What is carried over from the last record.
+    fn after(record: Record<'_>, last: u64) -> Self {
+        Self {
+            id: record.claim,
+            standing: record.standing,
+            makes: record.makes,
+            last,
+            positions: record.positions,
+            counts: record.counts,
+            shown_through: record.shown_through,
+            acted_through: record.acted_through,
+            bucket: record.bucket,
+            parking: Parking { parks: Vec::new(), unparked: None, ..record.parking },
+            in_line: record.in_line,
+            begun: Vec::new(),
+        }
+    }
+
+    /// The record that claims.
+    fn record<'a>(&self, host: &'a str, digest: Digest) -> Record<'a> {
+        Record {
+            time: clock::now(),
+            positions: self.positions.clone(),
+            counts: self.counts,
+            shown_through: self.shown_through,
+            acted_through: self.acted_through,
+            bucket: self.bucket,
+            standing: self.standing,
+            makes: self.makes,
+            previous: self.last,
+            parking: self.parking.clone(),
+            in_line: self.in_line,
+            ..Record::new(Kind::Claim, self.id, host, digest)
+        }
+    }
+}
+
+/// Where this host goes on, if it may.
 fn resume(last: Option<&(u64, Bytes)>, claimant: &Claimant, bucket: i64) -> Result<Claim, Error> {
     let Some((sequence, bytes)) = last else {
         return Ok(Claim {
@@ -156,32 +165,20 @@ fn resume(last: Option<&(u64, Bytes)>, claimant: &Claimant, bucket: i64) -> Resu
     }
     // Documents that are in no record's reach were in the other bucket.
     if record.counts.delivered > 0 && record.bucket != bucket {
-        return Err(Error::OtherBucket(names::journal_stream(&claimant.handler)));
+        return Err(Error::OtherBucket(claimant.handler.clone()));
     }
-    let mut positions = record.positions;
-    let is_new = |begin: &&Position| positions.iter().all(|position| position.stream != begin.stream);
+    let is_same_module = record.digest == claimant.digest.0;
+    let before = Claim::after(record, *sequence);
+    let mut claim = Claim { id: claimant.id, makes: claimant.makes.or(before.makes), bucket, ..before };
+    if !is_same_module {
+        // Another module has yet to fail.
+        claim.parking.recent.clear();
+    }
+    let is_new = |begin: &&Position| claim.positions.iter().all(|position| position.stream != begin.stream);
     let begins: Vec<Position> = claimant.begins.iter().filter(is_new).cloned().collect();
-    let begun = begins.iter().map(|position| position.stream.clone()).collect();
-    positions.extend(begins);
-    Ok(Claim {
-        id: claimant.id,
-        standing: claimant.standing,
-        makes: claimant.makes.or(record.makes),
-        bucket,
-        last: *sequence,
-        positions,
-        begun,
-        counts: record.counts,
-        shown_through: record.shown_through,
-        acted_through: record.acted_through,
-        in_line: record.in_line,
-        parking: Parking {
-            through: record.parking.through,
-            // Another module has yet to fail.
-            recent: if record.digest == claimant.digest.0 { record.parking.recent } else { Vec::new() },
-            ..Parking::default()
-        },
-    })
+    claim.begun = begins.iter().map(|position| position.stream.clone()).collect();
+    claim.positions.extend(begins);
+    Ok(claim)
 }
 
 /// A number that no other life has.

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -64,10 +65,24 @@ pub struct Last {
 }
 
 impl Last {
+    /// A message that was asked for by itself.
+    #[must_use]
+    pub fn of(message: StreamMessage) -> Self {
+        let StreamMessage { subject, sequence, headers, payload, time } = message;
+        let stored = i64::try_from(time.unix_timestamp_nanos()).unwrap_or_default();
+        Self { subject: subject.into_string(), sequence, stored, headers, payload }
+    }
+
     /// Whether it says that a key of a bucket is gone.
     #[must_use]
     pub fn is_deletion(&self) -> bool {
         is_deletion(&self.headers)
+    }
+
+    /// Whether it came from this stream itself, not from a mirror that answers in its place (`mirror_direct`).
+    #[must_use]
+    pub fn is_of(&self, stream: &str) -> bool {
+        self.headers.get("Nats-Stream").is_some_and(|name| name.as_str() == stream)
     }
 }
 
@@ -102,7 +117,8 @@ pub async fn last_of(
 }
 
 /// The last messages of these subjects, in no particular order, each asked for by itself. For several subjects in one request the server
-/// walks over all subjects of its stream (2.15: about 0.1 us each); this looks each up. The answers say nothing of how far a replica knew it.
+/// walks over all subjects of its stream (2.15: about 0.1 us each); this looks each up. The answers say nothing of how far a replica, or a
+/// mirror that answers in the stream's place, knew it; and where there is no message, not even who answered.
 ///
 /// # Errors
 /// When the server refuses or stays silent.

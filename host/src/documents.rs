@@ -4,13 +4,14 @@
 
 mod revisions;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::stream::{Config, DiscardPolicy, LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, LastRawMessageErrorKind, Stream};
 use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -28,6 +29,9 @@ const FRESH_WITHIN: Duration = Duration::from_secs(5);
 
 /// From so many documents in the bucket for each one that is wanted on, looking each up costs the server less than one walk over all.
 const WORTH_LOOKING_UP: u64 = 50;
+
+/// Documents asked of the bucket's leader at once: a cluster has one queue for all such requests, and empties it when it is full.
+const ASKED_AT_ONCE: usize = 64;
 
 /// Bytes of an escaped key at most: a subject must fit the server's control line of 4 KiB with headers to spare.
 pub const KEY_BYTES: usize = 1024;
@@ -147,6 +151,10 @@ struct State {
     fresh_from: u64,
     /// Documents in the bucket, when it was last looked at.
     documents: u64,
+    /// Only one server had it then, so no replica was behind another.
+    has_one_copy: bool,
+    /// A mirror may answer in its place; none: nobody has looked yet.
+    is_mirrored: Option<bool>,
     /// A subject that is in the bucket. Each read asks for it too: an answer without any message does not say how far the
     /// replica knew the bucket.
     witness: Option<String>,
@@ -159,8 +167,6 @@ pub struct Documents {
     pub(crate) bucket: String,
     stream: String,
     created: i64,
-    /// Only one server has it, so no replica can be behind another.
-    has_one_copy: bool,
     state: Mutex<State>,
     /// A batch was committed: there may be something to show.
     pub(crate) committed: Notify,
@@ -208,6 +214,7 @@ impl Documents {
         let state = State {
             fresh_from,
             documents: info.state.messages,
+            has_one_copy: info.config.num_replicas == 1,
             witness,
             revisions: Revisions::new(known_revisions, fresh_from == 0),
             ..State::default()
@@ -218,7 +225,6 @@ impl Documents {
             stream: names::bucket_stream(&bucket),
             bucket,
             created: i64::try_from(info.created.unix_timestamp_nanos()).unwrap_or_default(),
-            has_one_copy: info.config.num_replicas == 1,
             state: Mutex::new(state),
             committed: Notify::new(),
             shown: Notify::new(),
@@ -322,11 +328,12 @@ impl Documents {
     async fn fresh(&self, subjects: &[String]) -> Result<Vec<direct_get::Last>, Error> {
         let deadline = Instant::now() + FRESH_WITHIN;
         loop {
-            let (required, witness, documents) = {
+            let (required, witness, is_worth_looking_up) = {
                 let state = self.lock();
-                (state.fresh_from, state.witness.clone(), state.documents)
+                let is_worth_it = state.documents / WORTH_LOOKING_UP >= subjects.len() as u64;
+                (state.fresh_from, state.witness.clone(), state.has_one_copy && is_worth_it)
             };
-            let found = if self.has_one_copy && documents / WORTH_LOOKING_UP >= subjects.len() as u64 {
+            let found = if is_worth_looking_up {
                 self.look_up(subjects).await
             } else {
                 let asked: Vec<&str> = subjects.iter().map(String::as_str).chain(witness.as_deref()).collect();
@@ -345,16 +352,49 @@ impl Documents {
         }
     }
 
-    /// Each by itself, and how far the only copy knew the bucket meanwhile: it forgets only what it loses in a crash, and then no answer comes.
+    /// Each by itself, and how far the only copy knew the bucket meanwhile: it forgets only what it loses in a crash, and then it knows
+    /// less than it must. Where a mirror may answer in the bucket's place, which does not say how far behind it is, the leader is asked
+    /// for what did not come from the bucket itself.
     async fn look_up(&self, subjects: &[String]) -> Result<(Vec<direct_get::Last>, u64), String> {
+        let is_mirrored = self.is_mirrored().await?;
         let each = async {
             direct_get::each_last_of(&self.jetstream, &self.stream, subjects).await.map_err(|error| error.to_string())
         };
         let known = async { self.jetstream.get_stream(&self.stream).await.map_err(|error| error.to_string()) };
-        let (messages, stream) = tokio::try_join!(each, known)?;
-        let state = &stream.cached_info().state;
-        self.lock().documents = state.messages;
+        let (mut messages, stream) = tokio::try_join!(each, known)?;
+        let Info { config, state, .. } = stream.cached_info();
+        let is_mirrored = is_mirrored || messages.iter().any(|message| !message.is_of(&self.stream));
+        {
+            let mut known = self.lock();
+            known.documents = state.messages;
+            known.has_one_copy = config.num_replicas == 1;
+            known.is_mirrored = Some(is_mirrored);
+        }
+        if config.num_replicas > 1 {
+            return Err("it has several copies by now".to_owned());
+        }
+        if is_mirrored {
+            messages.retain(|message| message.is_of(&self.stream));
+            let found: HashSet<&str> = messages.iter().map(|message| message.subject.as_str()).collect();
+            let is_lacking = |subject: &&String| !found.contains(subject.as_str());
+            let rest: Vec<String> = subjects.iter().filter(is_lacking).cloned().collect();
+            let asked = futures::stream::iter(rest).map(|subject| last_of_leader(&stream, subject));
+            let asked: Vec<Option<direct_get::Last>> = asked.buffer_unordered(ASKED_AT_ONCE).try_collect().await?;
+            messages.extend(asked.into_iter().flatten());
+        }
         Ok((messages, state.last_sequence))
+    }
+
+    /// Whether a mirror may answer in the bucket's place: one that was there at the first look, or has answered since.
+    async fn is_mirrored(&self) -> Result<bool, String> {
+        if let Some(known) = self.lock().is_mirrored {
+            return Ok(known);
+        }
+        let streams = inputs::list(&self.jetstream).await.map_err(|error| error.to_string())?;
+        let answers = |config: &Config| {
+            config.mirror_direct && config.mirror.as_ref().is_some_and(|mirror| mirror.name == self.stream)
+        };
+        Ok(*self.lock().is_mirrored.insert(streams.iter().any(|info| answers(&info.config))))
     }
 
     /// Takes the changes of a batch before its record is committed, so that the next batch already sees them.
@@ -480,6 +520,15 @@ fn stored(key: &str, message: &direct_get::Last) -> Stored {
     }
 }
 
+/// The last message of a subject, as the stream's leader knows it.
+async fn last_of_leader(stream: &Stream, subject: String) -> Result<Option<direct_get::Last>, String> {
+    match stream.get_last_raw_message_by_subject(&subject).await {
+        Ok(message) => Ok(Some(direct_get::Last::of(message))),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 fn unreachable(bucket: &str, reason: String) -> Error {
     Error::Unreachable { bucket: bucket.to_owned(), reason }
 }
@@ -573,6 +622,7 @@ fn bucket_config(generation: &Generation, replicas: usize) -> Config {
 #[cfg(test)]
 mod tests {
     use async_nats::jetstream;
+    use async_nats::jetstream::stream::Source;
 
     use super::*;
     use crate::hint;
@@ -609,6 +659,13 @@ mod tests {
     /// Documents in the bucket: enough that a few are looked up one by one.
     const STORED: usize = 300;
 
+    async fn read(documents: &Documents, wanted: &[&str]) -> Vec<(u64, String, Option<Bytes>)> {
+        let found = documents.read(wanted).await.unwrap().into_iter();
+        let mut found: Vec<_> = found.map(|one| (one.revision, one.key, one.value)).collect();
+        found.sort();
+        found
+    }
+
     #[tokio::test]
     async fn documents_are_the_same_whether_looked_up_or_found_in_one_walk() {
         let server = Server::builder().start().await.unwrap();
@@ -620,28 +677,76 @@ mod tests {
         }
         bucket.delete("k7").await.unwrap();
         let documents = Documents::open(&jetstream, "h", 1, 10).await.unwrap();
-        let read = async |wanted: &[&str]| {
-            let found = documents.read(wanted).await.unwrap().into_iter();
-            let mut found: Vec<_> = found.map(|one| (one.revision, one.key, one.value)).collect();
-            found.sort();
-            found
-        };
         let few = ["k0", "k7", "absent", "k299"];
         let number = |number: &str| Some(Bytes::from(number.to_owned()));
         let expected =
             [(1, "k0".to_owned(), number("0")), (300, "k299".to_owned(), number("299")), (301, "k7".to_owned(), None)];
         assert!(STORED as u64 / WORTH_LOOKING_UP >= few.len() as u64, "each is looked up");
-        assert_eq!(read(&few).await, expected);
+        assert_eq!(read(&documents, &few).await, expected);
 
         let many: Vec<String> = (0..STORED).map(|number| format!("k{number}")).chain(["absent".to_owned()]).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert!(STORED as u64 / WORTH_LOOKING_UP < many.len() as u64, "one walk");
-        let walked = read(&many).await;
+        let walked = read(&documents, &many).await;
         assert_eq!(walked.len(), STORED);
         let of_few: Vec<_> = walked.into_iter().filter(|(_, key, _)| few.contains(&key.as_str())).collect();
         assert_eq!(of_few, expected);
 
         let (found, known) = documents.look_up(&[names::bucket_subject("h", "k1")]).await.unwrap();
         assert_eq!((found.len(), known), (1, 301), "and how far the bucket was known");
+    }
+
+    #[tokio::test]
+    async fn a_mirror_that_is_behind_is_not_believed_when_it_answers_in_the_bucket_s_place() {
+        let server = Server::builder().start().await.unwrap();
+        let jetstream = jetstream::new(async_nats::connect(server.url()).await.unwrap());
+        Documents::open(&jetstream, "h", 1, 10).await.unwrap();
+        let bucket = jetstream.get_key_value("h").await.unwrap();
+        for number in 0..STORED {
+            bucket.put(format!("k{number}"), number.to_string().into()).await.unwrap();
+        }
+        // As `nats kv add m --mirror h` makes it, but for what it remembers.
+        let mirror = Config {
+            name: names::bucket_stream("m"),
+            mirror: Some(Source { name: names::bucket_stream("h"), ..Source::default() }),
+            mirror_direct: true,
+            allow_direct: true,
+            max_messages_per_subject: 2,
+            ..Config::default()
+        };
+        let mirror = jetstream.create_stream(mirror).await.unwrap();
+        let knows = async |revision: u64| {
+            let knows = async || mirror.get_info().await.unwrap().state.last_sequence == revision;
+            until(knows).await;
+        };
+        knows(300).await;
+        bucket.put("k1", "new".into()).await.unwrap();
+        knows(301).await;
+        // It lacks the newest of one document, and all of another.
+        for revision in [301, 3] {
+            assert!(mirror.delete_message(revision).await.unwrap());
+        }
+        let subject = [names::bucket_subject("h", "k1")];
+        until(async || {
+            let answer = direct_get::each_last_of(&jetstream, "KV_h", &subject).await.unwrap();
+            (answer[0].is_of("KV_m"), answer[0].sequence) == (true, 2)
+        })
+        .await;
+
+        let documents = Documents::open(&jetstream, "h", 1, 10).await.unwrap();
+        let expected = [(3, "k2".to_owned(), Some(Bytes::from("2"))), (301, "k1".to_owned(), Some(Bytes::from("new")))];
+        for _ in 0..40 {
+            assert_eq!(read(&documents, &["k1", "k2", "absent"]).await, expected);
+        }
+    }
+
+    /// Asks until it is so.
+    async fn until(mut is_so: impl AsyncFnMut() -> bool) {
+        let asks = async {
+            while !is_so().await {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), asks).await.expect("it comes");
     }
 }

@@ -169,7 +169,7 @@ impl Error {
                 intake::Error::Consumer { .. } | intake::Error::Interrupted { .. } => Class::Retry,
             },
             Self::Parking(error) | Self::Pipeline(pipeline::Error::Parking(error)) => match error {
-                parking::Error::NotOurs(_) => Class::Stop,
+                parking::Error::NotOurs(_) | parking::Error::Surplus { .. } => Class::Stop,
                 parking::Error::Refused(_) | parking::Error::Foreign { .. } => Class::Retry,
                 parking::Error::Fenced => Class::Fence,
             },
@@ -360,6 +360,11 @@ impl Handler {
         if version.has_timers() {
             inputs.push(inputs::timers(jetstream, &self.name, *replicas).await?);
             alerts::open(jetstream, &self.name, *replicas).await?;
+        } else if self.generation.acts()
+            && let Err(error) = alerts::open(jetstream, &self.name, *replicas).await
+        {
+            // Whoever tells something makes it too; but only after nobody has acknowledged it for seconds.
+            tracing::debug!(handler = self.name, %error, "no stream for alerts yet");
         }
         let documents = Arc::new(Documents::of(jetstream, &self.generation, *replicas, *known_revisions).await?);
         let acts = self.acts(version);
@@ -369,7 +374,7 @@ impl Handler {
         }
         let recovered = recover(&journal, &documents, &dead, &claim, acts).await?;
         if recovered.parked.missing() > 0 {
-            dead.tell_gone(recovered.parked.missing(), claim.last).await;
+            dead.tell_gone(recovered.parked.missing(), documents.created()).await;
         }
         // Claims are records too: a handler that never gets further must not fill its journal.
         let done = undone(&claim, acts);
@@ -570,7 +575,24 @@ async fn recover(
         let stream = record.positions.get(record.input as usize).map_or("", |position| position.stream.as_str());
         documents.commit(Origin { order, journal: sequence, stream: stream.into(), digest: Digest(record.digest) });
     }
-    let (units, oldest) = dead.census().await?;
-    recovered.parked = Parked::new(units, claim.parking.recent.clone(), oldest).of_so_many(claim.in_line);
+    recovered.parked = parked(journal, dead, claim).await?;
     Ok(recovered)
+}
+
+/// The parked keys, of which there must be as many units as the last record counts.
+async fn parked(journal: &Journal, dead: &DeadLetters, claim: &Claim) -> Result<Parked, Error> {
+    let found = async || {
+        let (units, oldest) = dead.census().await?;
+        Ok::<_, Error>(Parked::new(units, claim.parking.recent.clone(), oldest))
+    };
+    let all = found().await?;
+    if all.beyond(claim.in_line) == 0 {
+        return Ok(all.of_so_many(claim.in_line, 0));
+    }
+    let (removed, foreign) = dead.sort_out(journal, claim.last).await?;
+    let all = if removed > 0 { found().await? } else { all };
+    match all.beyond(claim.in_line + foreign) {
+        0 => Ok(all.of_so_many(claim.in_line, foreign)),
+        units => Err(parking::Error::Surplus { handler: dead.generation.handler.clone(), units }.into()),
+    }
 }

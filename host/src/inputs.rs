@@ -1,6 +1,8 @@
 //! Which streams a handler reads. In: subject filters, and stream names where the deployment gives them. Out: one input per
 //! stream with its filters. Never: creates or alters a user's stream.
 
+use std::collections::HashSet;
+
 use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Info, RetentionPolicy};
 use async_nats::jetstream::{Context, ErrorCode};
@@ -304,7 +306,9 @@ fn choose(known: &[Info], filters: &[String], streams: &[String]) -> Result<Vec<
             }
         }
     } else {
-        for name in streams {
+        let mut named = HashSet::new();
+        // One that is named twice is read once.
+        for name in streams.iter().filter(|name| named.insert(*name)) {
             let info =
                 known.iter().find(|info| info.config.name == *name).ok_or_else(|| Error::NoStream(name.clone()))?;
             let held: Vec<&String> = filters.iter().filter(|filter| holds(info, filter) || is_fed(info)).collect();

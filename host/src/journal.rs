@@ -349,11 +349,12 @@ pub enum Error {
         /// Journal sequence.
         sequence: u64,
     },
-    /// The bucket is not the one that the documents were shown in.
+    /// The bucket of this handler is not the one that the documents were shown in.
     #[error(
         "the handler's bucket was deleted and made anew, so documents that the journal takes for shown are missing; \
-        hint: to build them anew, `nats stream rm -f {0}` and start again; it is the journal of all generations, so abandon those \
-        beside the live one first"
+        hint: if it was restored from a backup, go on with `millstream adopt {0}`; else build them anew: `nats stream rm -f {journal}` \
+        and start again; it is the journal of all generations, so abandon those beside the live one first",
+        journal = names::journal_stream(.0)
     )]
     OtherBucket(String),
     /// Written by another version.
@@ -483,6 +484,29 @@ impl Journal {
         }
         records.retain(|(sequence, _)| *sequence <= through);
         Ok(records)
+    }
+
+    /// What the records that are still there, up to this one, say was taken up or given up, each with its journal sequence.
+    ///
+    /// # Errors
+    /// When the server does not answer, or a record cannot be read.
+    pub(crate) async fn unparked(&self, through: u64) -> Result<Vec<(u64, Unparked)>, Error> {
+        let (mut unparked, mut next) = (Vec::new(), 1);
+        let stream = names::stream_of(&self.stream);
+        while next <= through {
+            let records =
+                direct_get::range(&self.jetstream, &stream, &self.subject, next, READ_RECORDS, READ_BYTES).await;
+            let records = records.map_err(|error| Error::Unreachable(error.to_string()))?;
+            let Some((last, _)) = records.last() else {
+                return Err(Error::Unreachable(format!("records from {next} to {through} are not there")));
+            };
+            next = last + 1;
+            for (sequence, record) in records {
+                let taken = Record::decode(&record, sequence)?.parking.unparked;
+                unparked.extend(taken.map(|unparked| (sequence, unparked)));
+            }
+        }
+        Ok(unparked)
     }
 
     /// Whether the last record was written under this claim.

@@ -1,12 +1,13 @@
 //! Parking: a unit that no module of this version can take is set aside, and all later units of its key follow it, in order; other
 //! keys go on. In: what is set aside and taken up again, record by record. Out: which keys are parked, and how many more may be.
 //! `aside.rs` says which units of a batch those are, `letter.rs` how one looks as a message, `dead.rs` keeps the messages,
-//! `wishes.rs` holds what people want done with them, `capsule.rs` takes one out of the house. Pure here. Never: forgets a parked key while one of its units is left.
+//! `wishes.rs` holds what people want done with them, `capsule.rs` takes one out of the house, `surplus.rs` clears what came back. Pure here. Never: forgets a parked key while one of its units is left.
 
 pub(crate) mod aside;
 pub mod capsule;
 pub mod dead;
 pub mod letter;
+mod surplus;
 pub mod wishes;
 
 use std::collections::HashMap;
@@ -63,6 +64,19 @@ pub enum Error {
         /// Its sequence there.
         sequence: u64,
     },
+    /// Letters that nobody knows of: taking them up would apply events twice.
+    #[error(
+        "{units} more dead letters of {handler} are there than were set aside, as after an older backup of stream {dead} was restored; \
+         hint: restore {dead} as it was with the journal, or build the documents anew: `millstream rebuild {handler}`, then `millstream \
+         promote {handler}`",
+        dead = names::DEAD
+    )]
+    Surplus {
+        /// The handler's name.
+        handler: String,
+        /// How many.
+        units: u64,
+    },
     /// The server refused, or is away. Nothing is lost; the journal has it.
     #[error("dead letters cannot be stored or read: {0}")]
     Refused(String),
@@ -82,6 +96,8 @@ pub struct Parked {
     oldest: Option<i64>,
     /// Units whose dead letters somebody removed by hand; nobody knows of which keys.
     missing: u64,
+    /// Messages among the letters that none of ours wrote: those that a claim found beyond what its record counts.
+    foreign: u64,
 }
 
 /// How many more keys may be parked now, and which setting says so.
@@ -166,10 +182,17 @@ impl Parked {
         }
     }
 
-    /// The same, where there should be so many units in all.
+    /// The same, where there should be so many units in all, and so many of those that were found are messages of others.
     #[must_use]
-    pub fn of_so_many(self, in_line: u64) -> Self {
-        Self { missing: in_line.saturating_sub(self.in_line()), ..self }
+    pub fn of_so_many(self, in_line: u64, foreign: u64) -> Self {
+        let missing = in_line.saturating_sub(self.in_line().saturating_sub(foreign));
+        Self { missing, foreign, ..self }
+    }
+
+    /// How many more were found than there should be.
+    #[must_use]
+    pub fn beyond(&self, in_line: u64) -> u64 {
+        self.in_line().saturating_sub(in_line)
     }
 
     /// Units whose dead letters somebody removed by hand.
@@ -178,10 +201,16 @@ impl Parked {
         self.missing
     }
 
+    /// Messages that were counted as units, and are none.
+    #[must_use]
+    pub fn foreign(&self) -> u64 {
+        self.foreign
+    }
+
     /// Units that are parked, all in all, and those whose letters are gone.
     #[must_use]
     pub fn in_line(&self) -> u64 {
-        self.keys.values().sum::<u64>() + self.keyless + self.missing
+        (self.keys.values().sum::<u64>() + self.keyless + self.missing).saturating_sub(self.foreign)
     }
 
     /// All of them, in no order.
@@ -254,6 +283,12 @@ impl Parked {
         }
     }
 
+    /// A key is given up, with so many messages that none of ours wrote.
+    pub fn discard(&mut self, key: &str, foreign: u64) {
+        self.keys.remove(key);
+        self.foreign = self.foreign.saturating_sub(foreign);
+    }
+
     /// After how many events keys were newly parked.
     #[must_use]
     pub fn recent(&self) -> Vec<u64> {
@@ -311,7 +346,7 @@ mod tests {
         assert_eq!((parked.len(), parked.units(Some("a")), parked.units(None), parked.oldest()), (2, 2, 1, Some(5)));
         assert_eq!(parked.in_line(), 3);
         let parked = Parked::new(HashMap::from([(Some("a".to_owned()), 2), (None, 1)]), Vec::new(), None);
-        let mut parked = parked.of_so_many(5);
+        let mut parked = parked.of_so_many(5, 0);
         assert_eq!((parked.missing(), parked.in_line(), parked.len()), (2, 5, 2));
         parked.unpark(None, 1);
         assert_eq!((parked.missing(), parked.in_line()), (2, 4));
@@ -321,6 +356,22 @@ mod tests {
         parked.unpark(Some("a"), 1);
         parked.unpark(None, 1);
         assert!(parked.is_empty() && parked.oldest().is_none());
+    }
+
+    #[test]
+    fn messages_of_others_are_no_units_in_line() {
+        let found = HashMap::from([(Some("a".to_owned()), 3), (Some("b".to_owned()), 2), (None, 1)]);
+        let mut parked = Parked::new(found, Vec::new(), None).of_so_many(4, 2);
+        assert_eq!((parked.missing(), parked.foreign(), parked.in_line()), (0, 2, 4));
+        parked.park(&[park(Some("a"), false)], 1, 1);
+        assert_eq!(parked.in_line(), 5);
+        // Removed by hand, as the hint says, nothing is missing.
+        let found = HashMap::from([(Some("a".to_owned()), 4), (None, 1)]);
+        let claimed = Parked::new(found, Vec::new(), None).of_so_many(5, 0);
+        assert_eq!((claimed.missing(), claimed.foreign(), claimed.in_line()), (0, 0, 5));
+        // Given up with the key.
+        parked.discard("b", 2);
+        assert_eq!((parked.has("b"), parked.foreign(), parked.in_line()), (false, 0, 5));
     }
 
     #[test]

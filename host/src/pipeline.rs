@@ -637,7 +637,7 @@ impl Pipeline {
             input: u16::try_from(input).unwrap_or(u16::MAX),
             changes: decision.changes.iter().map(as_change).collect(),
             parking: parking.clone(),
-            in_line: self.parked.in_line(),
+            in_line: self.in_line(),
             ..Record::new(kind, self.claim, &self.owner.host, self.version.digest)
         }
         .encode()?;
@@ -678,6 +678,11 @@ impl Pipeline {
 
     pub(crate) fn makes(&self) -> Option<Makes> {
         self.makes
+    }
+
+    /// Units that are set aside.
+    pub(crate) fn in_line(&self) -> u64 {
+        self.parked.in_line()
     }
 
     /// Where the handler stands; nothing is in flight.

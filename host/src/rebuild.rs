@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::clock;
 use crate::documents;
 use crate::generation::Generation;
-use crate::generation::ledger::{self, Error, Ledgers, Shadow, Wanted};
+use crate::generation::ledger::{self, Error, Ledger, Ledgers, Shadow, Wanted};
 use crate::inputs;
 use crate::intake;
 use crate::journal::{Journal, Position};
@@ -62,9 +62,25 @@ pub async fn begin(jetstream: &Context, handler: &str, plan: Plan) -> Result<u32
         wanted: Wanted::Building,
         since: clock::now(),
     };
+    let used = used(jetstream, handler).await?;
     let ledgers = Ledgers::open(jetstream).await?;
-    let (_, number) = ledgers.change(handler, |ledger| ledger.begin(handler, shadow.clone())).await?;
-    Ok(number)
+    let begin = |ledger: &mut Ledger| {
+        ledger.last = ledger.last.max(used);
+        ledger.begin(handler, shadow.clone())
+    };
+    Ok(ledgers.change(handler, begin).await?.1)
+}
+
+/// The highest number that the journal has records of: a ledger that was lost or put back does not know it, and a generation that found
+/// another's records would go on from them.
+///
+/// # Errors
+/// When the server is away.
+pub(crate) async fn used(jetstream: &Context, handler: &str) -> Result<u32, Error> {
+    let unreachable =
+        |error: anyhow::Error| Error::Unreachable { handler: handler.to_owned(), reason: error.to_string() };
+    let numbers = survey::generations(jetstream, handler).await.map_err(unreachable)?;
+    Ok(numbers.into_iter().max().unwrap_or_default())
 }
 
 /// A shadow as if it were deployed: with the handler's settings, at its own pace.

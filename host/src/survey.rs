@@ -138,15 +138,14 @@ pub(crate) async fn documents(jetstream: &Context, name: &str) -> anyhow::Result
     Ok(found)
 }
 
-/// Units that a generation has set aside, by its last record.
+/// Units that a generation has set aside, by its last record; none where that has some whose dead letters may be on their way.
 ///
 /// # Errors
 /// As [`decided`].
-pub(crate) async fn in_line(jetstream: &Context, name: &str, generation: u32) -> anyhow::Result<u64> {
-    match last_record(jetstream, name, generation).await? {
-        Some((sequence, record)) => Ok(Record::decode(&record, sequence)?.in_line),
-        None => Ok(0),
-    }
+pub(crate) async fn in_line(jetstream: &Context, name: &str, generation: u32) -> anyhow::Result<Option<u64>> {
+    let Some((sequence, record)) = last_record(jetstream, name, generation).await? else { return Ok(Some(0)) };
+    let record = Record::decode(&record, sequence)?;
+    Ok(record.parking.parks.is_empty().then_some(record.in_line))
 }
 
 /// Why nobody can tell which generation of a handler is live: its ledger is gone, and by its journal it is not the first. None where all

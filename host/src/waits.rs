@@ -14,6 +14,7 @@ use crate::inputs::Input;
 use crate::journal::Position;
 use crate::keys;
 use crate::names;
+use crate::positions;
 use crate::publication::Publication;
 use crate::timers::Timer;
 
@@ -69,8 +70,7 @@ pub(crate) async fn set_again(documents: &Documents, acks: &Acks) -> Result<usiz
 pub(crate) fn begin_anew(claim: &mut Claim, inputs: &[Input]) {
     claim.positions.retain(|position| position.stream != names::TIMERS);
     let timers = inputs.iter().filter(|input| input.stream == names::TIMERS);
-    let at_first = |input: &Input| Position { stream: input.stream.clone(), created: input.created, sequence: 0 };
-    claim.positions.extend(timers.map(at_first));
+    claim.positions.extend(timers.map(positions::begin));
 }
 
 async fn keys_of(documents: &Documents) -> Result<Vec<String>, Error> {

@@ -98,7 +98,8 @@ pub(super) fn dead_letters(new: u64) -> String {
 }
 
 pub(super) fn lost(new: u64) -> String {
-    format!("{} dropped before being decided", counted(new, "event was", "events were"))
+    // Nobody knows which of them the handler would have read.
+    format!("up to {} dropped before being decided", counted(new, "event was", "events were"))
 }
 
 pub(super) fn compensations_failed(failed: u64) -> String {

@@ -20,6 +20,7 @@ use crate::parking::dead::DeadLetters;
 use crate::parking::letter::Letter;
 use crate::parking::wishes::{self, Wishes};
 use crate::parking::{self, CLASSES};
+use crate::progress::State;
 use crate::registry::Registry;
 use crate::settings::Settings;
 
@@ -130,6 +131,15 @@ impl Parked {
             return Err(versions::not_deployed(&self.handler));
         }
         Ok(rows)
+    }
+
+    /// Why the live generation does not run, where it has stopped until somebody does something: nobody hears a wish then.
+    pub(super) async fn stopped(&self) -> Result<Option<String>, Fault> {
+        if !self.dead.generation.acts() || !self.is_deployed {
+            return Ok(None);
+        }
+        let report = Registry::open(&self.jetstream).await?.status(&self.handler).await?;
+        Ok(report.filter(|report| report.state == State::Failing).map(|report| report.reason))
     }
 
     /// The same of so many keys, by name, and how many there are.

@@ -493,16 +493,16 @@ fn changes(before: &Before, deployment: &Deployment, version: &Version, module_b
     if old != new {
         changes.push(format!("subjects {old} -> {new}"));
     }
-    let settings = |settings: &Settings| flat("", &serde_json::to_value(settings).unwrap_or_default());
-    let old = settings(&before.deployment.settings);
-    // Subjects were told, whoever set them.
-    for (name, value) in settings(&deployment.settings).into_iter().filter(|(name, _)| name != "subjects") {
-        match old.get(&name) {
-            Some(was) if *was != value => changes.push(format!("{name} {was} -> {value}")),
-            _ => {}
-        }
-    }
+    changes.extend(changed_settings(&before.deployment.settings, &deployment.settings));
     changes
+}
+
+/// The settings that are others, but for subjects: those are told whoever set them.
+pub(super) fn changed_settings(old: &Settings, new: &Settings) -> Vec<String> {
+    let by_name = |settings: &Settings| flat("", &serde_json::to_value(settings).unwrap_or_default());
+    let old = by_name(old);
+    let changed = by_name(new).into_iter().filter(|(name, value)| name != "subjects" && old.get(name) != Some(value));
+    changed.filter_map(|(name, value)| Some(format!("{name} {} -> {value}", old.get(&name)?))).collect()
 }
 
 /// Settings by name, those within others as `limits.memory_bytes`.

@@ -127,7 +127,8 @@ async fn check(generations: &Generations, plan: &Plan) -> Result<(), Fault> {
         let hint = error.hint();
         Fault::usage(error).hint(hint)
     })?;
-    let next = Generation::shadow(&generations.handler, generations.ledger.last + 1);
+    let used = rebuild::used(&generations.jetstream, &generations.handler).await.map_err(told)?;
+    let next = Generation::shadow(&generations.handler, generations.ledger.last.max(used) + 1);
     deploy::check_names(&generations.jetstream, &next, &inputs).await
 }
 

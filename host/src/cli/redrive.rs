@@ -158,8 +158,8 @@ impl Redrive {
         if self.dry_run {
             return forecast(&jetstream, &parked, &rows, json).await;
         }
-        let outcome = carry_out(&parked, what, None, self.waiting.timeout).await?;
-        tell(&parked.handler, &outcome, "redriven", json)
+        let outcome = carry_out(&parked, &what, None, self.waiting.timeout).await?;
+        tell(&parked, &what, &outcome, "redriven", json).await
     }
 }
 
@@ -171,8 +171,8 @@ impl Discard {
         let rows = meant(&parked, &what).await?;
         let events: u64 = rows.iter().map(|row| row.units).sum();
         self.confirm(events)?;
-        let outcome = carry_out(&parked, what, Some(self.reason), self.waiting.timeout).await?;
-        tell(&parked.handler, &outcome, "discarded", json)
+        let outcome = carry_out(&parked, &what, Some(self.reason), self.waiting.timeout).await?;
+        tell(&parked, &what, &outcome, "discarded", json).await
     }
 
     fn confirm(&self, events: u64) -> Result<(), Fault> {
@@ -240,9 +240,14 @@ async fn take_back(parked: &Parked, json: bool) -> Result<(), Fault> {
 }
 
 /// Asks for it, and waits until the owner of the handler has done it.
-async fn carry_out(parked: &Parked, what: What, discard: Option<String>, timeout: u64) -> Result<Outcome, Fault> {
+async fn carry_out(parked: &Parked, what: &What, discard: Option<String>, timeout: u64) -> Result<Outcome, Fault> {
     let handler = &parked.handler;
-    let wish = Wish { id: claim::fresh_id(), what, discard, since: clock::now() };
+    if let Some(reason) = parked.stopped().await? {
+        let (reason, hint) = hint::split(&reason);
+        return Err(Fault::failed(anyhow::anyhow!("{handler} has stopped, so nothing was asked for: {reason}"))
+            .hint(hint.unwrap_or("see it with `millstream list`, and ask again once it runs")));
+    }
+    let wish = Wish { id: claim::fresh_id(), what: what.clone(), discard, since: clock::now() };
     let waiting = parked.wishes.ask(&wish).await.map_err(unheard)?;
     if !waiting.wish.is_like(&wish) {
         let (other, ago) = (&waiting.wish, ago(&waiting.wish));
@@ -282,25 +287,34 @@ async fn carry_out(parked: &Parked, what: What, discard: Option<String>, timeout
     }
 }
 
-fn tell(handler: &str, outcome: &Outcome, done: &str, json: bool) -> Result<(), Fault> {
+async fn tell(parked: &Parked, what: &What, outcome: &Outcome, done: &str, json: bool) -> Result<(), Fault> {
+    let handler = &parked.handler;
     if json {
         output::json(outcome)?;
     } else {
         eprintln!("{} events of {} parked keys {done}", outcome.units, outcome.keys);
     }
-    let Some(Left { key, stream, sequence, class, reason, attempt }) = outcome.left.first() else { return Ok(()) };
+    let Some(Left { key, stream, sequence, class, reason, attempt }) = outcome.left.first() else {
+        // A host that died before it could say so may have done all of it.
+        let is_nothing = (outcome.units, outcome.keys) == (0, 0);
+        if is_nothing && parked.some_rows(usize::MAX).await?.0.iter().any(|row| is_meant(what, row)) {
+            return Err(Fault::failed(anyhow::anyhow!("nothing was {done}, and what was meant is still there"))
+                .hint(format!("see what it is with `millstream dead {handler}`")));
+        }
+        return Ok(());
+    };
     let (what, which) = match key {
         Some(key) => (format!("key {key:?}"), "--key KEY"),
         None => ("an event without a key".to_owned(), "--letter NUMBER"),
     };
     let stay = outcome.left.len();
     // What is wrong with its letters is no event's, and cannot be taken home.
-    if *sequence == 0 {
+    let Some(sequence) = sequence else {
         let (matter, hint) = hint::split(reason);
         let fault = anyhow::anyhow!("{stay} stay parked; first {what}, attempt {attempt}: {class}: {matter}");
         let look = || format!("see what is parked with `millstream dead {handler}`");
         return Err(Fault::failed(fault).hint(hint.map_or_else(look, str::to_owned)));
-    }
+    };
     Err(Fault::failed(anyhow::anyhow!(
         "{stay} stay parked; first {what}, at event {stream}:{sequence}, attempt {attempt}: {class}: {reason}"
     ))
@@ -343,7 +357,7 @@ async fn forecast(jetstream: &jetstream::Context, parked: &Parked, rows: &[Row],
 async fn foresee(parked: &Parked, row: &Row, version: &Version) -> Result<Forecast, Fault> {
     let (fails, unread) = match parked.capsule(row).await {
         Ok(capsule) => match tokio::task::block_in_place(|| capsule.replay(version))? {
-            Replayed::Document(_) => (None, None),
+            Replayed::Document(_) | Replayed::Irrelevant(_) => (None, None),
             Replayed::Failed(failed) => (Some(*failed), None),
         },
         Err(fault) => (None, Some(fault.told().0)),

@@ -35,9 +35,21 @@ impl Replay {
                 .hint("name a module with --module")
         })?;
         let version = deploy::examine(&module, settings).map_err(|error| deploy::no_handler(&self.module, error))?;
-        match capsule.replay(&version)? {
-            Replayed::Document(Some(document)) => Ok(output::bytes(&document)?),
-            Replayed::Document(None) => {
+        let replayed = capsule.replay(&version)?;
+        if matches!(replayed, Replayed::Irrelevant(_)) {
+            eprintln!(
+                "none of its {} events matters to this module, which {}; the document stays as it was",
+                capsule.events.len(),
+                if version.description.name == capsule.handler {
+                    "passes them by".to_owned()
+                } else {
+                    format!("is {}; they are of {}", version.description.name, capsule.handler)
+                }
+            );
+        }
+        match replayed {
+            Replayed::Document(Some(document)) | Replayed::Irrelevant(Some(document)) => Ok(output::bytes(&document)?),
+            Replayed::Document(None) | Replayed::Irrelevant(None) => {
                 eprintln!("the key has no document after its {} events", capsule.events.len());
                 Ok(())
             }

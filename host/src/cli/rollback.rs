@@ -38,6 +38,8 @@ pub(crate) struct Done {
     from: String,
     to: String,
     label: String,
+    /// What else changes, in words: settings, and that it was paused.
+    changes: Vec<String>,
     state: String,
     /// The generation that was promoted for it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,7 +62,11 @@ impl Rollback {
             return Ok(output::json(&done)?);
         }
         let label = if done.label.is_empty() { String::new() } else { format!(" ({})", done.label) };
-        eprintln!("{}: {:.12} -> {:.12}{label}\nstate     {}", done.handler, done.from, done.to, done.state);
+        eprintln!("{}: {:.12} -> {:.12}{label}", done.handler, done.from, done.to);
+        for change in &done.changes {
+            eprintln!("change    {change}");
+        }
+        eprintln!("state     {}", done.state);
         Ok(())
     }
 }
@@ -99,7 +105,12 @@ pub(crate) async fn roll_back(jetstream: &Context, handler: &str, to: Option<&st
         Way::Deploy(target) => target,
         Way::Promote(generation) => return promote(jetstream, handler, from, generation).await,
     };
-    put(&registry, handler, (revision, from), *target, wait).await
+    let mut changes = deploy::changed_settings(&current.settings, &target.settings);
+    if current.desired == Desired::Paused {
+        changes.push("it was paused, and runs again".to_owned());
+    }
+    let done = put(&registry, handler, (revision, from), *target, wait).await?;
+    Ok(Done { changes, ..done })
 }
 
 /// Goes back from a deployment that nobody can read: to the one that ran last, or the one that is named.
@@ -129,7 +140,7 @@ async fn put(
     let state =
         if wait { verdicts::wait(registry, handler, new).await?.line("deployed") } else { "deployed".to_owned() };
     let (handler, to) = (handler.to_owned(), wanted.digest.to_string());
-    Ok(Done { handler, from, to, label: wanted.label, state, generation: None })
+    Ok(Done { handler, from, to, label: wanted.label, changes: Vec::new(), state, generation: None })
 }
 
 /// Has a generation that is kept take the place of the live one.
@@ -139,7 +150,7 @@ async fn promote(jetstream: &Context, handler: &str, from: String, generation: u
     let (to, label) = there.unwrap_or_default();
     let Ending { pause_milliseconds, .. } = Promote::of(handler, Some(generation)).perform(&mut generations).await?;
     let state = format!("generation {generation} is live again; nothing was decided for {pause_milliseconds} ms");
-    Ok(Done { handler: handler.to_owned(), from, to, label, state, generation: Some(generation) })
+    Ok(Done { handler: handler.to_owned(), from, to, label, changes: Vec::new(), state, generation: Some(generation) })
 }
 
 /// The last version that ran before this one.

@@ -24,10 +24,10 @@ use crate::webhook::{Posting, Secret, Webhooks};
 #[derive(Debug, Args)]
 pub(super) struct Run {
     /// Only this handler; may be given several times.
-    #[arg(long = "handler", value_name = "NAME", env = "MILLSTREAM_HANDLER", value_delimiter = ',')]
+    #[arg(long = "handler", value_name = "NAME", env = "MILLSTREAM_HANDLER", value_delimiter = ',', value_parser = super::handler_name)]
     handlers: Vec<String>,
     /// This host's name in the journal and in listings.
-    #[arg(long, value_name = "NAME", env = "MILLSTREAM_HOST")]
+    #[arg(long, value_name = "NAME", env = "MILLSTREAM_HOST", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     host: Option<String>,
     /// Run only modules that this nkey signed (its public part); may be given several times.
     #[arg(long, value_name = "PUBLIC-KEY", env = "MILLSTREAM_REQUIRE_SIGNED", value_delimiter = ',')]

@@ -28,6 +28,8 @@ pub(crate) struct Held {
     bucket: i64,
     pub(crate) positions: Vec<Position>,
     counts: Counts,
+    /// Units that it has set aside.
+    in_line: u64,
     /// Everything up to the last record is published.
     acted: bool,
 }
@@ -65,6 +67,7 @@ impl Held {
             bucket: documents.created(),
             positions,
             counts,
+            in_line: pipeline.in_line(),
             acted: outbox.is_none_or(|outbox| outbox.acted_through() >= last),
         }
     }
@@ -90,6 +93,7 @@ impl Held {
             bucket: self.bucket,
             parking: Parking { through: self.last, ..Parking::default() },
             makes: self.makes,
+            in_line: self.in_line,
             ..Record::new(Kind::Close, self.claim, &self.host, self.digest)
         };
         self.journal.append(self.last, record.encode()?).await

@@ -101,6 +101,8 @@ pub enum Error {
 pub enum Replayed {
     /// It took all events; the document of the key after them.
     Document(Option<Vec<u8>>),
+    /// None of them matters to it; the document as it was.
+    Irrelevant(Option<Vec<u8>>),
     /// It failed.
     Failed(Box<Failed>),
 }
@@ -228,6 +230,7 @@ impl Capsule {
     pub fn replay(&self, version: &Version) -> anyhow::Result<Replayed> {
         let mut guest = (version.instantiate)()?;
         let mut document = self.document.as_ref().map(Body::bytes);
+        let mut is_relevant = false;
         for (index, event) in self.events.iter().enumerate() {
             let arrival = event.arrival();
             let folded = match &version.saga {
@@ -235,7 +238,7 @@ impl Capsule {
                 Some(_) => self.fold_saga(version, guest.as_mut(), &event.stream, &arrival, &mut document),
             };
             match folded {
-                Ok(()) => {}
+                Ok(matters) => is_relevant |= matters,
                 Err(Undecided::Trouble(error)) => return Err(error.into()),
                 Err(Undecided::Guilty { class, reason, backtrace, .. }) => {
                     let (stream, sequence, class) = (event.stream.clone(), event.sequence, class.to_string());
@@ -244,7 +247,7 @@ impl Capsule {
                 }
             }
         }
-        Ok(Replayed::Document(document))
+        Ok(if is_relevant { Replayed::Document(document) } else { Replayed::Irrelevant(document) })
     }
 
     fn is_meant(&self, key: &str) -> bool {
@@ -256,14 +259,14 @@ impl Capsule {
         decision::check_size(bytes, self.record_bytes.unwrap_or(RECORD_BYTES))
     }
 
-    /// Folds one event into the document of the key.
+    /// Folds one event into the document of the key. False: it does not matter to the module.
     fn fold(
         &self,
         guest: &mut dyn Guest,
         stream: &str,
         arrival: &Arrival,
         document: &mut Option<Vec<u8>>,
-    ) -> Result<(), Undecided> {
+    ) -> Result<bool, Undecided> {
         let batch = batch::encode(stream, std::slice::from_ref(arrival))
             .map_err(|error| Undecided::at(error.index, Fault::Undecodable, &error.reason))?;
         let staged = guest.stage(&batch).map_err(Undecided::failure)?;
@@ -292,7 +295,7 @@ impl Capsule {
         for change in &outcome.changes {
             *document = (!change.deleted).then(|| slice(&outcome.blob, change.value).to_vec());
         }
-        Ok(())
+        Ok(routes().any(|(_, route)| self.is_meant(name(route.key))))
     }
 
     fn fold_saga(
@@ -302,8 +305,8 @@ impl Capsule {
         stream: &str,
         arrival: &Arrival,
         document: &mut Option<Vec<u8>>,
-    ) -> Result<(), Undecided> {
-        let Some(facts) = &version.saga else { return Ok(()) };
+    ) -> Result<bool, Undecided> {
+        let Some(facts) = &version.saga else { return Ok(false) };
         let settings = &version.settings;
         let rules = Rules {
             handler: &self.handler,
@@ -328,9 +331,10 @@ impl Capsule {
         let changed = units.iter().filter(|unit| unit.changed);
         let changes = changed.map(|unit| unit.key.len() + unit.view.as_ref().map_or(0, Vec::len) + CHANGE_ROOM);
         self.check_size(effects + changes.sum::<usize>())?;
+        let is_relevant = !units.is_empty();
         for unit in units.into_iter().filter(|unit| unit.changed) {
             *document = unit.view;
         }
-        Ok(())
+        Ok(is_relevant)
     }
 }

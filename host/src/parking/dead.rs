@@ -28,7 +28,7 @@ use crate::names;
 use crate::publication::Publication;
 
 /// Keys whose letters are stored at the same time; those of one key go one after the other.
-const LANES: usize = 64;
+const LINES: usize = 64;
 
 /// What is told of each key that is newly parked. That keys are parked at all is an alert of another name.
 const KEY_PARKED: &str = "key-parked";
@@ -49,7 +49,7 @@ const ACK_WITHIN: Duration = Duration::from_secs(2);
 /// The dead letters of one generation.
 #[derive(Clone)]
 pub struct DeadLetters {
-    jetstream: Context,
+    pub(super) jetstream: Context,
     pub(crate) generation: Generation,
     replicas: usize,
     /// The stream was seen.
@@ -67,7 +67,7 @@ fn read(message: StreamMessage) -> Option<Letter> {
 }
 
 /// The letters of one key on their way: ordinal, message.
-type Lane = Vec<(u64, Publication)>;
+type Line = Vec<(u64, Publication)>;
 
 impl DeadLetters {
     /// Those of this generation; touches nothing.
@@ -101,7 +101,7 @@ impl DeadLetters {
     }
 
     /// The stream, if it is there.
-    async fn stream(&self) -> Result<Option<Stream>, Error> {
+    pub(super) async fn stream(&self) -> Result<Option<Stream>, Error> {
         match self.jetstream.get_stream(names::DEAD).await {
             Ok(stream) if names::is_ours(&stream.cached_info().config.metadata, names::DEAD) => Ok(Some(stream)),
             Ok(_) => Err(Error::NotOurs(names::DEAD.to_owned())),
@@ -110,7 +110,7 @@ impl DeadLetters {
         }
     }
 
-    fn all(&self) -> String {
+    pub(super) fn all(&self) -> String {
         names::dead_generation_subjects(&self.generation.handler, self.generation.number)
     }
 
@@ -145,21 +145,21 @@ impl DeadLetters {
 
     async fn store(&self, origin: Origin<'_>, parks: &[Park], again: bool) -> Result<(), Error> {
         crash::point("burying");
-        let mut lanes: BTreeMap<Option<&str>, Lane> = BTreeMap::new();
+        let mut lines: BTreeMap<Option<&str>, Line> = BTreeMap::new();
         let mut news = Vec::new();
         let mut ordinal = 0;
         for park in parks {
             for (number, unit) in park.units.iter().enumerate() {
                 let letter = letter::publication(origin, ordinal, park, unit, number == 0);
-                lanes.entry(unit.key.as_deref()).or_default().push((ordinal, letter));
+                lines.entry(unit.key.as_deref()).or_default().push((ordinal, letter));
                 if unit.first {
                     news.push((ordinal, park, unit));
                 }
                 ordinal += 1;
             }
         }
-        let lanes = lanes.into_values().map(|lane| self.store_lane(origin.journal, lane, again));
-        futures::stream::iter(lanes).buffer_unordered(LANES).try_collect::<()>().await?;
+        let lines = lines.into_values().map(|line| self.store_line(origin.journal, line, again));
+        futures::stream::iter(lines).buffer_unordered(LINES).try_collect::<()>().await?;
         crash::point("buried");
         if !self.generation.acts() {
             return Ok(());
@@ -180,12 +180,12 @@ impl DeadLetters {
         Ok(())
     }
 
-    async fn store_lane(&self, journal: u64, lane: Lane, again: bool) -> Result<(), Error> {
-        let stored = match lane.first() {
+    async fn store_line(&self, journal: u64, line: Line, again: bool) -> Result<(), Error> {
+        let stored = match line.first() {
             Some((_, letter)) if again => self.last_place(&letter.subject).await?,
             _ => None,
         };
-        for (ordinal, letter) in lane {
+        for (ordinal, letter) in line {
             if stored.is_some_and(|stored| stored >= (journal, ordinal)) {
                 continue;
             }
@@ -215,31 +215,44 @@ impl DeadLetters {
             return Ok(());
         }
         if key.is_none() {
-            let is_gone = |error: &DeleteMessageError| match error.kind() {
-                DeleteMessageErrorKind::JetStream(error) => error.error_code() == ErrorCode::SEQUENCE_NOT_FOUND,
-                _ => false,
-            };
-            return match stream.delete_message(through).await {
-                Ok(_) => Ok(()),
-                Err(error) if is_gone(&error) => Ok(()),
-                Err(error) => Err(refused(error)),
-            };
+            return Self::delete(&stream, through).await;
         }
         let purge = stream.purge().filter(self.subject(key)).sequence(through + 1);
         purge.await.map(drop).map_err(refused)
     }
 
-    /// Says that letters are gone which nobody took up or gave up: their documents lack events. `journal`: the claim that found it.
-    pub(crate) async fn tell_gone(&self, units: u64, journal: u64) {
+    /// Removes one message, which may be gone already.
+    pub(super) async fn delete(stream: &Stream, sequence: u64) -> Result<(), Error> {
+        let is_gone = |error: &DeleteMessageError| match error.kind() {
+            DeleteMessageErrorKind::JetStream(error) => error.error_code() == ErrorCode::SEQUENCE_NOT_FOUND,
+            _ => false,
+        };
+        match stream.delete_message(sequence).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_gone(&error) => Ok(()),
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    /// Says that letters are gone which nobody took up or gave up: their documents, in a bucket made at `created`, lack events. Once,
+    /// however often it is found, and not of documents that nobody sees.
+    pub(crate) async fn tell_gone(&self, units: u64, created: i64) {
         let Generation { handler, number, .. } = &self.generation;
+        let id = format!("{handler}.gone.{number}.{created}.{units}");
+        let is_told = async || {
+            let last = alerts::last_told(&self.jetstream, handler, LETTERS_GONE).await;
+            last.is_ok_and(|last| last.as_ref() == Some(&id))
+        };
+        if !self.generation.acts() || is_told().await {
+            return;
+        }
         tracing::error!(
             handler,
             units,
             "dead letters were removed by hand, so documents lack their events; hint: build them anew with `millstream rebuild \
              {handler}`"
         );
-        let (id, body) =
-            (format!("{handler}.gone.{number}.{journal}"), json!({ "units": units, "generation": number }));
+        let body = json!({ "units": units, "generation": number });
         let news = alerts::News { id: &id, time: clock::now(), body: &body };
         if let Err(error) = alerts::tell_once(&self.jetstream, handler, LETTERS_GONE, self.replicas, &news).await {
             tracing::warn!(handler, %error, "nobody is told that dead letters are gone");
@@ -294,6 +307,22 @@ impl DeadLetters {
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(0),
             Err(error) => Err(refused(error)),
         }
+    }
+
+    /// How many of a key's first messages are no letters of ours.
+    pub(crate) async fn foreign(&self, key: &str, units: u64) -> Result<u64, Error> {
+        let (subject, mut next, mut left) = (self.subject(Some(key)), 1, usize::try_from(units).unwrap_or(usize::MAX));
+        let mut foreign = 0;
+        while left > 0 {
+            let (from, most) = (From::Sequence(next), left.min(PAGE));
+            let page = direct_get::page(&self.jetstream, names::DEAD, &subject, from, most, PAGE_BYTES).await;
+            let page = page.map_err(refused)?;
+            let Some(last) = page.last() else { break };
+            next = last.sequence + 1;
+            left = left.saturating_sub(page.len());
+            foreign += page.into_iter().filter_map(|message| Letter::read(message).is_none().then_some(1)).sum::<u64>();
+        }
+        Ok(foreign)
     }
 
     /// When the oldest of all was parked, nanoseconds since 1970.
@@ -367,9 +396,12 @@ impl DeadLetters {
             if letters.len() >= wanted || size >= bytes {
                 return Ok(letters);
             }
-            if tokio::time::Instant::now() > deadline || self.units(key).await? <= letters.len() as u64 {
+            if self.units(key).await? <= letters.len() as u64 {
                 // Somebody removed some by hand; what is left is all there is.
                 return Ok(letters);
+            }
+            if tokio::time::Instant::now() > deadline {
+                return Err(refused(format!("the replica that answers lacks some after {FRESH_WITHIN:?}")));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -1,6 +1,6 @@
 //! What people want done with parked keys: a JSON value per generation of a handler in the KV bucket `MILLSTREAM_REDRIVES`. In: a
 //! wish, written by compare-and-set. Out: the same for the owner of the handler, and for people what came of it. Never: does it; puts a
-//! wish in the place of another that waits.
+//! wish in the place of another that waits; believes a replica, which may tell of a wish that is done.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{self, CreateErrorKind, Store, UpdateErrorKind};
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use serde::{Deserialize, Serialize};
 
 use crate::buckets;
+use crate::direct_get;
 use crate::generation::Generation;
 use crate::names;
 
@@ -83,14 +85,41 @@ pub struct Left {
     pub key: Option<String>,
     /// Name of the event's stream.
     pub stream: String,
-    /// The event that fails.
-    pub sequence: u64,
+    /// The event that fails; none where what is wrong is not an event but its letters.
+    #[serde(with = "or_zero")]
+    pub sequence: Option<u64>,
     /// What it is guilty of now.
     pub class: String,
     /// What happened.
     pub reason: String,
     /// Which attempt that was; being parked was the first.
     pub attempt: u32,
+}
+
+/// A number, written as 0 where there is none.
+mod or_zero {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(number: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(number.unwrap_or_default())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+        Ok(Some(u64::deserialize(deserializer)?).filter(|number| *number > 0))
+    }
+}
+
+impl Left {
+    /// What has letters that are gone or cannot be read.
+    pub(crate) fn of_letters(key: Option<&str>, class: impl fmt::Display, reason: String) -> Self {
+        let (key, stream) = (key.map(str::to_owned), names::DEAD.to_owned());
+        Self { key, stream, sequence: None, class: class.to_string(), reason, attempt: 0 }
+    }
+
+    /// As it is counted by where it has no key.
+    fn event(&self) -> String {
+        event(&self.stream, self.sequence.unwrap_or_default())
+    }
 }
 
 /// The value in the bucket.
@@ -128,7 +157,7 @@ impl Entry {
         let wish = self.wanted.take();
         self.attempts.retain(|key, _| is_parked(key));
         let keyless = outcome.left.iter().filter(|left| left.key.is_none());
-        let named: HashSet<String> = keyless.map(|left| event(&left.stream, left.sequence)).collect();
+        let named: HashSet<String> = keyless.map(Left::event).collect();
         // Only where all were meant are those that it does not name known to be parked no more.
         let names_all = wish.is_some_and(|wish| wish.what == What::All);
         let new = named.iter().filter(|event| !self.events.contains_key(*event)).count();
@@ -138,7 +167,7 @@ impl Entry {
         for left in &mut outcome.left {
             let failed = match &left.key {
                 Some(key) => self.attempts.entry(key.clone()),
-                None => self.events.entry(event(&left.stream, left.sequence)),
+                None => self.events.entry(left.event()),
             };
             let failed = failed.or_default();
             *failed = failed.saturating_add(1);
@@ -176,10 +205,10 @@ impl fmt::Display for Wish {
 
 /// A wish that waits.
 #[derive(Clone, Debug)]
-pub struct Waiting {
+pub struct Pending {
     /// The wish.
     pub wish: Wish,
-    /// The value's revision where it was seen. What a replica answers from before that says nothing about it.
+    /// The value's revision where it was seen. What a leader that is none any more answers from before that says nothing about it.
     pub revision: u64,
 }
 
@@ -244,16 +273,17 @@ impl Wishes {
         }
     }
 
+    /// What the bucket's leader has, and its revision.
     async fn read(&self, store: &Store) -> Result<(Entry, u64), Error> {
-        match store.entry(&self.key).await.map_err(unreachable)? {
-            Some(entry) if entry.operation == kv::Operation::Put => {
-                let read = serde_json::from_slice(&entry.value);
+        match store.stream.get_last_raw_message_by_subject(&format!("{}{}", store.prefix, self.key)).await {
+            Ok(message) if direct_get::is_deletion(&message.headers) => Ok((Entry::default(), message.sequence)),
+            Ok(message) => {
                 let unreadable =
                     |error: serde_json::Error| Error::Unreadable { key: self.key.clone(), reason: error.to_string() };
-                Ok((read.map_err(unreadable)?, entry.revision))
+                Ok((serde_json::from_slice(&message.payload).map_err(unreadable)?, message.sequence))
             }
-            Some(entry) => Ok((Entry::default(), entry.revision)),
-            None => Ok((Entry::default(), 0)),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok((Entry::default(), 0)),
+            Err(error) => Err(unreachable(error)),
         }
     }
 
@@ -289,17 +319,17 @@ impl Wishes {
     ///
     /// # Errors
     /// When the server does not answer, or what is there is no wish.
-    pub async fn pending(&self) -> Result<Option<Waiting>, Error> {
+    pub async fn pending(&self) -> Result<Option<Pending>, Error> {
         let Some(store) = self.store().await? else { return Ok(None) };
         let (entry, revision) = self.read(&store).await?;
-        Ok(entry.wanted.map(|wish| Waiting { wish, revision }))
+        Ok(entry.wanted.map(|wish| Pending { wish, revision }))
     }
 
     /// What is there after a wish was seen to wait; none where only an older value is at hand.
     ///
     /// # Errors
     /// When the server does not answer, or what is there is no wish.
-    pub async fn entry_since(&self, waiting: &Waiting) -> Result<Option<Entry>, Error> {
+    pub async fn entry_since(&self, waiting: &Pending) -> Result<Option<Entry>, Error> {
         let Some(store) = self.store().await? else { return Ok(Some(Entry::default())) };
         let (entry, revision) = self.read(&store).await?;
         Ok((revision >= waiting.revision).then_some(entry))
@@ -310,7 +340,7 @@ impl Wishes {
     ///
     /// # Errors
     /// When the server does not answer, or what is there is no wish.
-    pub async fn ask(&self, wish: &Wish) -> Result<Waiting, Error> {
+    pub async fn ask(&self, wish: &Wish) -> Result<Pending, Error> {
         let store = match self.store().await? {
             Some(store) => store,
             None => {
@@ -327,11 +357,11 @@ impl Wishes {
         for _ in 0..TRIES {
             let (entry, revision) = self.read(&store).await?;
             let wanted = entry.wanted.clone().unwrap_or_else(|| wish.clone());
-            // The other wish is written once more as it is: a replica may have told of one that is done.
+            // The other wish is written once more as it is: then it is sure that it waits.
             if let Some(revision) =
                 self.write(&store, &Entry { wanted: Some(wanted.clone()), ..entry }, revision).await?
             {
-                return Ok(Waiting { wish: wanted, revision });
+                return Ok(Pending { wish: wanted, revision });
             }
         }
         Err(unreachable("others write to it all the time"))
@@ -392,7 +422,7 @@ mod tests {
         Left {
             key: key.map(str::to_owned),
             stream: "S".to_owned(),
-            sequence,
+            sequence: Some(sequence),
             class: "undecodable".to_owned(),
             reason: String::new(),
             attempt: 0,
@@ -439,6 +469,17 @@ mod tests {
         assert_eq!((entry.events.len(), entry.failed(None, "S", EVENTS as u64)), (2, 3));
         leaves(&mut entry, one_class(), many(1, EVENTS + 50));
         assert_eq!(entry.events.len(), EVENTS);
+    }
+
+    #[test]
+    fn what_is_no_event_is_written_as_0_as_it_always_was() {
+        let is_left = Left::of_letters(Some("k"), "gone", "why".to_owned());
+        let text = r#"{"key":"k","stream":"MILLSTREAM_DEAD","sequence":0,"class":"gone","reason":"why","attempt":0}"#;
+        assert_eq!(serde_json::to_string(&is_left).unwrap(), text);
+        for one in [is_left, left(None, 7)] {
+            let text = serde_json::to_string(&one).unwrap();
+            assert_eq!(serde_json::from_str::<Left>(&text).unwrap(), one);
+        }
     }
 
     #[test]

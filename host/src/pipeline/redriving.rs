@@ -16,10 +16,9 @@ use crate::clock;
 use crate::decision::{Decision, Fault, Undecided};
 use crate::intake::Arrival;
 use crate::journal::{Counts, Kind, Unparked};
-use crate::names;
 use crate::parking::aside::Culprits;
 use crate::parking::letter::Letter;
-use crate::parking::wishes::{Left, Outcome, Waiting, What, Wishes};
+use crate::parking::wishes::{Left, Outcome, Pending, What, Wishes};
 use crate::parking::{self, FOLLOWS, Parked};
 
 /// How often to look whether somebody wants something, while there is something parked.
@@ -36,8 +35,10 @@ pub(super) struct Redriving {
 }
 
 struct UnderWay {
-    waiting: Waiting,
+    pending: Pending,
     items: VecDeque<Item>,
+    /// A portion of the first item is done.
+    is_begun: bool,
     blame: Blame,
     outcome: Outcome,
 }
@@ -88,32 +89,17 @@ impl Redriving {
 }
 
 /// Letters that somebody removed by hand: what follows them would be applied to a document that lacks them.
-fn gone(key: &str, left: u64, units: u64) -> Left {
+fn gone(key: &str, what: &str) -> Left {
     let reason = format!(
-        "{} of its {units} dead letters are gone, and nobody took them up or gave them up; hint: give up the rest with \
-         `millstream discard`, or build the documents anew with `millstream rebuild`",
-        units - left
+        "{what}; hint: give up the rest with `millstream discard`, or build the documents anew with `millstream rebuild`"
     );
     tracing::warn!(key, reason, "a key cannot be taken up");
-    let (class, stream) = ("gone".to_owned(), String::new());
-    Left { key: Some(key.to_owned()), stream, sequence: 0, class, reason, attempt: 0 }
+    Left::of_letters(Some(key), "gone", reason)
 }
 
-/// Letters are gone, and what this key has left only followed something.
-fn without_first(key: &str, missing: u64) -> Left {
-    let reason = format!(
-        "its first dead letter followed another one, and {missing} of the handler's are gone; hint: give up the rest with `millstream \
-         discard`, or build the documents anew with `millstream rebuild`"
-    );
-    tracing::warn!(key, reason, "a key cannot be taken up");
-    let (class, stream) = ("gone".to_owned(), String::new());
-    Left { key: Some(key.to_owned()), stream, sequence: 0, class, reason, attempt: 0 }
-}
-
-/// A key whose letters cannot be read stays as it is; nobody else waits for it.
-fn unread(key: &str, error: &parking::Error) -> Left {
-    let (stream, class, reason) = (names::DEAD.to_owned(), Fault::Unreadable.to_string(), error.to_string());
-    Left { key: Some(key.to_owned()), stream, sequence: 0, class, reason, attempt: 0 }
+/// Letters that cannot be read stay as they are; no other key waits for them.
+fn unread(key: Option<&str>, error: &parking::Error) -> Left {
+    Left::of_letters(key, Fault::Unreadable, error.to_string())
 }
 
 impl Pipeline {
@@ -121,81 +107,86 @@ impl Pipeline {
     pub(super) async fn look_for_wishes(&mut self) -> Result<(), Error> {
         self.redriving.next_look = Instant::now() + LOOK_EVERY;
         let wishes = Wishes::of(&self.documents.jetstream, &self.dead.generation);
-        let waiting = match wishes.pending().await {
-            Ok(waiting) => waiting,
+        let pending = match wishes.pending().await {
+            Ok(pending) => pending,
             Err(error) => {
                 tracing::debug!(handler = self.documents.handler, %error, "wishes cannot be read");
                 return Ok(());
             }
         };
         self.redriving.looks = !self.parked.is_empty();
-        let Some(waiting) = waiting else { return Ok(()) };
+        let Some(pending) = pending else { return Ok(()) };
         self.finish().await?;
-        let items = match self.meant(&waiting.wish.what).await {
-            Ok(items) => items,
+        let (items, left) = match self.meant(&pending.wish.what).await {
+            Ok(meant) => meant,
             Err(error) => {
                 tracing::warn!(handler = self.documents.handler, %error, "parked keys are wanted, but cannot be read");
                 return Ok(());
             }
         };
         tracing::info!(handler = self.documents.handler, items = items.len(), "parked units are taken up");
-        let outcome = Outcome { id: waiting.wish.id, ..Outcome::default() };
-        self.redriving.under_way = Some(UnderWay { waiting, items, blame: Blame::default(), outcome });
+        let outcome = Outcome { id: pending.wish.id, left, ..Outcome::default() };
+        let under_way = UnderWay { pending, items, is_begun: false, blame: Blame::default(), outcome };
+        self.redriving.under_way = Some(under_way);
         Ok(())
     }
 
-    /// The parked keys, and events without one, that a wish means.
-    async fn meant(&self, what: &What) -> Result<VecDeque<Item>, Error> {
+    /// The parked keys, and events without one, that a wish means; and what of that cannot be taken up.
+    async fn meant(&self, what: &What) -> Result<(VecDeque<Item>, Vec<Left>), Error> {
         let mut keys = self.parked.keys();
         keys.sort();
-        let mut items = VecDeque::new();
+        if let What::Key { key } = what {
+            keys.retain(|parked| parked.as_ref() == Some(key));
+        }
+        let is_meant = |letter: u64, class: &str| match what {
+            What::All | What::Key { .. } => true,
+            What::Letter { sequence } => letter == *sequence,
+            What::Class { class: meant } => class == meant,
+        };
+        let (mut items, mut left) = (VecDeque::new(), Vec::new());
         for key in keys {
+            // What is wrong with its letters is told when it is its turn.
+            if let (Some(key), What::All | What::Key { .. }) = (&key, what) {
+                items.push_back(Item::Key(key.clone()));
+                continue;
+            }
             let units = self.parked.units(key.as_deref());
-            let most = match key {
-                Some(_) => 1,
-                None => usize::MAX,
-            };
-            let is_meant = |letter: &Letter| match what {
-                What::All => true,
-                What::Key { key } => letter.key.as_ref() == Some(key),
-                What::Letter { sequence } => letter.sequence == *sequence,
-                What::Class { class } => letter.class == *class,
-            };
-            let letters = match (self.dead.letters(key.as_deref(), units, most, usize::MAX).await, &key) {
-                (Ok(letters), _) => letters,
-                // Told when it is its turn: the others do not wait for it.
-                (Err(parking::Error::Foreign { .. }), Some(key)) => {
-                    let is_meant = match what {
-                        What::All => true,
-                        What::Key { key: meant } => meant == key,
-                        What::Letter { .. } | What::Class { .. } => false,
-                    };
-                    items.extend(is_meant.then(|| Item::Key(key.clone())));
-                    continue;
+            let most = if key.is_some() { 1 } else { usize::MAX };
+            match (self.dead.letters(key.as_deref(), units, most, usize::MAX).await, key) {
+                (Ok(letters), key) => {
+                    let letters = letters.into_iter().filter(|letter| is_meant(letter.sequence, &letter.class));
+                    items.extend(letters.map(|letter| match &key {
+                        Some(key) => Item::Key(key.clone()),
+                        None => Item::Letter(Box::new(letter)),
+                    }));
+                }
+                (Err(error @ parking::Error::Foreign { sequence }), key) => {
+                    match key {
+                        _ if !is_meant(sequence, &Fault::Unreadable.to_string()) => {}
+                        Some(key) => items.push_back(Item::Key(key)),
+                        // It holds up the events without a key; no key waits for it.
+                        None => left.push(unread(None, &error)),
+                    }
                 }
                 (Err(error), _) => return Err(error.into()),
-            };
-            let letters = letters.into_iter().filter(is_meant);
-            items.extend(letters.map(|letter| match &key {
-                Some(key) => Item::Key(key.clone()),
-                None => Item::Letter(Box::new(letter)),
-            }));
+            }
         }
-        Ok(items)
+        Ok((items, left))
     }
 
     /// Takes up a portion of what is wanted, if something is.
     pub(super) async fn redrive_some(&mut self) -> Result<(), Error> {
         let Some(mut under_way) = self.redriving.under_way.take() else { return Ok(()) };
         self.finish().await?;
-        if Instant::now() >= self.redriving.next_look && self.is_taken_back(&under_way.waiting).await {
+        if Instant::now() >= self.redriving.next_look && self.is_taken_back(&under_way.pending).await {
             // What is done stays done.
             under_way.items.clear();
         }
         let Some(item) = under_way.items.pop_front() else { return self.redriven(under_way).await };
-        let portion = match (&item, &under_way.waiting.wish.discard) {
+        let is_begun = std::mem::take(&mut under_way.is_begun);
+        let portion = match (&item, &under_way.pending.wish.discard) {
             (item, Some(reason)) => self.discard(item, reason).await?,
-            (Item::Key(key), None) => self.redrive_key(key, &mut under_way.blame).await?,
+            (Item::Key(key), None) => self.redrive_key(key, is_begun, &mut under_way.blame).await?,
             (Item::Letter(letter), None) => self.redrive_letter(letter).await?,
         };
         match portion {
@@ -203,12 +194,16 @@ impl Pipeline {
                 under_way.outcome.units += units;
                 let is_left = matches!(&item, Item::Key(key) if self.parked.has(key));
                 if is_left {
+                    under_way.is_begun = true;
                     under_way.items.push_front(item);
                 } else {
                     under_way.outcome.keys += 1;
                 }
             }
-            Portion::Narrower => under_way.items.push_front(item),
+            Portion::Narrower => {
+                under_way.is_begun = is_begun;
+                under_way.items.push_front(item);
+            }
             Portion::Fails(left) => under_way.outcome.left.push(left),
             Portion::Nothing => {}
         }
@@ -217,33 +212,36 @@ impl Pipeline {
     }
 
     /// Whether somebody took back a wish that is under way; not as long as nobody can tell.
-    async fn is_taken_back(&mut self, waiting: &Waiting) -> bool {
+    async fn is_taken_back(&mut self, pending: &Pending) -> bool {
         self.redriving.next_look = Instant::now() + LOOK_EVERY;
         let wishes = Wishes::of(&self.documents.jetstream, &self.dead.generation);
-        match wishes.entry_since(waiting).await {
-            Ok(Some(entry)) => entry.wanted.is_none_or(|wanted| wanted.id != waiting.wish.id),
+        match wishes.entry_since(pending).await {
+            Ok(Some(entry)) => entry.wanted.is_none_or(|wanted| wanted.id != pending.wish.id),
             Ok(None) | Err(_) => false,
         }
     }
 
-    /// The first letters of a key, which are of one stream, in one record.
-    async fn redrive_key(&mut self, key: &str, blame: &mut Blame) -> Result<Portion, Error> {
+    /// The first letters of a key, which are of one stream, in one record. `is_begun`: those before them are done.
+    async fn redrive_key(&mut self, key: &str, is_begun: bool, blame: &mut Blame) -> Result<Portion, Error> {
         let units = self.parked.units(Some(key));
         let settings = &self.version.settings;
         let most = settings.batch_events.saturating_mul(PORTION);
         let mut letters = match self.dead.letters(Some(key), units, most, settings.batch_bytes).await {
             Ok(letters) => letters,
-            Err(error) => return Ok(Portion::Fails(unread(key, &error))),
+            Err(error) => return Ok(Portion::Fails(unread(Some(key), &error))),
         };
         if (letters.len() as u64) < units.min(most as u64) {
             let left = self.dead.units(Some(key)).await?;
             if left < units {
-                return Ok(Portion::Fails(gone(key, left, units)));
+                let what = "dead letters are gone, and nobody took them up or gave them up";
+                return Ok(Portion::Fails(gone(key, &format!("{} of its {units} {what}", units - left))));
             }
         }
         let Some(first) = letters.first() else { return Ok(Portion::Nothing) };
-        if self.parked.missing() > 0 && first.class == FOLLOWS {
-            return Ok(Portion::Fails(without_first(key, self.parked.missing())));
+        let missing = self.parked.missing();
+        if missing > 0 && first.class == FOLLOWS && !is_begun {
+            let what = format!("its first dead letter followed another one, and {missing} of the handler's are gone");
+            return Ok(Portion::Fails(gone(key, &what)));
         }
         let (stream, counts) = (first.stream.clone(), first.counts);
         let alike = letters.iter().take_while(|letter| letter.stream == stream && letter.counts == counts).count();
@@ -261,7 +259,7 @@ impl Pipeline {
                 if blame.failed(letters.len(), index) == Verdict::Narrow {
                     return Ok(Portion::Narrower);
                 }
-                let sequence = letters.first().map_or(0, |letter| letter.event.sequence);
+                let sequence = letters.first().map(|letter| letter.event.sequence);
                 let (class, attempt) = (class.to_string(), 0);
                 Ok(Portion::Fails(Left { key: Some(key.to_owned()), stream, sequence, class, reason, attempt }))
             }
@@ -278,7 +276,7 @@ impl Pipeline {
             Err(Undecided::Trouble(error)) => Err(error),
             Err(Undecided::Guilty { class, reason, .. }) => {
                 self.forget_undecided();
-                let (stream, sequence, class) = (letter.stream.clone(), letter.event.sequence, class.to_string());
+                let (stream, sequence, class) = (letter.stream.clone(), Some(letter.event.sequence), class.to_string());
                 Ok(Portion::Fails(Left { key: None, stream, sequence, class, reason, attempt: 0 }))
             }
         }
@@ -306,10 +304,20 @@ impl Pipeline {
     /// Gives up all letters of a key, or one without a key. They stay counted as parked.
     async fn discard(&mut self, item: &Item, reason: &str) -> Result<Portion, Error> {
         let (key, units, through) = match item {
-            Item::Key(key) => (Some(key.clone()), self.parked.units(Some(key)), self.dead.last_of(key).await?),
-            Item::Letter(letter) => (None, 1, letter.sequence),
+            Item::Key(key) => {
+                let (units, through) = (self.parked.units(Some(key)), self.dead.last_of(key).await?);
+                let foreign = match self.parked.foreign() {
+                    0 => 0,
+                    _ => self.dead.foreign(key, units).await?,
+                };
+                self.parked.discard(key, foreign);
+                (Some(key.clone()), units, through)
+            }
+            Item::Letter(letter) => {
+                self.parked.unpark(None, 1);
+                (None, 1, letter.sequence)
+            }
         };
-        self.parked.unpark(key.as_deref(), units);
         let unparked = Unparked { key, through, units, discarded: Some(reason.to_owned()) };
         self.write(Kind::Discard, 0, Decision::default(), Some(unparked), None)?;
         self.finish().await?;
@@ -318,7 +326,7 @@ impl Pipeline {
 
     /// Tells what came of a wish.
     async fn redriven(&mut self, under_way: UnderWay) -> Result<(), Error> {
-        let UnderWay { waiting: Waiting { wish, .. }, mut outcome, .. } = under_way;
+        let UnderWay { pending: Pending { wish, .. }, mut outcome, .. } = under_way;
         let oldest = self.dead.oldest().await?;
         self.parked.set_oldest(oldest);
         self.redriving.looks = true;

@@ -19,6 +19,7 @@ pub(super) struct Stand {
     pub(super) digest: Digest,
     pub(super) bucket: i64,
     makes: Option<Makes>,
+    in_line: u64,
 }
 
 impl Stand {
@@ -35,6 +36,7 @@ impl Stand {
             digest: Digest(record.digest),
             bucket: record.bucket,
             makes: record.makes,
+            in_line: record.in_line,
         }))
     }
 
@@ -58,6 +60,7 @@ impl Stand {
             bucket,
             makes: self.makes,
             parking: Parking { through: self.sequence, ..Parking::default() },
+            in_line: self.in_line,
             ..Record::new(Kind::Begin, claim::fresh_id(), host, self.digest)
         };
         journal.append(self.sequence, record.encode()?).await

@@ -10,6 +10,7 @@ use millstream::sandbox::Digest;
 use serde_json::{Value, json};
 
 use crate::harness::{Documents, Event, World, module, orders, spend, spend_v2, until};
+use crate::promotion::{promote, rebuild_v2, shop};
 
 /// What `diff --json` says.
 pub fn diff(world: &World, handler: &str, more: &[&str]) -> Value {
@@ -62,6 +63,27 @@ pub async fn is(world: &World, handler: &str, generation: u32, state: &str) -> V
         listed(world, handler).into_iter().find(|row| row["generation"] == generation && row["state"] == state)
     })
     .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_begins_empty_though_the_ledger_forgot_one_that_had_its_number() {
+    let world = shop().await;
+    let events = orders(0, 300);
+    world.publish(&events).await;
+    let host = world.host(&[]);
+    world.settled("spend", &spend(&events)).await;
+    rebuild_v2(&world);
+    is(&world, "spend", 2, "ready").await;
+    drop(host);
+    let ledgers = world.jetstream.get_key_value("MILLSTREAM_GENERATIONS").await.expect("the bucket");
+    ledgers.delete("spend").await.expect("deleted");
+    let _host = world.host(&[]);
+    world.ok(&["rebuild", "spend", "--no-wait"]);
+    let row = is(&world, "spend", 3, "ready").await;
+    assert_eq!((row["decided"].as_u64(), listed(&world, "spend").len()), (Some(300), 2), "{row}");
+    promote(&world, "spend", &[]);
+    is(&world, "spend", 3, "live").await;
+    assert_eq!(world.documents("spend").await, spend(&events), "none of the other's");
 }
 
 #[tokio::test(flavor = "multi_thread")]

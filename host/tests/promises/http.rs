@@ -6,6 +6,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
+use millstream::settings::Settings;
+
 use crate::harness::web::{News, address_in, get, request, send, web_host};
 use crate::harness::{Dice, Host, World, orders, refused, until};
 
@@ -340,8 +342,12 @@ async fn a_handler_that_was_rolled_back_over_http_runs_what_was_before() {
         assert_eq!((told.status, &told.json()["error"]), (400, &error.into()), "{body}: {told:?}");
         assert_eq!(label(), "second", "{body}");
     }
+    world.ok(&["pause", "chain"]);
     let done = request(address, "POST", "/api/handlers/chain/rollback", &right);
     assert_eq!((done.status, &done.json()["label"]), (200, &"first".into()), "{done:?}");
+    let batch_events = Settings::default().batch_events;
+    let changes = [format!("batch_events 7 -> {batch_events}"), "it was paused, and runs again".to_owned()];
+    assert_eq!(done.json()["changes"], serde_json::json!(changes));
     assert_eq!(label(), "first");
     assert_eq!(world.listed("chain")["label"], "first");
 }

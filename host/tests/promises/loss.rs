@@ -14,7 +14,11 @@ use crate::services::stored;
 /// A world in which `chain` has decided `count` orders and shown them, and its last record says so of all but the last one:
 /// what it does not say, the next claim shows again from the journal.
 async fn decided(count: u64) -> World {
-    let world = World::new().await;
+    decided_in(World::new().await, count).await
+}
+
+/// The same in a world that is there.
+pub async fn decided_in(world: World, count: u64) -> World {
     world.stream("ORDERS", &["orders.>"]).await;
     world.deploy("order-chain", "chain", &[]);
     let events = orders(0, count);
@@ -30,17 +34,23 @@ async fn decided(count: u64) -> World {
 }
 
 /// Starts a host and waits until `handler` fails with a reason that contains `expected`; does so twice.
-async fn refused(world: &World, handler: &str, expected: &str) {
+pub async fn refused(world: &World, handler: &str, expected: &str) {
     for start in 1..=2 {
-        let begun = millstream::clock::now();
-        let _host = world.host(&[]);
-        let reason = until("the handler fails", async || {
-            let report = world.report(handler).await.filter(|report| report["time"].as_i64() > Some(begun))?;
-            (report["state"] == "failing").then(|| report["reason"].as_str().unwrap_or_default().to_owned())
-        })
-        .await;
+        let (_host, reason) = failing(world, handler).await;
         assert!(reason.contains(expected), "start {start}: {reason}");
     }
+}
+
+/// A host on which `handler` fails, and the reason.
+pub async fn failing(world: &World, handler: &str) -> (Host, String) {
+    let begun = millstream::clock::now();
+    let host = world.host(&[]);
+    let reason = until("the handler fails", async || {
+        let report = world.report(handler).await.filter(|report| report["time"].as_i64() > Some(begun))?;
+        (report["state"] == "failing").then(|| report["reason"].as_str().unwrap_or_default().to_owned())
+    })
+    .await;
+    (host, reason)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -308,79 +318,6 @@ async fn a_handler_whose_ledger_is_gone_goes_on_and_is_not_begun_as_another_gene
     world.settled("spend", &spend_v2(&events)).await;
     world.in_state("spend", "running").await;
     drop(host);
-}
-
-/// A copy of a stream, as `nats stream backup` makes it.
-fn backup(world: &World, stream: &str, folder: &std::path::Path) {
-    nats(world, &["stream", "backup", stream, folder.join(stream).to_str().expect("path"), "--no-progress"]);
-}
-
-/// Deletes a stream and restores its copy.
-async fn restore(world: &World, stream: &str, folder: &std::path::Path) {
-    world.jetstream.delete_stream(stream).await.expect("deleted");
-    nats(world, &["stream", "restore", folder.join(stream).to_str().expect("path"), "--no-progress"]);
-}
-
-fn nats(world: &World, arguments: &[&str]) {
-    let run = std::process::Command::new("nats").arg("--server").arg(world.server.url()).args(arguments).output();
-    let run = run.expect("the nats CLI runs");
-    assert!(run.status.success(), "nats {arguments:?}: {}", String::from_utf8_lossy(&run.stderr));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_restored_from_a_backup_is_gone_on_with_once_somebody_says_so() {
-    if std::process::Command::new("nats").arg("--version").output().is_err() {
-        println!("skipped: loss::what_was_restored_from_a_backup: the nats CLI is not installed");
-        return;
-    }
-    let folder = tempfile::tempdir().expect("a folder");
-    let world = decided(60).await;
-    let said = world.refused(2, &["adopt", "chain", "--yes"]);
-    assert!(said.contains("none of them was restored"), "{said}");
-    let older = folder.path().join("older");
-    backup(&world, "ORDERS", &older);
-    backup(&world, "KV_chain", &older);
-    let mut events = orders(0, 60);
-    let mut host = world.host(&[]);
-    // The last record says that the documents of the one before are shown.
-    for from in [60, 80] {
-        let more = orders(from, 20);
-        world.publish(&more).await;
-        events.extend(more);
-        world.settled("chain", &chains(&events)).await;
-    }
-    host.signal("TERM");
-    assert!(host.end().await.success(), "it ends well:\n{}", host.log());
-    let newer = folder.path().join("newer");
-    for stream in ["ORDERS", "KV_chain", "MILLSTREAM_JOURNAL_chain"] {
-        backup(&world, stream, &newer);
-    }
-
-    // What is older than what is decided is not gone on with, whoever says so.
-    restore(&world, "ORDERS", &older).await;
-    refused(&world, "chain", "millstream adopt chain").await;
-    let said = world.refused(2, &["adopt", "chain", "--yes"]);
-    assert!(said.contains("stream ORDERS ends at 60, before the decided event 100"), "{said}");
-    restore(&world, "ORDERS", &newer).await;
-    restore(&world, "KV_chain", &older).await;
-    let said = world.refused(2, &["adopt", "chain", "--yes"]);
-    assert!(said.contains("bucket chain does not fit its journal"), "{said}");
-
-    // All of one moment: asked for, it goes on where it stood.
-    for stream in ["KV_chain", "MILLSTREAM_JOURNAL_chain"] {
-        restore(&world, stream, &newer).await;
-    }
-    let _host = world.host(&[]);
-    world.in_state("chain", "failing").await;
-    let said = world.refused(2, &["adopt", "chain"]);
-    assert!(said.contains("nobody is there to be asked"), "{said}");
-    world.ok(&["adopt", "chain", "--yes"]);
-    let more = orders(100, 50);
-    world.publish(&more).await;
-    events.extend(more);
-    world.settled("chain", &chains(&events)).await;
-    let (_, counts, _) = world.last_record("chain").await.expect("a record");
-    assert_eq!((counts.delivered, counts.applied, counts.lost), (150, 150, 0), "each once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -575,8 +575,11 @@ async fn letters_that_were_removed_by_hand_are_told_by_whoever_takes_the_handler
     let host = world.host(&[]);
     let found = until("what is missing is told", news).await;
     assert_eq!((found["units"].as_u64(), found["generation"].as_u64()), (Some(9), Some(1)), "{found}");
-    let doctor = String::from_utf8(world.cli(&["doctor", "--json"]).stdout).expect("UTF-8");
-    assert!(doctor.contains(r#""check":"letters-gone""#) && doctor.contains("9 dead letters were removed"), "{doctor}");
+    until("the doctor finds it", async || {
+        let doctor = String::from_utf8(world.cli(&["doctor", "--json"]).stdout).expect("UTF-8");
+        (doctor.contains(r#""check":"letters-gone""#) && doctor.contains("9 dead letters were removed")).then_some(())
+    })
+    .await;
     assert!(host.log().contains("dead letters were removed by hand"), "{}", host.log());
     // What only followed a letter that is gone is not taken up without it.
     mend(&world).await;

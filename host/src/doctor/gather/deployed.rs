@@ -66,7 +66,8 @@ pub(super) async fn look(jetstream: &Context, known: &[Info], facts: &mut Facts)
             }
             Err(error) => unreadable(&deployed.handler, &ledger, error),
         };
-        facts.handlers.push(lost(jetstream, handler, &mut facts.unseen).await);
+        let handler = lost(jetstream, &registry, handler, facts).await;
+        facts.handlers.push(handler);
     }
 }
 
@@ -88,36 +89,51 @@ async fn name_history(registry: &Registry, handler: &str, facts: &mut Facts) {
     }
 }
 
-/// How many dead letters of the live generation somebody removed by hand. A host stores them after the record that counts them.
-async fn letters_gone(jetstream: &Context, handler: &Handler) -> anyhow::Result<u64> {
+/// How many dead letters of the live generation somebody removed by hand. A host stores them after the record that counts them, and before
+/// it runs those of hosts that died: where none runs it, nobody can tell.
+async fn letters_gone(
+    jetstream: &Context,
+    registry: &Registry,
+    handler: &Handler,
+    hosts: &[Host],
+) -> anyhow::Result<u64> {
+    let report = registry.status(&handler.name).await?.filter(|report| report.state == State::Running);
+    if !report.is_some_and(|report| hosts.iter().any(|host| host.name == report.host)) {
+        return Ok(0);
+    }
     let dead = DeadLetters::of(jetstream, &Generation::live(&handler.name, handler.live), 1);
     let deadline = tokio::time::Instant::now() + STORED_WITHIN;
     loop {
-        let in_line = survey::in_line(jetstream, &handler.name, handler.live).await?;
-        if in_line == 0 {
-            return Ok(0);
-        }
-        let (units, _) = dead.census().await?;
-        let gone = in_line.saturating_sub(units.values().sum());
-        if gone == 0 || tokio::time::Instant::now() >= deadline {
-            return Ok(gone);
+        let gone = match survey::in_line(jetstream, &handler.name, handler.live).await? {
+            Some(0) => Some(0),
+            Some(in_line) => Some(in_line.saturating_sub(dead.census().await?.0.values().sum())),
+            None => None,
+        };
+        if gone == Some(0) || tokio::time::Instant::now() >= deadline {
+            return Ok(gone.unwrap_or_default());
         }
         tokio::time::sleep(STORED_WITHIN / 10).await;
     }
 }
 
 /// The handler, with all of its generations where nobody can tell which is live.
-async fn lost(jetstream: &Context, handler: Handler, unseen: &mut Vec<(String, String)>) -> Handler {
+async fn lost(jetstream: &Context, registry: &Registry, handler: Handler, facts: &mut Facts) -> Handler {
     let looked = async {
-        let lost_ledger = survey::lost_ledger(jetstream, &handler.name).await?;
-        let all = if lost_ledger.is_some() { survey::generations(jetstream, &handler.name).await? } else { Vec::new() };
-        anyhow::Ok((lost_ledger, all, letters_gone(jetstream, &handler).await?))
+        Ok::<_, anyhow::Error>(match survey::lost_ledger(jetstream, &handler.name).await? {
+            None => {
+                let letters_gone = letters_gone(jetstream, registry, &handler, &facts.hosts).await?;
+                Handler { letters_gone, ..handler.clone() }
+            }
+            lost_ledger => {
+                let shadows = survey::generations(jetstream, &handler.name).await?;
+                Handler { lost_ledger, shadows, ..handler.clone() }
+            }
+        })
     };
     match looked.await {
-        Ok((None, _, letters_gone)) => Handler { letters_gone, ..handler },
-        Ok((lost_ledger, shadows, letters_gone)) => Handler { lost_ledger, shadows, letters_gone, ..handler },
+        Ok(handler) => handler,
         Err(error) => {
-            unseen.push((format!("generations of {}", handler.name), format!("{error:#}")));
+            facts.unseen.push((format!("generations of {}", handler.name), format!("{error:#}")));
             handler
         }
     }

@@ -82,7 +82,7 @@ pub(super) fn of_handlers(page: &mut Page, told: &[Told<'_>]) {
     page.family(
         Counter,
         "millstream_handler_lost_events_total",
-        "Events that a stream dropped before they were decided.",
+        "Messages that a stream dropped before they were decided, at most: others than the handler's may be among them.",
     );
     each(page, told, |one| Some(one.handler.counts.lost));
     page.family(Gauge, "millstream_handler_undelivered_effects", "Effects that nobody takes at present.");

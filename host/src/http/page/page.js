@@ -419,7 +419,7 @@ function actions(name) {
     } catch (error) { token = ''; said.className = 'note bad'; put(said, legible(error.message)); }
   } }, word);
   return el('div', {}, el('h3', {}, 'Actions'), el('div', { class: 'row' }, button('pause', 'Pause', `${name} stops deciding; what comes waits.`), button('resume', 'Resume', `${name} goes on.`),
-    button('rollback', 'Roll back', `${name} goes back to the version before.`)), said);
+    button('rollback', 'Roll back', `${name} goes back to the version before, with the settings of then; if it is paused, it runs again.`)), said);
 }
 function sure(title, text) {
   put($('ask-title'), title); put($('ask-text'), legible(text)); $('token').value = token; $('ask').returnValue = 'no'; $('ask').showModal();
