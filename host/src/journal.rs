@@ -491,7 +491,25 @@ impl Journal {
     /// # Errors
     /// When the server does not answer, or a record cannot be read.
     pub(crate) async fn unparked(&self, through: u64) -> Result<Vec<(u64, Unparked)>, Error> {
-        let (mut unparked, mut next) = (Vec::new(), 1);
+        let mut unparked = Vec::new();
+        self.look_back(1, through, |sequence, record| {
+            unparked.extend(record.parking.unparked.map(|unparked| (sequence, unparked)));
+        })
+        .await?;
+        Ok(unparked)
+    }
+
+    /// Shows the records that are still there from one up to another, in order.
+    ///
+    /// # Errors
+    /// When the server does not answer, or a record cannot be read.
+    pub(crate) async fn look_back(
+        &self,
+        from: u64,
+        through: u64,
+        mut see: impl FnMut(u64, Record<'_>),
+    ) -> Result<(), Error> {
+        let mut next = from;
         let stream = names::stream_of(&self.stream);
         while next <= through {
             let records =
@@ -501,12 +519,11 @@ impl Journal {
                 return Err(Error::Unreachable(format!("records from {next} to {through} are not there")));
             };
             next = last + 1;
-            for (sequence, record) in records {
-                let taken = Record::decode(&record, sequence)?.parking.unparked;
-                unparked.extend(taken.map(|unparked| (sequence, unparked)));
+            for (sequence, record) in records.into_iter().filter(|(sequence, _)| *sequence <= through) {
+                see(sequence, Record::decode(&record, sequence)?);
             }
         }
-        Ok(unparked)
+        Ok(())
     }
 
     /// Whether the last record was written under this claim.

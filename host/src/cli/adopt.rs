@@ -18,14 +18,14 @@ use crate::claim;
 use crate::clock;
 use crate::generation::Generation;
 use crate::inputs::{self, Input};
-use crate::journal::{Journal, Position, Record};
+use crate::journal::{Journal, Kind, Position, Record};
 use crate::keys;
 use crate::names;
 use crate::parking::dead::DeadLetters;
 use crate::progress::State;
 use crate::registry::Deployment;
 
-/// Records before the last that are compared with the bucket, at most.
+/// Records before the last that are looked at, at most.
 const COMPARED: u64 = 500;
 
 /// How far the clocks of a server and of a host may differ unseen, nanoseconds.
@@ -128,7 +128,7 @@ impl Adopt {
             let Some(input) = found.iter().find(|input| input.stream == position.stream) else { continue };
             if position.created != input.created {
                 is_whole(position, input)?;
-                is_the_same(jetstream, position, record.time).await?;
+                is_the_same(jetstream, position, decided_at(journal, record, last).await?).await?;
                 position.created = input.created;
                 streams.push(position.stream.clone());
             }
@@ -262,21 +262,41 @@ async fn fits(handler: &str, bucket: &Stream, journal: &Journal, record: &Record
         return Err(refused(format!("it has documents of record {of}, and the journal ends at {last}")));
     }
     let shown = record.shown_through.min(last);
-    for (sequence, bytes) in journal.read(shown.saturating_sub(COMPARED), shown).await?.into_iter().rev() {
-        let shown = Record::decode(&bytes, sequence)?;
-        if shown.changes.is_empty() {
-            continue;
+    let mut newest: (u64, Vec<String>) = (0, Vec::new());
+    let look_back = journal.look_back(from(shown), shown, |sequence, record| {
+        if record.changes.is_empty() {
+            return;
         }
-        for change in &shown.changes {
-            let subject = names::bucket_subject(handler, &keys::escape(change.key));
-            let of = written_by(handler, bucket.get_last_raw_message_by_subject(&subject).await)?;
-            if change.value.is_some() && change.keep_seconds.is_none() && of.is_none_or(|of| of < sequence) {
-                return Err(refused(format!("document {:?} of record {sequence} is not in it", change.key)));
-            }
+        let kept = record.changes.iter().filter(|change| change.value.is_some() && change.keep_seconds.is_none());
+        newest = (sequence, kept.map(|change| change.key.to_owned()).collect());
+    });
+    look_back.await?;
+    let (sequence, keys) = newest;
+    for key in keys {
+        let subject = names::bucket_subject(handler, &keys::escape(&key));
+        let of = written_by(handler, bucket.get_last_raw_message_by_subject(&subject).await)?;
+        if of.is_none_or(|of| of < sequence) {
+            return Err(refused(format!("document {key:?} of record {sequence} is not in it")));
         }
-        break;
     }
     Ok(())
+}
+
+/// The first of the records before that one which are looked at.
+fn from(last: u64) -> u64 {
+    last.saturating_sub(COMPARED).max(1)
+}
+
+/// When the last record that decided something was written: hosts that cannot go on claim all the same.
+async fn decided_at(journal: &Journal, record: &Record<'_>, last: u64) -> Result<i64, Fault> {
+    let mut time = record.time;
+    let look_back = journal.look_back(from(last), last, |_, record| {
+        if matches!(record.kind, Kind::Batch | Kind::Redrive) {
+            time = record.time;
+        }
+    });
+    look_back.await?;
+    Ok(time)
 }
 
 /// Journal sequence of the record that a document is of; none where there is no document.

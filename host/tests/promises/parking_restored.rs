@@ -4,7 +4,7 @@
 use millstream::server::Server;
 use serde_json::Value;
 
-use crate::harness::{Host, World, until};
+use crate::harness::{Host, World, module, until};
 use crate::loss::failing;
 use crate::parking::{Told, dead, decided, fold, fold_parked, harmful, mend, publish, told};
 use crate::restored::{backup, restore};
@@ -114,7 +114,7 @@ async fn journal_and_documents_of_a_backup_go_on_with_letters_that_fit_and_with_
     mend(&world).await;
     world.ok(&["redrive", "fragile", "--all"]);
     world.settled("fragile", &fold(&events)).await;
-    world.deploy("fragile", "fragile", &["--set", "probation_events=0"]);
+    world.ok(&["deploy", module("fragile").to_str().expect("path"), "--name", "fragile"]);
     let more = [harmful("k2", 4, "refuse"), told("k2", 5), told("k1", 6)];
     one_by_one(&world, &more, 3).await;
     events.extend(more);
