@@ -1,12 +1,13 @@
-//! What greedy handlers do to their neighbours on one host:
+//! What hostile handlers do to their neighbours on one host:
 //!
 //! ```text
-//! cargo bench -p millstream --bench neighbours -- [--handlers N] [--greedy N] [--rate N] [--rounds N] [--short]
+//! cargo bench -p millstream --bench neighbours -- [--handlers N] [--hostile N] [--harms spin,hoard,...] [--rate N] [--rounds N] [--short]
 //! ```
 //!
 //! Calm handlers, each with its own subject, get events at an even rate, and the time from publish to visible is measured. In turn with that
-//! the same beside handlers each of whose events loops until its fuel is used up, which is then parked while the next one loops. The host is a
-//! process of its own. Trust the ratio of the two: absolute times are this machine's.
+//! the same beside handlers each of whose events loops, leaks or floods: with the settings that a handler has by default, first from their
+//! start and then when each was stopped for its failing keys; and with settings by which nothing ever stops them, all of them looping. The
+//! host is a process of its own. Trust the ratios: absolute times are this machine's.
 
 #[path = "figures.rs"]
 mod figures;
@@ -33,11 +34,39 @@ use millstream::settings::Settings;
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Fuel of one call of a greedy handler: about a tenth of a second.
+/// Fuel of one call of a handler that nothing stops: about a tenth of a second.
 const FUEL: u64 = 100_000_000;
 
-/// Events of a greedy handler in a round: more than it can get through.
-const SPINS: u64 = 400;
+/// Events of a hostile handler in a round: more than it can get through.
+const EVENTS: u64 = 400;
+
+/// What is done to hostile handlers.
+#[derive(Clone, Copy, PartialEq)]
+enum Guard {
+    /// What a handler has by default: ten failing keys stop it.
+    Usual,
+    /// No number of failing keys stops it.
+    None,
+}
+
+impl Guard {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Usual => "usual",
+            Self::None => "none",
+        }
+    }
+
+    fn settings(self, subject: String) -> Settings {
+        let mut settings = Settings { subjects: vec![subject], ..Settings::default() };
+        if self == Self::None {
+            settings.batch_events = 1;
+            (settings.max_failing_keys, settings.max_parked_keys) = (50_000, 50_000);
+            settings.limits.fuel_per_call = FUEL;
+        }
+        settings
+    }
+}
 
 /// Measure neighbours against an embedded server.
 #[derive(Parser)]
@@ -45,15 +74,18 @@ struct Arguments {
     /// Handlers in all.
     #[arg(long, default_value_t = 200)]
     handlers: usize,
-    /// How many of them are greedy.
+    /// How many of them are hostile.
     #[arg(long, default_value_t = 10)]
-    greedy: usize,
+    hostile: usize,
     /// Events a second for all calm ones together.
     #[arg(long, default_value_t = 500)]
     rate: u64,
     /// Times that each is measured.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// What the events of those by usual settings do: each does one of it.
+    #[arg(long, value_delimiter = ',', default_value = "spin,hoard,babble,grow,trap")]
+    harms: Vec<String>,
     /// Few handlers, one round, as CI runs it.
     #[arg(long)]
     short: bool,
@@ -91,9 +123,9 @@ impl Drop for Host {
 async fn main() -> anyhow::Result<()> {
     let mut arguments = Arguments::parse();
     if arguments.short {
-        (arguments.handlers, arguments.greedy, arguments.rounds) = (20, 2, 1);
+        (arguments.handlers, arguments.hostile, arguments.rounds) = (20, 2, 1);
     }
-    let seconds = if arguments.short { 4 } else { 15 };
+    let (seconds, settle) = if arguments.short { (4, 2) } else { (15, 12) };
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?;
     examples::build(root, &["customer-spend", "fragile"])?;
     let module = |name: &str| std::fs::read(examples::module(root, name));
@@ -108,46 +140,60 @@ async fn main() -> anyhow::Result<()> {
     let registry = Registry::open(&jetstream).await?;
     let digests =
         [registry.put_module(&module("customer-spend")?).await?, registry.put_module(&module("fragile")?).await?];
-    let calm = arguments.handlers - arguments.greedy;
+    let calm = arguments.handlers - arguments.hostile;
     for number in 0..calm {
         let settings = Settings { subjects: vec![format!("orders.{number}")], ..Settings::default() };
-        registry.deploy(&format!("calm-{number}"), &deployment(digests[0], settings, Desired::Running)).await?;
+        registry.deploy(&format!("calm-{number}"), &deployment(digests[0], settings)).await?;
     }
-    greedy(&registry, digests[1], arguments.greedy, Desired::Paused).await?;
     let log = tempfile::NamedTempFile::new()?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
     command.args(["--server", &server.url(), "run", "--host", "bench"]).stdin(Stdio::null()).stdout(Stdio::null());
     let host = Host(command.stderr(log.reopen()?).spawn()?);
-    all_run(&jetstream, calm).await?;
+    all_are(&jetstream, "running", "calm-", calm).await?;
     let waiting: Mutex<Vec<Waiting>> = Mutex::new((0..calm).map(|_| Waiting::default()).collect());
-    // The first events make each document.
-    measure(&jetstream, &waiting, arguments.rate, 3).await?;
-    let (mut alone, mut beside, mut memory) = (Vec::new(), Vec::new(), 0);
-    for _ in 0..arguments.rounds {
-        greedy(&registry, digests[1], arguments.greedy, Desired::Paused).await?;
-        alone.push(tell("alone", measure(&jetstream, &waiting, arguments.rate, seconds).await?));
-        spin(&jetstream, arguments.greedy).await?;
-        greedy(&registry, digests[1], arguments.greedy, Desired::Running).await?;
+    // The first events make each document, and the server is done with what it began for each handler.
+    measure(&jetstream, &waiting, arguments.rate, settle).await?;
+    let mut rows: [(String, Vec<Latency>); 4] = [
+        "alone".to_owned(),
+        format!("beside {} hostile ones, from their start", arguments.hostile),
+        "once these are stopped for their failing keys".to_owned(),
+        format!("beside {} looping ones that nothing stops", arguments.hostile),
+    ]
+    .map(|name| (name, Vec::new()));
+    let mut memory = 0;
+    for round in 0..arguments.rounds {
+        let hostile =
+            Hostile { jetstream: &jetstream, registry: &registry, digest: digests[1], round, arguments: &arguments };
+        let latency = || measure(&jetstream, &waiting, arguments.rate, seconds);
+        rows[0].1.push(tell("alone", latency().await?));
+        hostile.start(Guard::Usual).await?;
+        rows[1].1.push(tell("from their start", latency().await?));
+        hostile.all_are_stopped().await?;
+        rows[2].1.push(tell("once stopped", latency().await?));
+        hostile.remove(Guard::Usual).await?;
+        hostile.start(Guard::None).await?;
+        // What they do to others is measured, not how they start: until each is known for what it is.
+        measure(&jetstream, &waiting, arguments.rate, settle).await?;
         let before = parked(&jetstream).await?;
         let cpu = usage::cpu_seconds(host.0.id())?;
         let begun = Instant::now();
-        beside.push(tell("beside", measure(&jetstream, &waiting, arguments.rate, seconds).await?));
+        rows[3].1.push(tell("never stopped", latency().await?));
         let cores = (usage::cpu_seconds(host.0.id())? - cpu) / begun.elapsed().as_secs_f64();
-        eprintln!(
-            "  the host used {cores:.2} cores; {} looping events were parked",
-            parked(&jetstream).await? - before
-        );
+        let parked = parked(&jetstream).await? - before;
+        eprintln!("  the host used {cores:.2} cores; {parked} looping events were parked");
         memory = memory.max(usage::resident_bytes(host.0.id())?);
+        hostile.remove(Guard::None).await?;
     }
-    let row = |name: &str, of: &[Latency]| {
-        let spread = |number: fn(&Latency) -> f64| figures::spread_of(of.iter().map(number), 2);
-        vec![name.to_owned(), spread(|it| it.p50), spread(|it| it.p99), spread(|it| it.max)]
-    };
-    let header = [&format!("{calm} CALM HANDLERS, {}/s", arguments.rate), "P50 ms", "P99 ms", "MAX ms"];
-    let with = format!("beside {} greedy ones", arguments.greedy);
-    println!("{}", figures::table(&header, 1, vec![row("alone", &alone), row(&with, &beside)]));
     let p99 = |of: &[Latency]| figures::middle(of.iter().map(|it| it.p99)).0;
-    println!("p99 beside greedy ones: {:.2} of alone; host at most {} MiB", p99(&beside) / p99(&alone), memory >> 20);
+    let alone = p99(&rows[0].1);
+    let row = |(name, of): &(String, Vec<Latency>)| {
+        let spread = |number: fn(&Latency) -> f64| figures::spread_of(of.iter().map(number), 2);
+        let ratio = format!("{:.2}", p99(of) / alone);
+        vec![name.to_owned(), spread(|it| it.p50), spread(|it| it.p99), ratio, spread(|it| it.max)]
+    };
+    let header = [&format!("{calm} CALM HANDLERS, {}/s", arguments.rate), "P50 ms", "P99 ms", "OF ALONE", "MAX ms"];
+    println!("{}", figures::table(&header, 1, rows.iter().map(row).collect()));
+    println!("host at most {} MiB", memory >> 20);
     drop(host);
     server.stop().await;
     Ok(())
@@ -158,52 +204,85 @@ fn tell(what: &str, latency: Latency) -> Latency {
     latency
 }
 
-fn deployment(digest: Digest, settings: Settings, desired: Desired) -> Deployment {
-    let subjects = settings.subjects.clone();
+fn deployment(digest: Digest, settings: Settings) -> Deployment {
+    let (subjects, desired) = (settings.subjects.clone(), Desired::Running);
     Deployment { digest, label: "bench".to_owned(), subjects, settings, desired, note: String::new(), signature: None }
 }
 
-async fn greedy(registry: &Registry, digest: Digest, count: usize, desired: Desired) -> anyhow::Result<()> {
-    for number in 0..count {
-        let mut settings = Settings {
-            subjects: vec![format!("told.{number}")],
-            batch_events: 1,
-            probation_events: 0,
-            max_failing_keys: 50_000,
-            max_parked_keys: 50_000,
-            ..Settings::default()
-        };
-        settings.limits.fuel_per_call = FUEL;
-        registry.deploy(&format!("greedy-{number}"), &deployment(digest, settings, desired)).await?;
-    }
-    Ok(())
+/// The hostile handlers of a round.
+struct Hostile<'a> {
+    jetstream: &'a Context,
+    registry: &'a Registry,
+    digest: Digest,
+    round: usize,
+    arguments: &'a Arguments,
 }
 
-/// Waits until all calm handlers run.
-async fn all_run(jetstream: &Context, calm: usize) -> anyhow::Result<()> {
+impl Hostile<'_> {
+    fn name(&self, guard: Guard, number: usize) -> String {
+        format!("hostile-{}-{}-{number}", guard.name(), self.round)
+    }
+
+    /// Deploys them and then, when each runs, lets them have their events.
+    async fn start(&self, guard: Guard) -> anyhow::Result<()> {
+        for number in 0..self.arguments.hostile {
+            let name = self.name(guard, number);
+            let settings = guard.settings(format!("told.{name}"));
+            self.registry.deploy(&name, &deployment(self.digest, settings)).await?;
+        }
+        all_are(
+            self.jetstream,
+            "running",
+            &format!("hostile-{}-{}-", guard.name(), self.round),
+            self.arguments.hostile,
+        )
+        .await?;
+        for number in 0..self.arguments.hostile {
+            let name = self.name(guard, number);
+            let harm = match guard {
+                Guard::Usual => self.arguments.harms.iter().cycle().nth(number).map_or("spin", String::as_str),
+                Guard::None => "spin",
+            };
+            let client = self.jetstream.client();
+            for event in 0..EVENTS {
+                let told = format!(r#"{{"keys":["k{event}"],"number":{event},"harm":"{harm}","at":null}}"#);
+                let body =
+                    format!(r#"{{"eventId":"{name}-{event}","eventType":"Told","aggregateId":"it","payload":{told}}}"#);
+                client.publish(format!("told.{name}"), body.into()).await?;
+            }
+            client.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until each of those by usual settings was stopped.
+    async fn all_are_stopped(&self) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        all_are(self.jetstream, "failing", &format!("hostile-usual-{}-", self.round), self.arguments.hostile).await?;
+        eprintln!("  all were stopped {:.1} s later", begun.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    async fn remove(&self, guard: Guard) -> anyhow::Result<()> {
+        for number in 0..self.arguments.hostile {
+            self.registry.remove(&self.name(guard, number)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits until all of the handlers whose names begin so are in a state.
+async fn all_are(jetstream: &Context, state: &str, name: &str, count: usize) -> anyhow::Result<()> {
     let begun = Instant::now();
     loop {
         let overview = overview::read(jetstream).await?;
-        if overview.handlers.iter().filter(|handler| handler.state == "running").count() == calm {
+        let are = overview.handlers.iter().filter(|it| it.state == state && it.handler.starts_with(name));
+        if are.count() == count {
             return Ok(());
         }
-        ensure!(begun.elapsed() < PATIENCE, "the handlers do not run");
+        ensure!(begun.elapsed() < PATIENCE, "the handlers {name}* are not {state}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-}
-
-/// Events that loop, each under a key of its own.
-async fn spin(jetstream: &Context, greedy: usize) -> anyhow::Result<()> {
-    let round = millstream::clock::now();
-    for handler in 0..greedy {
-        for number in 0..SPINS {
-            let told = format!(r#"{{"keys":["k{round}-{number}"],"number":{number},"harm":"spin","at":null}}"#);
-            let id = format!("{round}-{handler}-{number}");
-            let body = format!(r#"{{"eventId":"{id}","eventType":"Told","aggregateId":"it","payload":{told}}}"#);
-            jetstream.publish(format!("told.{handler}"), body.into()).await?.await?;
-        }
-    }
-    Ok(())
 }
 
 async fn parked(jetstream: &Context) -> anyhow::Result<u64> {

@@ -1,6 +1,7 @@
 //! Which part of a failing batch to try next. In: how many events were tried and how it went. Out: how many to try, or the
 //! verdict that the first one is to blame. Pure. Never: skips an event; what is good before the culprit gets committed.
-//! It also learns how many events fit into one call and one record, so that large documents do not fail batch after batch.
+//! It also learns how many events fit into one call and one record, so that large documents do not fail batch after batch; and after a
+//! culprit it tries few events at first, for the next one may be as bad, and a search among many costs a call for each halving.
 
 /// After a batch that went through, the next may be larger by one part in so many.
 const GROWTH: usize = 32;
@@ -10,6 +11,8 @@ const GROWTH: usize = 32;
 pub struct Blame {
     /// How many events fitted last, after more did not; none while everything fits.
     fitting: Option<usize>,
+    /// How many to try after a culprit; none when that was long ago.
+    wary: Option<usize>,
     /// Events among which the culprit stands, counted from the next one.
     suspects: usize,
     /// How many to try at once while the search lasts.
@@ -29,15 +32,17 @@ impl Blame {
     /// How many of the `available` next events to try.
     #[must_use]
     pub fn take(&self, available: usize) -> usize {
-        let most = if self.suspects == 0 { self.fitting.unwrap_or(available) } else { self.step };
-        available.min(most)
+        let most =
+            if self.suspects == 0 { [self.fitting, self.wary].into_iter().flatten().min() } else { Some(self.step) };
+        available.min(most.unwrap_or(available))
     }
 
     /// `tried` events failed; `culprit` is the index of the guilty one where the guest named it.
     #[must_use]
     pub fn failed(&mut self, tried: usize, culprit: Option<usize>) -> Verdict {
         if tried <= 1 || culprit == Some(0) {
-            *self = Self::default();
+            // One that the guest named costs no search.
+            *self = Self { wary: culprit.is_none().then_some(1), ..Self::default() };
             return Verdict::First;
         }
         if culprit.is_none() {
@@ -48,12 +53,12 @@ impl Blame {
         Verdict::Narrow
     }
 
-    /// `tried` events went through. What fits grows again, slowly: a try that fails costs a call.
+    /// `tried` events went through. What fits grows again, slowly: a try that fails costs a call. Trust comes back fast: a culprit is
+    /// mostly the only one.
     pub fn passed(&mut self, tried: usize) {
-        if self.suspects == 0
-            && let Some(fitting) = &mut self.fitting
-        {
-            *fitting = fitting.saturating_add(fitting.div_ceil(GROWTH));
+        if self.suspects == 0 {
+            self.fitting = self.fitting.map(|fitting| fitting.saturating_add(fitting.div_ceil(GROWTH)));
+            self.wary = self.wary.and_then(|wary| wary.checked_mul(2));
         }
         self.suspects = self.suspects.saturating_sub(tried);
         self.step = (self.suspects / 2).max(1);
@@ -97,6 +102,30 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn one_culprit_after_the_other_costs_a_call_each_and_trust_comes_back_fast() {
+        let mut blame = Blame::default();
+        let (mut left, mut calls) = (1024, 0);
+        while left > 0 {
+            calls += 1;
+            let tried = blame.take(left);
+            if blame.failed(tried, None) == Verdict::First {
+                left -= 1;
+            }
+        }
+        assert_eq!(calls, 1024 + 10, "ten to find the first one");
+        let taken: Vec<usize> = (0..12)
+            .map(|_| {
+                let tried = blame.take(1000);
+                blame.passed(tried);
+                tried
+            })
+            .collect();
+        assert_eq!(taken, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 1000]);
+        assert_eq!(blame.failed(1000, Some(0)), Verdict::First);
+        assert_eq!(blame.take(1000), 1000, "the guest named it");
     }
 
     #[test]

@@ -366,7 +366,8 @@ impl Pipeline {
     async fn swap(&mut self, version: Arc<Version>) -> Result<(), Error> {
         let begun = Instant::now();
         self.finish().await?;
-        self.guest = Some((version.instantiate)().map_err(Error::Instance)?);
+        let next = (version.instantiate)().map_err(Error::Instance)?;
+        self.guest.replace(next).into_iter().for_each(let_go);
         if let (Some(sagas), Some(facts)) = (&mut self.sagas, &version.saga) {
             sagas.succeed(&version.digest.to_string(), Arc::clone(facts));
         }
@@ -470,10 +471,12 @@ impl Pipeline {
             None => self.project(guest.as_mut(), arrivals, leave, bounds).await,
         };
         self.fuel = self.fuel.saturating_add(guest.fuel_used().saturating_sub(fuel));
-        // One that failed may have half a batch in its documents.
-        let decision = decided?;
-        self.guest = Some(guest);
-        Ok(decision)
+        match &decided {
+            Ok(_) => self.guest = Some(guest),
+            // It may have half a batch in its documents.
+            Err(_) => let_go(guest),
+        }
+        decided
     }
 
     /// The same of a projection.
@@ -509,7 +512,7 @@ impl Pipeline {
         match self.guest.take() {
             Some(guest) if !guest.is_bloated() => Ok(guest),
             old => {
-                drop(old);
+                old.into_iter().for_each(let_go);
                 (self.version.instantiate)()
             }
         }
@@ -810,6 +813,11 @@ pub(crate) async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
 type Landed = Result<Result<u64, Error>, tokio::task::JoinError>;
 
 /// The commit in flight, or never.
+/// Gives back a guest's memory, which for a large one takes the kernel so long that others on this thread would notice.
+fn let_go(guest: Box<dyn Guest>) {
+    tokio::task::block_in_place(|| drop(guest));
+}
+
 async fn landing(in_flight: &mut Option<JoinHandle<Result<u64, Error>>>) -> Landed {
     match in_flight {
         Some(commit) => commit.await,

@@ -4,7 +4,7 @@
 
 use millstream_saga::Due;
 
-use super::{Error, Leave, Pipeline};
+use super::{Error, Leave, Pipeline, let_go};
 use crate::batch;
 use crate::decision::{self, Bounds, Decision, Fault, Undecided};
 use crate::intake::Arrival;
@@ -23,7 +23,7 @@ impl Pipeline {
 
     /// The guest and the instances may hold half a batch.
     pub(super) fn forget_undecided(&mut self) {
-        self.guest = None;
+        self.guest.take().into_iter().for_each(let_go);
         if let Some(sagas) = &mut self.sagas {
             sagas.forget();
         }

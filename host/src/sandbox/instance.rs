@@ -187,7 +187,7 @@ impl Instance {
         self.store.data_mut().log_bytes_left = self.limits.output_bytes;
         let answer = self.share.call(|| call(&self.handler, &mut self.store));
         let answer = answer.map_err(|error| failure(&mut self.store, &error));
-        if answer.as_ref().is_err_and(|failure| failure.class == Class::Fuel) {
+        if answer.as_ref().is_err_and(|failure| matches!(failure.class, Class::Fuel | Class::Memory)) {
             self.share.exhausted(Instant::now());
         }
         let left = self.store.get_fuel().unwrap_or_default();

@@ -1,6 +1,7 @@
 //! How much of a core a handler's module takes, and what follows from it. In: calls into the guest. Out: their answers. A module that
-//! keeps a core busy is run at idle priority, and all of those together on half of the cores: they get what the others leave, and these do
-//! not notice it. Never: stops a call, or changes what it decides; that is fuel's.
+//! keeps a core busy is run at idle priority, and all of those together on half of the cores; those that use up fuel or memory again and
+//! again are paced, all of them together. They get what the others leave, and these hardly notice it. Never: stops a call, or changes
+//! what it decides; that is fuel's.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
@@ -15,19 +16,46 @@ const GREEDY: f64 = 0.6;
 /// A call that takes as long as this is greedy by itself. A full batch takes a few milliseconds.
 const LONG: Duration = Duration::from_millis(50);
 
-/// A module that has used up the fuel of a call stays greedy for so long: what it does between such calls, parking each event, would
+/// A module that has used up fuel or memory in a call stays greedy for so long: what it does between such calls, parking each event, would
 /// hide that it is.
 const AFTER_EXHAUSTION: Duration = Duration::from_secs(10);
 
+/// After so many calls in a row that used up fuel or memory a module is paced. Ten keys are found guilty in fewer, and then by default the
+/// handler stops.
+const PATIENCE: u32 = 128;
+
+/// Such modules take a call's time out of this many, all of them together: each such call ends in an event that is parked, and that costs
+/// the neighbours more than the call.
+const ONE_OF: u32 = 100;
+
+/// A call is put off by so much at most.
+const PACED_WITHIN: Duration = Duration::from_secs(2);
+
 /// A greedy call that has waited so long for its turn goes on without: its host may be stopping, or its neighbours' calls be long.
-const TURN_WITHIN: Duration = Duration::from_secs(1);
+const TURN_WITHIN: Duration = Duration::from_secs(5);
 
 /// A module's share.
 #[derive(Default)]
 pub(super) struct Share {
     is_greedy: AtomicBool,
     window: Mutex<Option<Window>>,
-    exhausted: Mutex<Option<Instant>>,
+    exhausted: Mutex<Exhaustion>,
+}
+
+/// Calls that used up fuel or memory.
+#[derive(Default)]
+struct Exhaustion {
+    last: Option<Instant>,
+    /// How many, none long after the one before.
+    calls: u32,
+    /// How long the last call took, whatever came of it.
+    took: Duration,
+}
+
+impl Exhaustion {
+    fn is_late(&self, now: Instant) -> bool {
+        self.last.is_none_or(|last| now.saturating_duration_since(last) >= AFTER_EXHAUSTION)
+    }
 }
 
 struct Window {
@@ -44,23 +72,34 @@ impl Share {
             let begun = Instant::now();
             (call(), begun, begun.elapsed())
         };
+        if is_greedy && let Some(room) = self.room(Instant::now()) {
+            std::thread::sleep(PACE.put_off(Instant::now(), room));
+        }
         let (answer, begun, took) = if is_greedy { at_idle_priority(timed) } else { timed() };
         self.note(begun, took);
         answer
     }
 
-    /// A call used up its fuel just now.
+    /// A call used up its fuel or its memory just now.
     pub(super) fn exhausted(&self, now: Instant) {
-        *self.exhausted.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        let mut exhausted = self.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
+        exhausted.calls = if exhausted.is_late(now) { 1 } else { exhausted.calls.saturating_add(1) };
+        exhausted.last = Some(now);
         self.is_greedy.store(true, Ordering::Relaxed);
     }
 
     fn was_exhausted(&self, now: Instant) -> bool {
-        let last = *self.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
-        last.is_some_and(|last| now.saturating_duration_since(last) < AFTER_EXHAUSTION)
+        !self.exhausted.lock().unwrap_or_else(PoisonError::into_inner).is_late(now)
+    }
+
+    /// How much time the next call shall have for itself and for nobody like it; none where it need not wait.
+    fn room(&self, now: Instant) -> Option<Duration> {
+        let exhausted = self.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
+        (exhausted.calls > PATIENCE && !exhausted.is_late(now)).then(|| exhausted.took * ONE_OF)
     }
 
     fn note(&self, begun: Instant, took: Duration) {
+        self.exhausted.lock().unwrap_or_else(PoisonError::into_inner).took = took;
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let known = window.get_or_insert(Window { began: begun, spent: Duration::ZERO });
         known.spent += took;
@@ -73,6 +112,21 @@ impl Share {
             self.is_greedy.store(share > GREEDY || self.was_exhausted(begun + took), Ordering::Relaxed);
             *window = None;
         }
+    }
+}
+
+/// When the next call of a module that uses up fuel or memory may begin.
+static PACE: Pace = Pace(Mutex::new(None));
+
+struct Pace(Mutex<Option<Instant>>);
+
+impl Pace {
+    /// Takes so much room behind those that have taken theirs. Answers how long to wait for it.
+    fn put_off(&self, now: Instant, room: Duration) -> Duration {
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let begins = free.unwrap_or(now).clamp(now, now + PACED_WITHIN);
+        *free = Some(begins + room);
+        begins - now
     }
 }
 
@@ -157,7 +211,7 @@ mod tests {
     use super::*;
 
     /// For what comes at once.
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const AT_ONCE: Duration = Duration::from_secs(30);
 
     #[test]
     fn a_module_is_greedy_after_a_long_call_or_a_busy_while_and_no_longer_after_a_quiet_one() {
@@ -197,6 +251,32 @@ mod tests {
     }
 
     #[test]
+    fn a_module_that_uses_up_its_fuel_again_and_again_is_paced_and_one_that_does_so_now_and_then_is_not() {
+        let (share, begun, took) = (Share::default(), Instant::now(), Duration::from_millis(6));
+        for call in 0..=PATIENCE {
+            assert_eq!(share.room(begun), None, "after {call} calls");
+            share.note(begun, took);
+            share.exhausted(begun);
+        }
+        assert_eq!(share.room(begun), Some(took * ONE_OF));
+        let later = begun + AFTER_EXHAUSTION;
+        assert_eq!(share.room(later), None, "a while later");
+        share.exhausted(later);
+        assert_eq!(share.room(later), None, "it begins anew");
+    }
+
+    #[test]
+    fn paced_calls_come_one_after_the_other_and_none_is_put_off_for_long() {
+        let (pace, now, room) = (Pace(Mutex::new(None)), Instant::now(), Duration::from_millis(60));
+        let waits: Vec<u128> = (0..4).map(|_| pace.put_off(now, room).as_millis()).collect();
+        assert_eq!(waits, [0, 60, 120, 180]);
+        assert_eq!(pace.put_off(now + Duration::from_secs(1), room), Duration::ZERO, "all are through");
+        let long = Duration::from_secs(60);
+        assert_eq!(pace.put_off(now + Duration::from_secs(2), long), Duration::ZERO);
+        assert_eq!(pace.put_off(now + Duration::from_secs(2), long), PACED_WITHIN);
+    }
+
+    #[test]
     fn a_greedy_call_answers_like_any_other_and_its_panic_is_its_caller_s() {
         let share = Share::default();
         share.is_greedy.store(true, Ordering::Relaxed);
@@ -216,7 +296,7 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..50 {
-                        let _turn = turns.wait(PATIENCE).expect("a turn");
+                        let _turn = turns.wait(AT_ONCE).expect("a turn");
                         let now = {
                             let mut running = running.lock().unwrap();
                             *running += 1;
@@ -237,7 +317,7 @@ mod tests {
         let both = Barrier::new(2);
         std::thread::scope(|scope| {
             let beside = || {
-                let turn = turns.wait(PATIENCE);
+                let turn = turns.wait(AT_ONCE);
                 both.wait();
                 turn.is_some()
             };
@@ -250,11 +330,11 @@ mod tests {
     #[test]
     fn a_greedy_call_does_without_a_turn_where_none_comes_in_time() {
         let turns = Turns::new(1);
-        let first = turns.wait(PATIENCE);
+        let first = turns.wait(AT_ONCE);
         assert!(first.is_some() && turns.wait(Duration::from_millis(10)).is_none());
         assert_eq!(*turns.free.lock().unwrap(), 0, "it is still the first one's");
         drop(first);
-        assert!(turns.wait(PATIENCE).is_some());
+        assert!(turns.wait(AT_ONCE).is_some());
         assert_eq!(*turns.free.lock().unwrap(), 1);
     }
 
