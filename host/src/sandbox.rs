@@ -9,6 +9,7 @@ mod instance;
 mod limits;
 mod memory;
 mod module;
+mod priority;
 mod share;
 mod voice;
 

@@ -77,6 +77,9 @@ pub struct Settings {
 /// Parked keys of one handler that a host can remember, and their stream can list.
 const MOST_PARKED_KEYS: usize = 50_000;
 
+/// What waits for longer than this looks like what does not run at all.
+const LONGEST_WAIT_MILLISECONDS: usize = 3_600_000;
+
 /// Fuel below which nothing runs.
 const LEAST_FUEL: u64 = 10_000;
 
@@ -215,11 +218,16 @@ impl Settings {
             Some((name, _, most)) => return Err(Error::TooLarge(name, *most)),
             None => {}
         }
-        // What the smallest of handlers needs to begin, so that a module is not blamed for what its deployment took away.
-        let parked = [("max_parked_keys", self.max_parked_keys), ("max_failing_keys", self.max_failing_keys)];
-        if let Some((name, _)) = parked.iter().find(|(_, value)| *value > MOST_PARKED_KEYS) {
-            return Err(Error::TooLarge(name, MOST_PARKED_KEYS));
+        let capped = [
+            ("max_parked_keys", self.max_parked_keys as u64, MOST_PARKED_KEYS),
+            ("max_failing_keys", self.max_failing_keys as u64, MOST_PARKED_KEYS),
+            ("batch_wait_milliseconds", self.batch_wait_milliseconds, LONGEST_WAIT_MILLISECONDS),
+            ("show_interval_milliseconds", self.show_interval_milliseconds, LONGEST_WAIT_MILLISECONDS),
+        ];
+        if let Some((name, _, most)) = capped.iter().find(|(_, value, most)| *value > *most as u64) {
+            return Err(Error::TooLarge(name, *most));
         }
+        // What the smallest of handlers needs to begin, so that a module is not blamed for what its deployment took away.
         let needed = [
             ("limits.fuel_per_call", self.limits.fuel_per_call, LEAST_FUEL),
             ("limits.memory_bytes", self.limits.memory_bytes as u64, 64 << 10),
@@ -269,6 +277,12 @@ mod tests {
             ("batch_events", "`batch_events` is not of the form name=value"),
             ("batch_events=0", "setting `batch_events` must be at least 1"),
             ("prefetch_events=18446744073709551615", "setting `prefetch_events` must be at most 100000"),
+            ("max_failing_keys=50001", "setting `max_failing_keys` must be at most 50000"),
+            ("batch_wait_milliseconds=3600001", "setting `batch_wait_milliseconds` must be at most 3600000"),
+            (
+                "show_interval_milliseconds=18446744073709551615",
+                "setting `show_interval_milliseconds` must be at most 3600000",
+            ),
             ("replicas=6", "setting `replicas` must be at most 5"),
             ("limits.memory_bytes=1", "setting `limits.memory_bytes` must be at least 65536"),
             ("limits.output_bytes=0", "setting `limits.output_bytes` must be at least 1024"),

@@ -109,8 +109,9 @@ impl Rebuild {
             && let Ok(live) = deploy::examined(live, settings.clone()).await
             && live.kind() != version.kind()
         {
-            return Err(Fault::usage(anyhow::anyhow!("a projection and a saga cannot take each other's place"))
-                .hint("deploy it under another name with `millstream deploy --name`"));
+            return Err(Fault::usage(anyhow::anyhow!("a projection and a saga cannot take each other's place")).hint(
+                format!("deploy it under a name of its own: `millstream deploy {} --name NAME`", file.display()),
+            ));
         }
         let digest = generations.registry.put_module(&bytes).await?;
         let (label, subjects, throttle) = (self.label.clone(), version.description.subjects, self.throttle);

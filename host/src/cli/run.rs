@@ -172,7 +172,9 @@ impl Run {
     pub(super) async fn run(self, connection: &connect::Connection) -> Result<(), Fault> {
         let policy = Policy::new(self.require_signed, &self.ceilings).map_err(|error| {
             Fault::usage(error)
-                .hint("a public nkey begins with U or A; the settings are those of `millstream deploy --set`")
+.hint(
+                "a ceiling is such as limits.fuel_per_call=1000000000, of a setting of `millstream deploy --set`; a public nkey begins with U or A",
+            )
         })?;
         let door = self.web.door().await?;
         let (webhooks, posting) = self.alerting.webhooks()?;

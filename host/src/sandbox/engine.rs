@@ -2,16 +2,27 @@
 //! In: nothing. Out: `Sandbox`, shared by all handlers of a host. Never: WASI, threads, a clock, a source of randomness.
 
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::Memory;
 use super::module::Error;
+use super::priority::Priority;
 
 /// Instances that may live at once, counted in core instances: a Rust guest needs up to 3, an embedded Python 38.
 /// Exhaustion is an error at instantiation, not a queue; slots cost address space only.
 const CORE_INSTANCES: u32 = 1000;
+
+/// Threads that compile; none where none can be made, and then whoever asks does it.
+static COMPILERS: LazyLock<Option<ThreadPool>> = LazyLock::new(|| {
+    let pool = ThreadPoolBuilder::new().thread_name(|number| format!("compiler-{number}"));
+    pool.start_handler(|_| Priority::Low.take())
+        .build()
+        .inspect_err(|error| tracing::warn!(%error, "modules are compiled at normal priority"))
+        .ok()
+});
 
 /// The running engine.
 #[derive(Clone)]
@@ -54,9 +65,14 @@ impl Sandbox {
         format!("{:016x}", hasher.finish())
     }
 
-    /// Compiles in an engine of its own that is thrown away: an engine keeps compiler memory for as long as it lives.
+    /// Compiles in an engine of its own that is thrown away: an engine keeps compiler memory for as long as it lives. Events that come
+    /// meanwhile go first.
     pub(super) fn compile(component: &[u8]) -> Result<Vec<u8>, wasmtime::Error> {
-        Engine::new(&config())?.precompile_component(component)
+        let compile = || Engine::new(&config())?.precompile_component(component);
+        match &*COMPILERS {
+            Some(compilers) => compilers.install(compile),
+            None => compile(),
+        }
     }
 }
 

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::priority::Priority;
+
 /// What is looked at together.
 const WINDOW: Duration = Duration::from_millis(500);
 
@@ -177,7 +179,7 @@ fn at_idle_priority<T: Send>(call: impl FnOnce() -> T + Send) -> T {
     let ran = std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("greedy-guest".to_owned());
         let lowered = move || {
-            lower_priority();
+            Priority::Idle.take();
             call()
         };
         thread.spawn_scoped(scope, lowered).map(std::thread::ScopedJoinHandle::join)
@@ -186,21 +188,6 @@ fn at_idle_priority<T: Send>(call: impl FnOnce() -> T + Send) -> T {
         Ok(Ok(answer)) => answer,
         Ok(Err(panic)) => std::panic::resume_unwind(panic),
         Err(error) => std::panic::resume_unwind(Box::new(format!("no thread can be made: {error}"))),
-    }
-}
-
-/// Linux has a class below all others; elsewhere the call runs like any other.
-fn lower_priority() {
-    #[cfg(target_os = "linux")]
-    {
-        use thread_priority::{
-            NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy,
-            thread_native_id,
-        };
-        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-        if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle) {
-            tracing::debug!(?error, "a greedy guest runs at normal priority");
-        }
     }
 }
 
