@@ -58,7 +58,7 @@ impl Blame {
     pub fn passed(&mut self, tried: usize) {
         if self.suspects == 0 {
             self.fitting = self.fitting.map(|fitting| fitting.saturating_add(fitting.div_ceil(GROWTH)));
-            self.wary = self.wary.and_then(|wary| wary.checked_mul(2));
+            self.wary = self.wary.and_then(|wary| wary.checked_mul(4));
         }
         self.suspects = self.suspects.saturating_sub(tried);
         self.step = (self.suspects / 2).max(1);
@@ -116,14 +116,14 @@ mod tests {
             }
         }
         assert_eq!(calls, 1024 + 10, "ten to find the first one");
-        let taken: Vec<usize> = (0..12)
+        let taken: Vec<usize> = (0..7)
             .map(|_| {
                 let tried = blame.take(1000);
                 blame.passed(tried);
                 tried
             })
             .collect();
-        assert_eq!(taken, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 1000]);
+        assert_eq!(taken, [1, 4, 16, 64, 256, 1000, 1000]);
         assert_eq!(blame.failed(1000, Some(0)), Verdict::First);
         assert_eq!(blame.take(1000), 1000, "the guest named it");
     }

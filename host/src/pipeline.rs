@@ -347,7 +347,7 @@ impl Pipeline {
                 arrivals = intake.next() => {
                     drop(waiting);
                     crash::point("arrived");
-                    self.batch(arrivals?, stop).await?;
+                    self.batch(arrivals?, versions, stop).await?;
                 }
                 () = self.owner.progress.is_to_pass() => self.pass().await?,
                 () = std::future::ready(()), if self.redriving.is_under_way() => {}
@@ -378,8 +378,14 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Decides a batch, in parts if something in it fails. What a stop leaves undecided comes again.
-    async fn batch(&mut self, arrivals: Arrivals, stop: &watch::Receiver<bool>) -> Result<(), Error> {
+    /// Decides a batch, in parts if something in it fails; between two parts, which may be long, another version may take over. What a
+    /// stop leaves undecided comes again.
+    async fn batch(
+        &mut self,
+        arrivals: Arrivals,
+        versions: &mut watch::Receiver<Arc<Version>>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<(), Error> {
         let position = self.positions.get(arrivals.input).map_or(0, |position| position.sequence);
         let mut rest = arrivals.messages;
         // A message at or below our position was decided before: own positions rule.
@@ -393,7 +399,7 @@ impl Pipeline {
             rest.retain(|arrival| arrival.sequence <= after);
         }
         // A throttled batch may take minutes, an effect that nobody takes may wait for days, and a stop must not.
-        while !rest.is_empty() && self.wait_for_room(stop).await {
+        while !rest.is_empty() && self.wait_for_room(stop).await && self.let_rest(versions, stop).await? {
             let part = self.throttle(self.blame.take(rest.len())).await;
             let later = rest.split_off(part);
             self.begun = traces::begin();
@@ -782,6 +788,33 @@ impl Pipeline {
         false
     }
 
+    /// Waits as long as the module is to be left alone, or until there is another one, which then takes over. False: the handler shall stop.
+    async fn let_rest(
+        &mut self,
+        versions: &mut watch::Receiver<Arc<Version>>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<bool, Error> {
+        let guest = self.guest().map_err(Error::Instance)?;
+        let rest = guest.rest();
+        self.guest = Some(guest);
+        if !rest.is_zero() {
+            let milliseconds = rest.as_millis();
+            tracing::info!(target: "millstream::pipeline", milliseconds, "event after event uses up its call: the handler rests");
+            let _held_back = self.watch.during(Part::HeldBack);
+            tokio::select! {
+                biased;
+                () = told_to_stop(stop) => return Ok(false),
+                Ok(()) = versions.changed() => versions.mark_changed(),
+                () = tokio::time::sleep(rest) => {}
+            }
+        }
+        if versions.has_changed().unwrap_or(false) {
+            let next = Arc::clone(&versions.borrow_and_update());
+            self.swap(next).await?;
+        }
+        Ok(true)
+    }
+
     /// Waits as long as the deployment's throttle asks, and answers how many of `available` events may go.
     async fn throttle(&mut self, available: usize) -> usize {
         let rate = self.version.settings.throttle_events_per_second;
@@ -812,12 +845,12 @@ pub(crate) async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
 /// Outcome of a commit task.
 type Landed = Result<Result<u64, Error>, tokio::task::JoinError>;
 
-/// The commit in flight, or never.
 /// Gives back a guest's memory, which for a large one takes the kernel so long that others on this thread would notice.
 fn let_go(guest: Box<dyn Guest>) {
     tokio::task::block_in_place(|| drop(guest));
 }
 
+/// The commit in flight, or never.
 async fn landing(in_flight: &mut Option<JoinHandle<Result<u64, Error>>>) -> Landed {
     match in_flight {
         Some(commit) => commit.await,

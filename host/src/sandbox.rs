@@ -23,6 +23,7 @@ pub use module::{Digest, Error, Module, Source};
 pub use voice::Voice;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 mod bindings {
     #![allow(missing_docs, unreachable_pub, clippy::all, clippy::restriction)]
@@ -64,6 +65,12 @@ pub trait Guest: Send + Sync {
     /// Fuel that all calls have used; nothing where nobody counts it.
     fn fuel_used(&self) -> u64 {
         0
+    }
+
+    /// How long to leave the module alone before its next batch, for its neighbours' sake; asked once after each event that used up all
+    /// that a call has.
+    fn rest(&self) -> Duration {
+        Duration::ZERO
     }
 }
 

@@ -171,10 +171,9 @@ impl Alerting {
 impl Run {
     pub(super) async fn run(self, connection: &connect::Connection) -> Result<(), Fault> {
         let policy = Policy::new(self.require_signed, &self.ceilings).map_err(|error| {
-            Fault::usage(error)
-.hint(
-                "a ceiling is such as limits.fuel_per_call=1000000000, of a setting of `millstream deploy --set`; a public nkey begins with U or A",
-            )
+            let hint = "a ceiling is such as limits.fuel_per_call=1000000000, of a setting of `millstream deploy --set`; \
+                        a public nkey begins with U or A";
+            Fault::usage(error).hint(hint)
         })?;
         let door = self.web.door().await?;
         let (webhooks, posting) = self.alerting.webhooks()?;

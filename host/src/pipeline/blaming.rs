@@ -98,12 +98,16 @@ impl Pipeline {
             return Ok(due.map(|due| due.key).into_iter().collect());
         }
         let mut guest = self.guest().map_err(Error::Instance)?;
-        let staged = match tokio::task::block_in_place(|| guest.stage(&batch)).map_err(Undecided::failure) {
+        let staged = tokio::task::block_in_place(|| guest.stage(&batch)).map_err(Undecided::failure);
+        match &staged {
+            Ok(_) => self.guest = Some(guest),
+            Err(_) => let_go(guest),
+        }
+        let staged = match staged {
             Ok(staged) => staged,
             Err(Undecided::Guilty { .. }) => return Ok(Vec::new()),
             Err(Undecided::Trouble(error)) => return Err(error),
         };
-        self.guest = Some(guest);
         if decision::check_staged(&staged).is_err() {
             return Ok(Vec::new());
         }

@@ -225,7 +225,7 @@ impl Pipeline {
     async fn redrive_key(&mut self, key: &str, is_begun: bool, blame: &mut Blame) -> Result<Portion, Error> {
         let units = self.parked.units(Some(key));
         let settings = &self.version.settings;
-        let most = settings.batch_events.saturating_mul(PORTION);
+        let most = blame.take(settings.batch_events.saturating_mul(PORTION));
         let mut letters = match self.dead.letters(Some(key), units, most, settings.batch_bytes).await {
             Ok(letters) => letters,
             Err(error) => return Ok(Portion::Fails(unread(Some(key), &error))),

@@ -1,8 +1,8 @@
 //! Engine settings, in one place, so that the engine that compiles and the engine that runs always agree.
-//! In: nothing. Out: `Sandbox`, shared by all handlers of a host. Never: WASI, threads, a clock, a source of randomness.
+//! In: nothing. Out: `Sandbox`, shared by all handlers of a host. Never: gives a guest WASI, threads, a clock, a source of randomness.
 
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
@@ -69,6 +69,9 @@ impl Sandbox {
     /// meanwhile go first.
     pub(super) fn compile(component: &[u8]) -> Result<Vec<u8>, wasmtime::Error> {
         let compile = || Engine::new(&config())?.precompile_component(component);
+        // Else a thread that waits for parts of one module would take up another one meanwhile.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         match &*COMPILERS {
             Some(compilers) => compilers.install(compile),
             None => compile(),

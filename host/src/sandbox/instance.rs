@@ -2,7 +2,7 @@
 //! Synchronous and blocking; the pipeline calls it off the async threads. Never: survives a failure (the caller drops it).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wasmtime::{ResourceLimiter, Store, Trap};
 
@@ -84,6 +84,8 @@ pub struct Instance {
     limits: Limits,
     expected: Expected,
     fuel_used: u64,
+    /// Of the batch.
+    events: usize,
     share: Arc<Share>,
 }
 
@@ -162,6 +164,7 @@ impl Module {
             limits: limits.clone(),
             expected: Expected::default(),
             fuel_used: 0,
+            events: 0,
             share: Arc::clone(&self.share),
         })
     }
@@ -188,7 +191,7 @@ impl Instance {
         let answer = self.share.call(|| call(&self.handler, &mut self.store));
         let answer = answer.map_err(|error| failure(&mut self.store, &error));
         if answer.as_ref().is_err_and(|failure| matches!(failure.class, Class::Fuel | Class::Memory)) {
-            self.share.exhausted(Instant::now());
+            self.share.exhausted(Instant::now(), self.events <= 1);
         }
         let left = self.store.get_fuel().unwrap_or_default();
         self.fuel_used = self.fuel_used.saturating_add(self.limits.fuel_per_call.saturating_sub(left));
@@ -209,6 +212,7 @@ impl Instance {
 impl Guest for Instance {
     fn stage(&mut self, batch: &Batch) -> Result<Staged, Failure> {
         self.place.set(batch);
+        self.events = batch.events.len();
         let staged = self.call(|handler, store| handler.call_stage(store, batch))?;
         answer::check_staged(&staged, batch.events.len())?;
         self.expected =
@@ -232,6 +236,10 @@ impl Guest for Instance {
 
     fn fuel_used(&self) -> u64 {
         self.fuel_used
+    }
+
+    fn rest(&self) -> Duration {
+        self.share.rest(Instant::now())
     }
 }
 

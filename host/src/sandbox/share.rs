@@ -22,16 +22,19 @@ const LONG: Duration = Duration::from_millis(50);
 /// hide that it is.
 const AFTER_EXHAUSTION: Duration = Duration::from_secs(10);
 
-/// After so many calls in a row that used up fuel or memory a module is paced. Ten keys are found guilty in fewer, and then by default the
-/// handler stops.
+/// After so many events, each of which alone used up the fuel or the memory of a call, and none long after the one before, a module is
+/// paced. By default a handler is stopped long before: ten such keys within 1,000 events are too many.
 const PATIENCE: u32 = 128;
+
+/// No such event for so long: it begins anew.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
 /// Such modules take a call's time out of this many, all of them together: each such call ends in an event that is parked, and that costs
 /// the neighbours more than the call.
 const ONE_OF: u32 = 100;
 
-/// A call is put off by so much at most.
-const PACED_WITHIN: Duration = Duration::from_secs(2);
+/// A module rests for so long at most.
+const LONGEST_REST: Duration = Duration::from_secs(10);
 
 /// A greedy call that has waited so long for its turn goes on without: its host may be stopping, or its neighbours' calls be long.
 const TURN_WITHIN: Duration = Duration::from_secs(5);
@@ -48,15 +51,18 @@ pub(super) struct Share {
 #[derive(Default)]
 struct Exhaustion {
     last: Option<Instant>,
-    /// How many, none long after the one before.
-    calls: u32,
-    /// How long the last call took, whatever came of it.
+    /// Events that did so alone, none long after the one before.
+    events: u32,
+    /// After the last one the module has not rested.
+    is_to_rest: bool,
+    /// How long the last call took, whatever came of it, and the last one that used up all.
+    call: Duration,
     took: Duration,
 }
 
 impl Exhaustion {
-    fn is_late(&self, now: Instant) -> bool {
-        self.last.is_none_or(|last| now.saturating_duration_since(last) >= AFTER_EXHAUSTION)
+    fn is_older(&self, than: Duration, now: Instant) -> bool {
+        self.last.is_none_or(|last| now.saturating_duration_since(last) >= than)
     }
 }
 
@@ -74,34 +80,44 @@ impl Share {
             let begun = Instant::now();
             (call(), begun, begun.elapsed())
         };
-        if is_greedy && let Some(room) = self.room(Instant::now()) {
-            std::thread::sleep(PACE.put_off(Instant::now(), room));
-        }
         let (answer, begun, took) = if is_greedy { at_idle_priority(timed) } else { timed() };
         self.note(begun, took);
         answer
     }
 
-    /// A call used up its fuel or its memory just now.
-    pub(super) fn exhausted(&self, now: Instant) {
+    /// A call used up its fuel or its memory just now; with one event alone, or in a search for the one among several.
+    pub(super) fn exhausted(&self, now: Instant, is_alone: bool) {
         let mut exhausted = self.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
-        exhausted.calls = if exhausted.is_late(now) { 1 } else { exhausted.calls.saturating_add(1) };
-        exhausted.last = Some(now);
+        if exhausted.is_older(FORGOTTEN_AFTER, now) {
+            exhausted.events = 0;
+        }
+        if is_alone {
+            exhausted.events = exhausted.events.saturating_add(1);
+            exhausted.is_to_rest = true;
+        }
+        (exhausted.last, exhausted.took) = (Some(now), exhausted.call);
         self.is_greedy.store(true, Ordering::Relaxed);
     }
 
     fn was_exhausted(&self, now: Instant) -> bool {
-        !self.exhausted.lock().unwrap_or_else(PoisonError::into_inner).is_late(now)
+        !self.exhausted.lock().unwrap_or_else(PoisonError::into_inner).is_older(AFTER_EXHAUSTION, now)
     }
 
-    /// How much time the next call shall have for itself and for nobody like it; none where it need not wait.
+    /// How long to leave the module alone before its next event; asked once after each that used up all.
+    pub(super) fn rest(&self, now: Instant) -> Duration {
+        self.room(now).map_or(Duration::ZERO, |room| PACE.put_off(now, room))
+    }
+
+    /// How much time its next event shall have for itself and for no module like it; none where it need not wait.
     fn room(&self, now: Instant) -> Option<Duration> {
-        let exhausted = self.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
-        (exhausted.calls > PATIENCE && !exhausted.is_late(now)).then(|| exhausted.took * ONE_OF)
+        let mut exhausted = self.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_to_rest = std::mem::take(&mut exhausted.is_to_rest);
+        let is_paced = exhausted.events > PATIENCE && !exhausted.is_older(FORGOTTEN_AFTER, now);
+        (is_to_rest && is_paced).then(|| exhausted.took * ONE_OF)
     }
 
     fn note(&self, begun: Instant, took: Duration) {
-        self.exhausted.lock().unwrap_or_else(PoisonError::into_inner).took = took;
+        self.exhausted.lock().unwrap_or_else(PoisonError::into_inner).call = took;
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let known = window.get_or_insert(Window { began: begun, spent: Duration::ZERO });
         known.spent += took;
@@ -117,7 +133,7 @@ impl Share {
     }
 }
 
-/// When the next call of a module that uses up fuel or memory may begin.
+/// When the next event of a module that uses up fuel or memory may begin.
 static PACE: Pace = Pace(Mutex::new(None));
 
 struct Pace(Mutex<Option<Instant>>);
@@ -126,7 +142,7 @@ impl Pace {
     /// Takes so much room behind those that have taken theirs. Answers how long to wait for it.
     fn put_off(&self, now: Instant, room: Duration) -> Duration {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let begins = free.unwrap_or(now).clamp(now, now + PACED_WITHIN);
+        let begins = free.unwrap_or(now).clamp(now, now + LONGEST_REST);
         *free = Some(begins + room);
         begins - now
     }
@@ -227,7 +243,7 @@ mod tests {
         let share = Share::default();
         let is_greedy = || share.is_greedy.load(Ordering::Relaxed);
         let begun = Instant::now();
-        share.exhausted(begun);
+        share.exhausted(begun, false);
         for second in 0..9 {
             share.note(begun + Duration::from_secs(second), Duration::from_millis(1));
             assert!(is_greedy(), "after {second} s");
@@ -238,17 +254,26 @@ mod tests {
     }
 
     #[test]
-    fn a_module_that_uses_up_its_fuel_again_and_again_is_paced_and_one_that_does_so_now_and_then_is_not() {
+    fn a_module_that_uses_up_its_fuel_with_event_after_event_is_paced_and_one_that_does_so_now_and_then_is_not() {
         let (share, begun, took) = (Share::default(), Instant::now(), Duration::from_millis(6));
-        for call in 0..=PATIENCE {
-            assert_eq!(share.room(begun), None, "after {call} calls");
-            share.note(begun, took);
-            share.exhausted(begun);
+        let exhaust = |now: Instant, is_alone: bool| {
+            share.note(now, took);
+            share.exhausted(now, is_alone);
+            // What is done about the event uses little.
+            share.note(now, Duration::from_micros(10));
+        };
+        for event in 1..=PATIENCE {
+            exhaust(begun, true);
+            exhaust(begun, false);
+            assert_eq!(share.room(begun), None, "after {event} events");
         }
+        exhaust(begun, true);
         assert_eq!(share.room(begun), Some(took * ONE_OF));
-        let later = begun + AFTER_EXHAUSTION;
-        assert_eq!(share.room(later), None, "a while later");
-        share.exhausted(later);
+        assert_eq!(share.room(begun), None, "once for each");
+        exhaust(begun, false);
+        assert_eq!(share.room(begun), None, "a search");
+        let later = begun + FORGOTTEN_AFTER;
+        exhaust(later, true);
         assert_eq!(share.room(later), None, "it begins anew");
     }
 
@@ -260,7 +285,7 @@ mod tests {
         assert_eq!(pace.put_off(now + Duration::from_secs(1), room), Duration::ZERO, "all are through");
         let long = Duration::from_secs(60);
         assert_eq!(pace.put_off(now + Duration::from_secs(2), long), Duration::ZERO);
-        assert_eq!(pace.put_off(now + Duration::from_secs(2), long), PACED_WITHIN);
+        assert_eq!(pace.put_off(now + Duration::from_secs(2), long), LONGEST_REST);
     }
 
     #[test]

@@ -38,6 +38,7 @@ mod new;
 mod parking;
 mod parking_by_hand;
 mod parking_crash;
+mod parking_paced;
 mod parking_restored;
 mod parking_sagas;
 mod permissions;
