@@ -219,8 +219,13 @@ struct Hostile<'a> {
 }
 
 impl Hostile<'_> {
+    /// How the names of all of a kind begin.
+    fn names(&self, guard: Guard) -> String {
+        format!("hostile-{}-{}-", guard.name(), self.round)
+    }
+
     fn name(&self, guard: Guard, number: usize) -> String {
-        format!("hostile-{}-{}-{number}", guard.name(), self.round)
+        format!("{}{number}", self.names(guard))
     }
 
     /// Deploys them and then, when each runs, lets them have their events.
@@ -230,13 +235,7 @@ impl Hostile<'_> {
             let settings = guard.settings(format!("told.{name}"));
             self.registry.deploy(&name, &deployment(self.digest, settings)).await?;
         }
-        all_are(
-            self.jetstream,
-            "running",
-            &format!("hostile-{}-{}-", guard.name(), self.round),
-            self.arguments.hostile,
-        )
-        .await?;
+        all_are(self.jetstream, "running", &self.names(guard), self.arguments.hostile).await?;
         for number in 0..self.arguments.hostile {
             let name = self.name(guard, number);
             let harm = match guard {
@@ -258,7 +257,7 @@ impl Hostile<'_> {
     /// Waits until each of those by usual settings was stopped.
     async fn all_are_stopped(&self) -> anyhow::Result<()> {
         let begun = Instant::now();
-        all_are(self.jetstream, "failing", &format!("hostile-usual-{}-", self.round), self.arguments.hostile).await?;
+        all_are(self.jetstream, "failing", &self.names(Guard::Usual), self.arguments.hostile).await?;
         eprintln!("  all were stopped {:.1} s later", begun.elapsed().as_secs_f64());
         Ok(())
     }

@@ -15,6 +15,7 @@
 //! Never: acks or shows what is not committed. Any trouble ends the claim; `handler.rs` begins again from the last record.
 
 mod blaming;
+mod holding_back;
 mod redriving;
 mod traced;
 
@@ -338,10 +339,7 @@ impl Pipeline {
             tokio::select! {
                 biased;
                 () = told_to_stop(stop) => return self.finish().await,
-                Ok(()) = versions.changed() => {
-                    let next = Arc::clone(&versions.borrow_and_update());
-                    self.swap(next).await?;
-                }
+                Ok(()) = versions.changed() => self.swap(versions).await?,
                 done = landing(&mut self.in_flight) => self.landed(done)?,
                 () = self.redriving.is_due() => self.look_for_wishes().await?,
                 arrivals = intake.next() => {
@@ -363,11 +361,12 @@ impl Pipeline {
 
     /// Lets another version decide from here on: a record has one digest. The documents that the old guest held come from what is
     /// decided or from the bucket.
-    async fn swap(&mut self, version: Arc<Version>) -> Result<(), Error> {
+    async fn swap(&mut self, versions: &mut watch::Receiver<Arc<Version>>) -> Result<(), Error> {
+        let version = Arc::clone(&versions.borrow_and_update());
         let begun = Instant::now();
         self.finish().await?;
         let next = (version.instantiate)().map_err(Error::Instance)?;
-        self.guest.replace(next).into_iter().for_each(let_go);
+        let_go(self.guest.replace(next));
         if let (Some(sagas), Some(facts)) = (&mut self.sagas, &version.saga) {
             sagas.succeed(&version.digest.to_string(), Arc::clone(facts));
         }
@@ -477,12 +476,7 @@ impl Pipeline {
             None => self.project(guest.as_mut(), arrivals, leave, bounds).await,
         };
         self.fuel = self.fuel.saturating_add(guest.fuel_used().saturating_sub(fuel));
-        match &decided {
-            Ok(_) => self.guest = Some(guest),
-            // It may have half a batch in its documents.
-            Err(_) => let_go(guest),
-        }
-        decided
+        self.keep(guest, decided)
     }
 
     /// The same of a projection.
@@ -518,10 +512,19 @@ impl Pipeline {
         match self.guest.take() {
             Some(guest) if !guest.is_bloated() => Ok(guest),
             old => {
-                old.into_iter().for_each(let_go);
+                let_go(old);
                 (self.version.instantiate)()
             }
         }
+    }
+
+    /// Keeps the guest for the next call, unless it failed: it may have half a batch in its documents.
+    fn keep<T>(&mut self, guest: Box<dyn Guest>, answer: Result<T, Undecided>) -> Result<T, Undecided> {
+        match &answer {
+            Ok(_) => self.guest = Some(guest),
+            Err(_) => let_go(Some(guest)),
+        }
+        answer
     }
 
     /// The documents that the guest does not hold, of keys with a route that it shall fold.
@@ -768,68 +771,6 @@ impl Pipeline {
         tokio::spawn(trim.in_current_span());
     }
 
-    /// Waits while too much is decided but not shown or not published. False: the handler shall stop.
-    async fn wait_for_room(&self, stop: &watch::Receiver<bool>) -> bool {
-        const LOOK: Duration = Duration::from_millis(100);
-        let _held_back = self.watch.during(Part::HeldBack);
-        let settings = &self.version.settings;
-        while !*stop.borrow() {
-            let (documents, bytes) = self.documents.backlog();
-            if documents >= settings.unshown_documents || bytes >= settings.unshown_bytes {
-                self.pace.set_urgent(true);
-                self.documents.committed.notify_one();
-                let _ = tokio::time::timeout(LOOK, self.documents.shown.notified()).await;
-                continue;
-            }
-            self.pace.set_urgent(false);
-            let Some(outbox) = self.outbox.as_ref().filter(|outbox| outbox.is_full()) else { return true };
-            let _ = tokio::time::timeout(LOOK, outbox.acted.notified()).await;
-        }
-        false
-    }
-
-    /// Waits as long as the module is to be left alone, or until there is another one, which then takes over. False: the handler shall stop.
-    async fn let_rest(
-        &mut self,
-        versions: &mut watch::Receiver<Arc<Version>>,
-        stop: &mut watch::Receiver<bool>,
-    ) -> Result<bool, Error> {
-        let guest = self.guest().map_err(Error::Instance)?;
-        let rest = guest.rest();
-        self.guest = Some(guest);
-        if !rest.is_zero() {
-            let milliseconds = rest.as_millis();
-            tracing::info!(target: "millstream::pipeline", milliseconds, "event after event uses up its call: the handler rests");
-            let _held_back = self.watch.during(Part::HeldBack);
-            tokio::select! {
-                biased;
-                () = told_to_stop(stop) => return Ok(false),
-                Ok(()) = versions.changed() => versions.mark_changed(),
-                () = tokio::time::sleep(rest) => {}
-            }
-        }
-        if versions.has_changed().unwrap_or(false) {
-            let next = Arc::clone(&versions.borrow_and_update());
-            self.swap(next).await?;
-        }
-        Ok(true)
-    }
-
-    /// Waits as long as the deployment's throttle asks, and answers how many of `available` events may go.
-    async fn throttle(&mut self, available: usize) -> usize {
-        let rate = self.version.settings.throttle_events_per_second;
-        if rate == 0 {
-            return available;
-        }
-        let held_back = self.watch.during(Part::HeldBack);
-        tokio::time::sleep_until(self.next_at).await;
-        drop(held_back);
-        // Twenty portions a second: even enough for people who watch, large enough to stay cheap.
-        let part = available.min(usize::try_from(rate / 20).unwrap_or(usize::MAX).max(1));
-        self.next_at = Instant::now() + Duration::from_secs_f64(part as f64 / rate as f64);
-        part
-    }
-
     fn describe(&self, input: usize, arrival: &Arrival) -> String {
         let stream = self.positions.get(input).map(|position| position.stream.as_str()).unwrap_or_default();
         format!("{stream}:{} on subject {}", arrival.sequence, arrival.message.subject)
@@ -846,8 +787,10 @@ pub(crate) async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
 type Landed = Result<Result<u64, Error>, tokio::task::JoinError>;
 
 /// Gives back a guest's memory, which for a large one takes the kernel so long that others on this thread would notice.
-fn let_go(guest: Box<dyn Guest>) {
-    tokio::task::block_in_place(|| drop(guest));
+fn let_go(guest: Option<Box<dyn Guest>>) {
+    if guest.is_some() {
+        tokio::task::block_in_place(|| drop(guest));
+    }
 }
 
 /// The commit in flight, or never.

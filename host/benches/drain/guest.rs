@@ -3,14 +3,14 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use anyhow::Context as _;
 use customer_spend::CustomerSpend;
 use millstream::examples;
 use millstream::sandbox::wire;
-use millstream::sandbox::{Cache, Digest, Failure, Guest, Instantiate, Limits, Module, Sandbox};
+use millstream::sandbox::{Cache, Digest, Error, Failure, Guest, Instantiate, Limits, Module, Sandbox};
 use millstream_sdk::contract;
 use millstream_sdk::guest::{ProjectionOf, Runtime};
 
@@ -57,14 +57,8 @@ fn bytes() -> anyhow::Result<Vec<u8>> {
 
 fn prepared(bytes: &[u8], cache: &Cache) -> anyhow::Result<(Make, Digest)> {
     // One, as in a host: making one reserves address space for a thousand guests.
-    static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
-    let sandbox = match SANDBOX.get() {
-        Some(sandbox) => sandbox,
-        None => {
-            let new = Sandbox::new()?;
-            SANDBOX.get_or_init(|| new)
-        }
-    };
+    static SANDBOX: LazyLock<Result<Sandbox, Error>> = LazyLock::new(Sandbox::new);
+    let sandbox = SANDBOX.as_ref()?;
     let module = Module::prepare(sandbox, cache, &Limits::default(), bytes)?;
     let digest = module.digest();
     let voice = module.voice("drain");

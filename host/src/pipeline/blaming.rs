@@ -23,7 +23,7 @@ impl Pipeline {
 
     /// The guest and the instances may hold half a batch.
     pub(super) fn forget_undecided(&mut self) {
-        self.guest.take().into_iter().for_each(let_go);
+        let_go(self.guest.take());
         if let Some(sagas) = &mut self.sagas {
             sagas.forget();
         }
@@ -99,11 +99,7 @@ impl Pipeline {
         }
         let mut guest = self.guest().map_err(Error::Instance)?;
         let staged = tokio::task::block_in_place(|| guest.stage(&batch)).map_err(Undecided::failure);
-        match &staged {
-            Ok(_) => self.guest = Some(guest),
-            Err(_) => let_go(guest),
-        }
-        let staged = match staged {
+        let staged = match self.keep(guest, staged) {
             Ok(staged) => staged,
             Err(Undecided::Guilty { .. }) => return Ok(Vec::new()),
             Err(Undecided::Trouble(error)) => return Err(error),

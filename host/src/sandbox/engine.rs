@@ -15,13 +15,12 @@ use super::priority::Priority;
 /// Exhaustion is an error at instantiation, not a queue; slots cost address space only.
 const CORE_INSTANCES: u32 = 1000;
 
-/// Threads that compile; none where none can be made, and then whoever asks does it.
-static COMPILERS: LazyLock<Option<ThreadPool>> = LazyLock::new(|| {
+/// Threads that compile; none where none can be made, and then whoever asks does it. One module at a time, else a thread that waits for
+/// parts of one would take up another meanwhile.
+static COMPILERS: LazyLock<Mutex<Option<ThreadPool>>> = LazyLock::new(|| {
     let pool = ThreadPoolBuilder::new().thread_name(|number| format!("compiler-{number}"));
-    pool.start_handler(|_| Priority::Low.take())
-        .build()
-        .inspect_err(|error| tracing::warn!(%error, "modules are compiled at normal priority"))
-        .ok()
+    let pool = pool.start_handler(|_| Priority::Low.take()).build();
+    Mutex::new(pool.inspect_err(|error| tracing::warn!(%error, "modules are compiled at normal priority")).ok())
 });
 
 /// The running engine.
@@ -69,10 +68,7 @@ impl Sandbox {
     /// meanwhile go first.
     pub(super) fn compile(component: &[u8]) -> Result<Vec<u8>, wasmtime::Error> {
         let compile = || Engine::new(&config())?.precompile_component(component);
-        // Else a thread that waits for parts of one module would take up another one meanwhile.
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-        let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*COMPILERS {
+        match &*COMPILERS.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(compilers) => compilers.install(compile),
             None => compile(),
         }

@@ -188,10 +188,10 @@ impl Instance {
     {
         self.store.set_fuel(self.limits.fuel_per_call).map_err(host)?;
         self.store.data_mut().log_bytes_left = self.limits.output_bytes;
-        let answer = self.share.call(|| call(&self.handler, &mut self.store));
+        let (answer, took) = self.share.call(|| call(&self.handler, &mut self.store));
         let answer = answer.map_err(|error| failure(&mut self.store, &error));
         if answer.as_ref().is_err_and(|failure| matches!(failure.class, Class::Fuel | Class::Memory)) {
-            self.share.exhausted(Instant::now(), self.events <= 1);
+            self.share.exhausted(Instant::now(), took, self.events <= 1);
         }
         let left = self.store.get_fuel().unwrap_or_default();
         self.fuel_used = self.fuel_used.saturating_add(self.limits.fuel_per_call.saturating_sub(left));

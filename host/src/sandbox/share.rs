@@ -53,11 +53,8 @@ struct Exhaustion {
     last: Option<Instant>,
     /// Events that did so alone, none long after the one before.
     events: u32,
-    /// After the last one the module has not rested.
-    is_to_rest: bool,
-    /// How long the last call took, whatever came of it, and the last one that used up all.
-    call: Duration,
-    took: Duration,
+    /// How long the call of the last one took, until the module has rested for it.
+    to_rest_for: Option<Duration>,
 }
 
 impl Exhaustion {
@@ -72,8 +69,8 @@ struct Window {
 }
 
 impl Share {
-    /// Calls the guest, at the priority that its share leaves it.
-    pub(super) fn call<T: Send>(&self, call: impl FnOnce() -> T + Send) -> T {
+    /// Calls the guest, at the priority that its share leaves it. Answers how long it took, too.
+    pub(super) fn call<T: Send>(&self, call: impl FnOnce() -> T + Send) -> (T, Duration) {
         let is_greedy = self.is_greedy.load(Ordering::Relaxed);
         // Waiting for a turn is no greed: only the call itself is timed.
         let timed = || {
@@ -82,20 +79,20 @@ impl Share {
         };
         let (answer, begun, took) = if is_greedy { at_idle_priority(timed) } else { timed() };
         self.note(begun, took);
-        answer
+        (answer, took)
     }
 
-    /// A call used up its fuel or its memory just now; with one event alone, or in a search for the one among several.
-    pub(super) fn exhausted(&self, now: Instant, is_alone: bool) {
+    /// A call that took so long used up its fuel or its memory just now; with one event alone, or in a search for the one among several.
+    pub(super) fn exhausted(&self, now: Instant, took: Duration, is_alone: bool) {
         let mut exhausted = self.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
         if exhausted.is_older(FORGOTTEN_AFTER, now) {
             exhausted.events = 0;
         }
         if is_alone {
             exhausted.events = exhausted.events.saturating_add(1);
-            exhausted.is_to_rest = true;
+            exhausted.to_rest_for = Some(took);
         }
-        (exhausted.last, exhausted.took) = (Some(now), exhausted.call);
+        exhausted.last = Some(now);
         self.is_greedy.store(true, Ordering::Relaxed);
     }
 
@@ -111,13 +108,12 @@ impl Share {
     /// How much time its next event shall have for itself and for no module like it; none where it need not wait.
     fn room(&self, now: Instant) -> Option<Duration> {
         let mut exhausted = self.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_to_rest = std::mem::take(&mut exhausted.is_to_rest);
+        let took = exhausted.to_rest_for.take()?;
         let is_paced = exhausted.events > PATIENCE && !exhausted.is_older(FORGOTTEN_AFTER, now);
-        (is_to_rest && is_paced).then(|| exhausted.took * ONE_OF)
+        is_paced.then_some(took * ONE_OF)
     }
 
     fn note(&self, begun: Instant, took: Duration) {
-        self.exhausted.lock().unwrap_or_else(PoisonError::into_inner).call = took;
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let known = window.get_or_insert(Window { began: begun, spent: Duration::ZERO });
         known.spent += took;
@@ -243,7 +239,7 @@ mod tests {
         let share = Share::default();
         let is_greedy = || share.is_greedy.load(Ordering::Relaxed);
         let begun = Instant::now();
-        share.exhausted(begun, false);
+        share.exhausted(begun, Duration::ZERO, false);
         for second in 0..9 {
             share.note(begun + Duration::from_secs(second), Duration::from_millis(1));
             assert!(is_greedy(), "after {second} s");
@@ -258,7 +254,7 @@ mod tests {
         let (share, begun, took) = (Share::default(), Instant::now(), Duration::from_millis(6));
         let exhaust = |now: Instant, is_alone: bool| {
             share.note(now, took);
-            share.exhausted(now, is_alone);
+            share.exhausted(now, took, is_alone);
             // What is done about the event uses little.
             share.note(now, Duration::from_micros(10));
         };
@@ -293,7 +289,7 @@ mod tests {
         let share = Share::default();
         share.is_greedy.store(true, Ordering::Relaxed);
         let caller = std::thread::current().id();
-        let (answer, thread) = share.call(|| (6 * 7, std::thread::current().id()));
+        let ((answer, thread), _) = share.call(|| (6 * 7, std::thread::current().id()));
         assert_eq!(answer, 42);
         assert_ne!(thread, caller);
         let panicked = std::panic::catch_unwind(|| at_idle_priority(|| panic!("of the guest")));
