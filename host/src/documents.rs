@@ -453,6 +453,12 @@ impl Documents {
         state.unshown.iter().filter(committed).map(|(key, document)| (key.clone(), document.clone())).collect()
     }
 
+    /// Whether there is such a document.
+    pub(crate) fn has_presentable(&self) -> bool {
+        let state = self.lock();
+        state.unshown.values().any(|document| document.order <= state.committed)
+    }
+
     /// Where a batch of this claim came from.
     pub(crate) fn origin(&self, order: u64) -> Option<Origin> {
         let state = self.lock();

@@ -207,7 +207,7 @@ async fn make_consumer(
         ack_policy: AckPolicy::All,
         ack_wait: ACK_WAIT,
         max_deliver: -1,
-        max_ack_pending: i64::try_from(settings.prefetch_events.saturating_mul(8)).unwrap_or(i64::MAX),
+        max_ack_pending: i64::try_from(settings.prefetch_events.saturating_mul(4)).unwrap_or(i64::MAX),
         filter_subjects: input.filters.clone(),
         // Its state matters to nobody after this claim, and on disk each change of it is a file written anew: with 200 handlers that was
         // half of the server's CPU. A server that restarts has forgotten it, and the claim is renewed.

@@ -141,6 +141,11 @@ impl Bound {
     }
 }
 
+/// Whether a key is newly parked with one of these.
+pub(crate) fn is_new(parks: &[Park]) -> bool {
+    parks.iter().flat_map(|park| &park.units).any(|unit| unit.first)
+}
+
 impl Parked {
     /// What a claim finds: units by key, none for those without one, and after how many events keys were newly parked.
     #[must_use]

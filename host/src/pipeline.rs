@@ -17,6 +17,7 @@
 mod blaming;
 mod holding_back;
 mod redriving;
+mod timely;
 mod traced;
 
 use std::sync::Arc;
@@ -53,6 +54,7 @@ use crate::timers::Sweeper;
 use crate::traces::{self, Effects};
 use crate::version::Version;
 use redriving::Redriving;
+use timely::Timely;
 
 /// Records between two trims of the journal.
 const TRIM_EVERY: u64 = 500;
@@ -235,6 +237,9 @@ pub struct Pipeline {
     burying: u64,
     trimmed_at: u64,
     blame: Blame,
+    timely: Timely,
+    /// Until so many events were delivered, keys that are newly parked are counted in parts of no more events than they are counted over.
+    closely_until: u64,
     parked: Parked,
     dead: DeadLetters,
     redriving: Redriving,
@@ -295,6 +300,8 @@ impl Pipeline {
             burying: 0,
             trimmed_at: claim.last,
             blame: Blame::default(),
+            timely: Timely::default(),
+            closely_until: parked.recent().last().map_or(0, |at| at + parking::FAILING_WITHIN),
             redriving: Redriving::new(),
             parked,
             dead,
@@ -370,7 +377,7 @@ impl Pipeline {
         if let (Some(sagas), Some(facts)) = (&mut self.sagas, &version.saga) {
             sagas.succeed(&version.digest.to_string(), Arc::clone(facts));
         }
-        self.blame = Blame::default();
+        (self.blame, self.timely) = (Blame::default(), Timely::default());
         self.parked.begin_anew();
         self.version = version;
         self.owner.progress.swapped(&self.version, begun.elapsed());
@@ -399,12 +406,25 @@ impl Pipeline {
         }
         // A throttled batch may take minutes, an effect that nobody takes may wait for days, and a stop must not.
         while !rest.is_empty() && self.wait_for_room(stop).await && self.let_rest(versions, stop).await? {
-            let part = self.throttle(self.blame.take(rest.len())).await;
+            let part = self.throttle(self.most(rest.len())).await;
             let later = rest.split_off(part);
             self.begun = traces::begin();
-            match self.decide(arrivals.input, &rest).await {
+            let in_guest = self.watch.read().guest;
+            let decided = self.decide(arrivals.input, &rest).await;
+            self.timely.took(part, Duration::from_micros(self.watch.read().guest - in_guest));
+            match decided {
+                Ok(decision) if part as u64 > parking::FAILING_WITHIN && parking::is_new(&decision.parks) => {
+                    // How close together those keys fail, only smaller parts can tell.
+                    self.forget_undecided();
+                    self.closely_until = self.counts.delivered + part as u64;
+                    rest.extend(later);
+                }
                 Ok(decision) => {
                     self.blame.passed(part);
+                    if parking::is_new(&decision.parks) {
+                        let until = self.counts.delivered + part as u64 + parking::FAILING_WITHIN;
+                        self.closely_until = self.closely_until.max(until);
+                    }
                     self.commit(arrivals.input, rest, decision).await?;
                     rest = later;
                 }
@@ -426,6 +446,13 @@ impl Pipeline {
             }
             _ => Ok(()),
         }
+    }
+
+    /// How many of the `available` next events to decide at once.
+    fn most(&self, available: usize) -> usize {
+        let is_close = self.counts.delivered < self.closely_until;
+        let closely = if is_close { parking::FAILING_WITHIN as usize } else { usize::MAX };
+        self.blame.take(available).min(self.timely.most()).min(closely)
     }
 
     /// The event before the first gap in the stream's sequence, if the stream now begins behind that gap. Other gaps are

@@ -13,25 +13,28 @@ pub struct Settings {
     pub streams: Vec<String>,
     /// Subject filters instead of the module's own. Empty: the module's.
     pub subjects: Vec<String>,
-    /// Events of one batch at most, which it only reaches while behind. Rates stop growing near 1,000; fewer go together where
-    /// more do not fit into one call or one record.
+    /// Events of one batch at most, which it only reaches while behind. Rates stop growing near 4,000; fewer go together where
+    /// more do not fit into one call or one record, or where a call would take long.
     pub batch_events: usize,
     /// Payload bytes of one batch at most. Keeps the sandbox call and the record near `max_payload`.
     pub batch_bytes: usize,
     /// How long the first event of a batch may wait for company. 0: what has arrived goes at once; while a batch is
     /// being decided, the next one gathers by itself.
     pub batch_wait_milliseconds: u64,
-    /// Events fetched ahead per input stream. Four batches keep the pipeline busy during a round trip.
+    /// Events fetched ahead per input stream. Two batches keep the pipeline busy during a round trip.
     pub prefetch_events: usize,
     /// How often documents are written while the handler is behind, at most; less often where writing them takes more than a
     /// tenth of the time. A document that changes in every batch is then written once a second, not thousands of times. When
     /// it is not behind, documents are written at once.
     pub show_interval_milliseconds: u64,
-    /// Documents decided but not yet in the bucket; the pipeline waits above this. Bounds memory and recovery time.
+    /// Documents decided but not yet in the bucket; the pipeline waits above this. Bounds memory (about 250 bytes each beside their own)
+    /// and recovery time. The more may wait, the more often one that changes again is written once for all: with a million keys half as
+    /// many cost a fifth of the rate.
     pub unshown_documents: usize,
     /// Bytes of these documents; the pipeline waits above this.
     pub unshown_bytes: usize,
-    /// Bucket revisions remembered, so that a document can be written without reading it first.
+    /// Bucket revisions remembered, so that a document can be written without reading it first. As many as fit into two tables of 2^20
+    /// places, 52 MB, which only a handler with so many keys fills.
     pub known_revisions: usize,
     /// Journal records kept after their documents are in the bucket, for people who look back.
     pub journal_keep_records: u64,
@@ -98,14 +101,14 @@ impl Default for Settings {
         Self {
             streams: Vec::new(),
             subjects: Vec::new(),
-            batch_events: 1000,
+            batch_events: 4000,
             batch_bytes: 1 << 20,
             batch_wait_milliseconds: 0,
-            prefetch_events: 4000,
+            prefetch_events: 8000,
             show_interval_milliseconds: 1000,
-            unshown_documents: 200_000,
+            unshown_documents: 500_000,
             unshown_bytes: 64 << 20,
-            known_revisions: 1_000_000,
+            known_revisions: 1_800_000,
             journal_keep_records: 1000,
             replicas: 1,
             on_lost_events: OnLostEvents::Stop,
@@ -158,6 +161,12 @@ pub enum Error {
 }
 
 impl Settings {
+    /// So few undecided events that a generation that has no more is as good as up to date: what is decided in milliseconds.
+    #[must_use]
+    pub fn near(&self) -> u64 {
+        self.batch_events.min(1000) as u64
+    }
+
     /// Applies `name=value` pairs; `limits.fuel_per_call=1` reaches inside. Values are JSON, or else plain text.
     ///
     /// # Errors

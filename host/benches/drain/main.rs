@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo bench -p millstream --bench drain -- [--events N] [--keys K] [--spread zipf] [--json FILE] [--chart FILE] [--gate FILE] [--short]
+//! cargo bench -p millstream --bench drain -- --rows live --rates 25000,50000,100000
 //! cargo bench -p millstream --bench drain -- --sweep keys,size,batch,handlers,backlog,older,rebuild,recovery,start,poison [--short]
 //! ```
 //!
@@ -74,6 +75,9 @@ struct Arguments {
     /// Only these rows, for profiles; ratios need all.
     #[arg(long, value_delimiter = ',')]
     rows: Vec<Row>,
+    /// Publish at these rates, instead of those of the tables; one that is too high shows in latencies that grow with the time.
+    #[arg(long, value_name = "PER_SECOND", value_delimiter = ',')]
+    rates: Vec<u64>,
     /// Times that each row is run.
     #[arg(long, default_value_t = 3)]
     repeats: usize,
@@ -196,17 +200,22 @@ async fn live(
     wasm: &Candidate,
 ) -> anyhow::Result<Vec<Latency>> {
     let seconds = if arguments.short { 2 } else { 5 };
-    let loads = [
+    let mut loads = vec![
         (200, false, 0),
         (1000, false, 0),
         (2000, false, 0),
         (10_000, false, 0),
+        (25_000, false, 0),
         (50_000, false, 0),
         (200, true, 0),
         (5000, false, 0),
         (5000, false, SWAPS),
     ];
-    let loads = loads.map(|(per_second, new_keys, swaps)| Load { per_second, seconds, new_keys, swaps });
+    if !arguments.rates.is_empty() {
+        loads = arguments.rates.iter().map(|rate| (*rate, false, 0)).collect();
+    }
+    let load = |(per_second, new_keys, swaps)| Load { per_second, seconds, new_keys, swaps };
+    let loads: Vec<Load> = loads.into_iter().map(load).collect();
     let spend = shop.fold(events);
     let running = Running::start(world, wasm).await?;
     running.caught_up(world, events, &spend).await?;

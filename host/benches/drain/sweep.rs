@@ -82,8 +82,15 @@ pub(crate) async fn run(world: &World, sweep: Sweep, scale: u64) -> anyhow::Resu
         }
         Sweep::Batch => {
             let shop = Shop::new(Spread::Zipf, KEYS);
-            for (batch_events, events) in [(1, 20_000), (10, 200_000), (100, 500_000), (500, 500_000), (1000, 500_000)]
-            {
+            for (batch_events, events) in [
+                (1, 20_000),
+                (10, 200_000),
+                (100, 500_000),
+                (1000, 500_000),
+                (2000, 1_000_000),
+                (4000, 1_000_000),
+                (8000, 1_000_000),
+            ] {
                 let candidate = bench.with(|settings| settings.batch_events = batch_events);
                 world.fill(&shop, events / scale).await?;
                 points.push(bench.drain(batch_events, &candidate, &shop, events / scale).await?);

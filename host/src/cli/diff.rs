@@ -44,7 +44,7 @@ async fn warn(generations: &Generations, other: u32) -> Result<(), Fault> {
         let hint = reasons::hint_for_generation(&row.handler, other, &row.reason);
         let reason = output::legible(&row.reason);
         eprintln!("warning: generation {other} is failing, and stands where it stopped: {reason}\nhint: {hint}");
-    } else if row.waiting > generations.deployment.settings.batch_events as u64 {
+    } else if row.waiting > generations.deployment.settings.near() {
         let waiting = output::thousands(row.waiting);
         eprintln!(
             "warning: generation {other} is behind: {waiting} events wait for it\nhint: see how it gets on with `millstream rebuild {} \

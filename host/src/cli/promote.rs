@@ -126,7 +126,7 @@ impl Promote {
             .hint(reasons::hint_for_generation(handler, to, &row.reason)));
         }
         self.check_parked(generations, &row).await?;
-        let near = deployment.settings.batch_events as u64;
+        let near = deployment.settings.near();
         let deadline = tokio::time::Instant::now() + CLOSE_WITHIN;
         let mut row = row;
         while row.waiting > near && tokio::time::Instant::now() < deadline {

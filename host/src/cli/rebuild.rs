@@ -138,7 +138,7 @@ async fn wait(generations: &mut Generations, number: u32) -> Result<(), Fault> {
     let begun = Instant::now();
     let first = generations.row(number).await?;
     let mut progress = Progress::new("rebuild", Some(first.decided + first.waiting));
-    let near = generations.deployment.settings.batch_events as u64;
+    let near = generations.deployment.settings.near();
     let mut close = 0;
     loop {
         let row = generations.row(number).await?;

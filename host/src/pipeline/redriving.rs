@@ -25,7 +25,7 @@ use crate::parking::{self, FOLLOWS, Parked};
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Letters of a portion, in batches: more than live events of the same key can add meanwhile.
-const PORTION: usize = 4;
+const PORTION: usize = 2;
 
 /// What somebody wants of parked keys, and how far that is.
 pub(super) struct Redriving {

@@ -281,7 +281,7 @@ async fn an_argument_that_cannot_be_is_named_with_what_it_should_be() {
         (
             &["deploy", &spend, "--set", "batch_events=abc"],
             "setting `batch_events`: invalid type: string \"abc\", expected a whole number",
-            "--set batch_events=1000",
+            "--set batch_events=4000",
         ),
         (
             &["deploy", &spend, "--set", "batch_event=1"],

@@ -15,9 +15,9 @@ use crate::promotion::{promote, rebuild_v2, shop};
 use crate::reload::{deploy, variant, verdict};
 use crate::taken_back::{asked, somebody_s_bucket};
 
-/// A host that allows batches of a thousand events at most.
+/// A host that allows batches of four thousand events at most.
 fn narrow(world: &World) -> Host {
-    world.host(&[("MILLSTREAM_CEILING", "batch_events=1000")])
+    world.host(&[("MILLSTREAM_CEILING", "batch_events=4000")])
 }
 
 /// What was deployed under this name, newest first.
@@ -62,9 +62,9 @@ async fn settings_that_were_refused_are_left_behind() {
     let path = module("order-chain");
     deploy(&world, &path, &["--name", "chain", "--label", "one", "--set", "batch_events=700"]);
     let path = path.to_str().expect("path");
-    let greedy = ["deploy", path, "--name", "chain", "--label", "greedy", "--set", "batch_events=1001"];
+    let greedy = ["deploy", path, "--name", "chain", "--label", "greedy", "--set", "batch_events=4001"];
     let told = world.refused(1, &greedy);
-    assert!(told.contains("allows 1000"), "{told}");
+    assert!(told.contains("allows 4000"), "{told}");
     // The module is the same, and yet another deployment runs than is wanted.
     let row = world.listed("chain");
     assert_eq!((&row["label"], &row["wanted"]["label"]), (&json!("one"), &json!("greedy")), "{row}");
@@ -98,7 +98,7 @@ async fn the_way_back_leads_past_what_was_refused_or_given_up() {
     let greedy = file(&folder, "greedy", &wasm(Mischief { stage: "(nop) (nop)", ..SOUND }));
     let refuse = || {
         let path = greedy.to_str().expect("path");
-        world.refused(1, &["deploy", path, "--name", "careful", "--label", "greedy", "--set", "batch_events=1001"]);
+        world.refused(1, &["deploy", path, "--name", "careful", "--label", "greedy", "--set", "batch_events=4001"]);
     };
     refuse();
     assert_eq!(roll_back(&world, "careful")["label"], "two", "what runs is wanted again");
@@ -668,7 +668,7 @@ async fn a_refusal_since_a_promotion_bars_no_way_back() {
     })
     .await;
     let v2 = module("customer-spend-v2");
-    let greedy = ["--name", "spend", "--label", "greedy", "--set", "batch_events=1001"];
+    let greedy = ["--name", "spend", "--label", "greedy", "--set", "batch_events=4001"];
     world.refused(1, &[&["deploy", v2.to_str().expect("path")][..], &greedy].concat());
     let done = roll_back(&world, "spend");
     assert_eq!((&done["generation"], &done["to"]), (&Value::Null, &json!(digest(&v2))), "{done}");

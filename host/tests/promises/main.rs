@@ -41,6 +41,7 @@ mod parking_crash;
 mod parking_paced;
 mod parking_restored;
 mod parking_sagas;
+mod parking_window;
 mod permissions;
 mod placement;
 mod promotion;

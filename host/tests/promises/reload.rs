@@ -486,7 +486,7 @@ async fn a_host_that_asks_for_signatures_and_sets_ceilings_runs_nothing_else() {
     let (our_seed, their_seed) = (seed_file("ours", &ours), seed_file("theirs", &theirs));
     let asks = [
         ("MILLSTREAM_REQUIRE_SIGNED", ours.public_key()),
-        ("MILLSTREAM_CEILING", "limits.memory_bytes=268435456,batch_events=1000".to_owned()),
+        ("MILLSTREAM_CEILING", "limits.memory_bytes=268435456,batch_events=4000".to_owned()),
     ];
     let asks: Vec<(&str, &str)> = asks.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let _host = world.host(&asks);
@@ -502,8 +502,8 @@ async fn a_host_that_asks_for_signatures_and_sets_ceilings_runs_nothing_else() {
         (vec!["--sign-with", &their_seed], "whom this host does not trust"),
         ([&ours[..], &["--set", "limits.memory_bytes=268435457"]].concat(), "this host allows 268435456 at most"),
         (
-            [&ours[..], &["--set", "limits.memory_bytes=268435456", "--set", "batch_events=1001"]].concat(),
-            "allows 1000",
+            [&ours[..], &["--set", "limits.memory_bytes=268435456", "--set", "batch_events=4001"]].concat(),
+            "allows 4000",
         ),
     ] {
         let told = world.refused(1, &[&["deploy", two, "--name", "chain"][..], &more[..]].concat());
