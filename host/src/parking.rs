@@ -141,9 +141,9 @@ impl Bound {
     }
 }
 
-/// Whether a key is newly parked with one of these.
-pub(crate) fn is_new(parks: &[Park]) -> bool {
-    parks.iter().flat_map(|park| &park.units).any(|unit| unit.first)
+/// How many keys are newly parked with these.
+pub(crate) fn newly(parks: &[Park]) -> usize {
+    parks.iter().flat_map(|park| &park.units).filter(|unit| unit.first).count()
 }
 
 impl Parked {

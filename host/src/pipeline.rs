@@ -413,15 +413,14 @@ impl Pipeline {
             let decided = self.decide(arrivals.input, &rest).await;
             self.timely.took(part, Duration::from_micros(self.watch.read().guest - in_guest));
             match decided {
-                Ok(decision) if part as u64 > parking::FAILING_WITHIN && parking::is_new(&decision.parks) => {
-                    // How close together those keys fail, only smaller parts can tell.
+                Ok(decision) if self.must_look_closely(part, &decision) => {
                     self.forget_undecided();
                     self.closely_until = self.counts.delivered + part as u64;
                     rest.extend(later);
                 }
                 Ok(decision) => {
                     self.blame.passed(part);
-                    if parking::is_new(&decision.parks) {
+                    if parking::newly(&decision.parks) > 0 {
                         let until = self.counts.delivered + part as u64 + parking::FAILING_WITHIN;
                         self.closely_until = self.closely_until.max(until);
                     }
@@ -446,6 +445,13 @@ impl Pipeline {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether so many keys fail in a part that only smaller ones can tell how close together they do. Half of what may fail at most is
+    /// counted as if all had failed at the part's end.
+    fn must_look_closely(&self, part: usize, decision: &Decision) -> bool {
+        part as u64 > parking::FAILING_WITHIN
+            && parking::newly(&decision.parks) > self.version.settings.max_failing_keys / 2
     }
 
     /// How many of the `available` next events to decide at once.
